@@ -1,0 +1,238 @@
+"""The tokenizer's configuration: frozen, complete, free of torch, so that flows and recipes can read it.
+
+Every number is the paper's unless its field says otherwise (PAPER = "JEPA as a Neural Tokenizer", arXiv 2512.07168).
+The classes live together, not beside their modules, because the modules import torch (decision 0002).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from model.framing import Framing
+
+
+class Config(BaseModel):
+    """Base of all model configurations: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class DaamConfig(Config):
+    """Density adaptive attention (PAPER section DAAM).
+
+    ``init`` "paper" starts all components identical, which keeps them identical for ever; "spread" places the offsets
+    evenly on [-1, 1] standard deviations so that gradients differ.
+    """
+
+    enabled: bool = True
+    num_gaussians: int = Field(default=4, ge=1)
+    alpha_init: float = 0.05
+    init: Literal["paper", "spread"] = "spread"
+
+
+class ConformerConfig(Config):
+    """One stack of Conformer layers; attention over at most the window, 16 heads in the paper."""
+
+    num_layers: int = Field(default=8, ge=0)
+    num_heads: int = Field(default=16, ge=1)
+    feed_forward_mult: int = Field(default=4, ge=1)
+    conv_kernel: int = Field(default=31, ge=1)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+
+
+class WaveformFrontEndConfig(Config):
+    """Strided convolutions from samples to frames (PAPER section encoder): ``channels`` has one entry more than
+    ``strides``; residual block i has dilations 1, 3^i, 5^i."""
+
+    kind: Literal["waveform"] = "waveform"
+    channels: tuple[int, ...] = (64, 128, 256, 384, 512, 512)
+    strides: tuple[int, ...] = (8, 8, 5, 5, 6)
+    input_kernel: int = 7
+    num_residual_blocks: int = Field(default=8, ge=1)
+    residual_kernel: int = 3
+
+    @model_validator(mode="after")
+    def _channels_fit_strides(self) -> Self:
+        if len(self.channels) != len(self.strides) + 1:
+            raise ValueError(f"channels has {len(self.channels)} entries; expected one more than strides "
+                             f"({len(self.strides) + 1}); give both")
+        return self
+
+
+class SpectralFrontEndConfig(Config):
+    """Beyond the paper: log-magnitude STFT, ConvNeXt blocks at the STFT rate, then strided convolutions.
+
+    ``strides`` [0] is the STFT hop in samples, the others stride the frames; their product is the hop length.
+    """
+
+    kind: Literal["spectral"] = "spectral"
+    n_fft: int = 640
+    channels: tuple[int, ...] = (256, 384, 512, 512)
+    strides: tuple[int, ...] = (160, 2, 4, 5)
+    num_blocks: tuple[int, ...] = (4, 2, 2, 2)
+    kernel: int = 7
+    expansion: int = 3
+
+    @model_validator(mode="after")
+    def _stages_fit(self) -> Self:
+        if not len(self.channels) == len(self.strides) == len(self.num_blocks):
+            raise ValueError(f"channels, strides and num_blocks have {len(self.channels)}, {len(self.strides)} and "
+                             f"{len(self.num_blocks)} entries; expected equally many")
+        return self
+
+
+class EncoderConfig(Config):
+    """Samples to latents: front end, 1x1 projection to ``latent_dim``, Conformer layers at ``latent_dim`` channels."""
+
+    sample_rate: int = Field(default=24_000, gt=0)
+    window_s: float = Field(default=15.0, gt=0)
+    latent_dim: int = Field(default=128, ge=1)
+    front_end: WaveformFrontEndConfig | SpectralFrontEndConfig = Field(
+        default_factory=WaveformFrontEndConfig, discriminator="kind"
+    )
+    conformer: ConformerConfig = ConformerConfig()
+    daam: DaamConfig = DaamConfig()
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+    @property
+    def framing(self) -> Framing:
+        """All rates and lengths that follow from the strides."""
+        return Framing(self.sample_rate, self.front_end.strides, self.window_s)
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.latent_dim % self.conformer.num_heads:
+            raise ValueError(f"latent_dim {self.latent_dim} is not a multiple of conformer.num_heads "
+                             f"{self.conformer.num_heads}; change one of them")
+        return self
+
+
+class PredictorConfig(Config):
+    """JEPA predictor: latent_dim -> hidden_dim -> latent_dim with a Conformer stack after each of two GELUs."""
+
+    hidden_dim: int = 256
+    num_layers_per_stack: int = Field(default=1, ge=1)
+    num_heads: int = 16
+    feed_forward_mult: int = 4
+    conv_kernel: int = 31
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+
+
+class JepaConfig(Config):
+    """Masked prediction in latent space (PAPER section stage 1)."""
+
+    predictor: PredictorConfig = PredictorConfig()
+    ema_decay: float = Field(default=0.996, ge=0, le=1)
+    mask_ratio: float = Field(default=0.5, gt=0, lt=1)
+    min_span: int = Field(default=2, ge=1)
+    max_span_fraction: float = Field(default=0.25, gt=0, le=1)
+    mask_at: Literal["latent", "features"] = "latent"
+
+
+class FsqConfig(Config):
+    """Finite scalar quantization and packing: every latent dim has ``levels`` values, ``group_size`` dims a token."""
+
+    levels: int = Field(default=4, ge=2, le=256)
+    group_size: int = Field(default=7, ge=1)
+    digit_order: Literal["first_most_significant", "first_least_significant"] = "first_most_significant"
+
+    @model_validator(mode="after")
+    def _fits_uint16(self) -> Self:
+        if self.levels**self.group_size > 1 << 16:
+            largest = int(math.log(1 << 16, self.levels) + 1e-9)
+            raise ValueError(f"levels {self.levels} ** group_size {self.group_size} exceeds 65,536, the range of a "
+                             f"uint16 token; use group_size at most {largest}")
+        return self
+
+
+class HifiganDecoderConfig(Config):
+    """Transposed convolutions with multi-receptive-field fusion (PAPER section stage 2). ``channels[0]`` is the width
+    after the 1x1 input conv; strides mirror the encoder's; one dilation tuple for each MRF kernel."""
+
+    kind: Literal["hifigan"] = "hifigan"
+    channels: tuple[int, ...] = (512, 384, 256, 128, 64, 64)
+    strides: tuple[int, ...] = (6, 5, 5, 8, 8)
+    mrf_kernels: tuple[int, ...] = (3, 7, 11)
+    mrf_dilations: tuple[tuple[int, ...], ...] = ((1, 3, 5), (1, 3, 5), (1, 3, 5))
+    output_kernel: int = 7
+    daam: bool = False
+
+    @model_validator(mode="after")
+    def _lists_fit(self) -> Self:
+        if len(self.channels) != len(self.strides) + 1:
+            raise ValueError(f"decoder.channels has {len(self.channels)} entries; expected one more than strides "
+                             f"({len(self.strides) + 1}); give both")
+        if len(self.mrf_kernels) != len(self.mrf_dilations):
+            raise ValueError(f"decoder.mrf_kernels has {len(self.mrf_kernels)} entries and mrf_dilations "
+                             f"{len(self.mrf_dilations)}; expected equally many")
+        return self
+
+
+class IstftDecoderConfig(Config):
+    """Beyond the paper: frames upsampled to the STFT rate, ConvNeXt blocks, magnitude and phase, inverse STFT.
+
+    ``strides`` upsample from frames to STFT frames; the last one is the STFT hop in samples.
+    """
+
+    kind: Literal["istft"] = "istft"
+    n_fft: int = 640
+    channels: tuple[int, ...] = (512, 512, 384, 384)
+    strides: tuple[int, ...] = (5, 4, 2, 160)
+    num_blocks: tuple[int, ...] = (2, 2, 2, 6)
+    kernel: int = 7
+    expansion: int = 3
+
+    @model_validator(mode="after")
+    def _stages_fit(self) -> Self:
+        if not len(self.channels) == len(self.strides) == len(self.num_blocks):
+            raise ValueError(f"decoder channels, strides and num_blocks have {len(self.channels)}, "
+                             f"{len(self.strides)} and {len(self.num_blocks)} entries; expected equally many")
+        return self
+
+
+class DiscriminatorConfig(Config):
+    """HiFi-GAN's multi-period (MPD) and multi-scale (MSD) discriminators; ``channel_divisor`` makes them small."""
+
+    periods: tuple[int, ...] = (2, 3, 5, 7, 11)
+    num_scales: int = Field(default=3, ge=0)
+    channel_divisor: int = Field(default=1, ge=1)
+
+
+class CodecLossConfig(Config):
+    """Stage-2 losses and their weights (PAPER section stage 2)."""
+
+    stft_ffts: tuple[int, ...] = (2048, 1024, 512, 256, 128)
+    waveform_weight: float = 1.0
+    mrstft_weight: float = 2.0
+    adversarial_weight: float = 0.1
+    feature_matching_weight: float = 0.1
+    magnitude_term: Literal["l1", "spectral_convergence"] = "l1"
+
+
+class ModelConfig(Config):
+    """Everything that makes a tokenizer: encoder, JEPA objective, FSQ, decoder, discriminators, losses."""
+
+    encoder: EncoderConfig = EncoderConfig()
+    jepa: JepaConfig = JepaConfig()
+    fsq: FsqConfig = FsqConfig()
+    decoder: HifiganDecoderConfig | IstftDecoderConfig = Field(
+        default_factory=HifiganDecoderConfig, discriminator="kind"
+    )
+    discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    losses: CodecLossConfig = CodecLossConfig()
+
+    @model_validator(mode="after")
+    def _decoder_mirrors_encoder(self) -> Self:
+        up, down = math.prod(self.decoder.strides), math.prod(self.encoder.front_end.strides)
+        if up != down:
+            raise ValueError(f"decoder.strides multiply to {up} and encoder.front_end.strides to {down}; expected the "
+                             "same hop length; change one of them")
+        return self
+
+    @property
+    def framing(self) -> Framing:
+        """All rates and lengths that follow from the strides."""
+        return self.encoder.framing

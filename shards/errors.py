@@ -1,0 +1,85 @@
+"""The exception tree.
+
+::
+
+    SyllabaryError            a failure a user can act on: one line, exit code 2
+    ├── InputError            a value, file or folder given by the user does not do
+    │   └── ConfigError       a recipe, override or configuration file does not resolve
+    ├── StorageError          storage refuses, fails or is full
+    │   └── NotFoundError     nothing at that URI
+    ├── ConflictError         the output already belongs to another input or recipe
+    ├── FormatError           bytes are not what their format says
+    │   ├── VersionError      a format version this code does not know
+    │   └── DamageError       bytes changed since they were written
+    └── JobError              a submitted job failed; carries its last lines
+
+Every message says what, the value, what was expected and how to mend it; build it with :func:`explain`.
+"""
+
+from __future__ import annotations
+
+
+class SyllabaryError(Exception):
+    """A failure with one clear line for the user and a non-zero exit code."""
+
+    exit_code = 2
+
+
+class InputError(SyllabaryError, ValueError):
+    """A value, file or folder given by the user does not do."""
+
+
+class ConfigError(InputError):
+    """A recipe, an override or a configuration file does not resolve."""
+
+
+class StorageError(SyllabaryError):
+    """Storage refuses, fails or is full."""
+
+
+class NotFoundError(StorageError):
+    """Nothing is stored at that URI."""
+
+
+class ConflictError(SyllabaryError):
+    """The output already belongs to another input or recipe."""
+
+
+class FormatError(SyllabaryError):
+    """Bytes are not what their format says."""
+
+
+class VersionError(FormatError):
+    """A format version that this code does not know."""
+
+
+class DamageError(FormatError):
+    """Bytes have changed since they were written."""
+
+
+class JobError(SyllabaryError):
+    """A submitted job failed.
+
+    Attributes:
+        last_lines: the job's own last lines of output, oldest first.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, last_lines: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.last_lines = last_lines
+
+
+def explain(what: str, *, value: object = None, expected: str = "", fix: str = "") -> str:
+    """One line in the house's order: what, value, expected, fix.
+
+    >>> explain("unknown recipe", value="tinny", expected="one of tiny, paper", fix="see `syllabary recipes`")
+    "unknown recipe: 'tinny'; expected one of tiny, paper; see `syllabary recipes`"
+    """
+    line = what if value is None else f"{what}: {value!r}"
+    if expected:
+        line += f"; expected {expected}"
+    if fix:
+        line += f"; {fix}"
+    return line.replace("\n", " ")

@@ -1,0 +1,106 @@
+"""Who an output folder belongs to: ``output.json`` claims it, ``done.json`` says it is complete.
+
+``output.json`` is written before anything else and names the kind of output, its format version, the inputs by digest
+and the resolved configuration. A later run with other inputs or another configuration is refused (decision 5): it
+never mixes two runs in one folder. Neither file holds a timestamp, so equal runs write equal bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from shards import store
+from shards.errors import ConflictError, FormatError, VersionError, explain
+
+Kind = Literal["shards", "pretrain", "codec", "tokenizer", "archive", "restored", "packed", "report", "run"]
+FORMAT_VERSION = 1
+CLAIM, DONE = "output.json", "done.json"
+
+
+def canonical_json(value: object) -> bytes:
+    """JSON with sorted keys and no spare space: equal values give equal bytes. NaN is refused."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode()
+
+
+def digest(value: object) -> str:
+    """sha256 (hex) of the canonical JSON of a value."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def pretty_json(value: object) -> bytes:
+    """JSON for people and diffs: sorted, indented, newline at the end."""
+    return (json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def read_json(uri: str) -> dict[str, Any]:
+    """A JSON object. Raises NotFoundError, FormatError."""
+    try:
+        value = json.loads(store.read_bytes(uri))
+    except ValueError as error:
+        raise FormatError(explain(f"not JSON ({error})", value=uri, fix="the file is damaged: restore it")) from error
+    if not isinstance(value, dict):
+        raise FormatError(explain("not a JSON object", value=uri))
+    return value
+
+
+def claim(uri: str, kind: Kind, *, inputs: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Take an empty folder for one run, or recognize the folder of the same run.
+
+    Raises:
+        ConflictError: the folder belongs to another kind of output, other inputs or another configuration.
+    """
+    wanted = {"kind": kind, "format_version": FORMAT_VERSION, "inputs": dict(inputs), "config": dict(config)}
+    target = store.join(uri, CLAIM)
+    if store.exists(target):
+        _require_equal(uri, read_claim(uri), json.loads(canonical_json(wanted)))
+    else:
+        store.publish_bytes(target, pretty_json(wanted))
+
+
+def read_claim(uri: str, kind: Kind | None = None) -> dict[str, Any]:
+    """The claim of an output folder.
+
+    Raises:
+        NotFoundError: nothing of ours is there.
+        VersionError: a format version this code does not know.
+        FormatError: another kind of output.
+    """
+    found = read_json(store.join(uri, CLAIM))
+    if found.get("format_version") != FORMAT_VERSION:
+        raise VersionError(
+            explain(f"unknown format version in {uri}", value=found.get("format_version"),
+                    expected=str(FORMAT_VERSION), fix="use the version of syllabary that wrote it")
+        )
+    if kind is not None and found.get("kind") != kind:
+        raise FormatError(explain(f"wrong kind of output at {uri}", value=found.get("kind"), expected=kind))
+    return found
+
+
+def mark_done(uri: str, summary: Mapping[str, Any]) -> None:
+    """Say that the output is complete, with the figures worth repeating."""
+    store.publish_bytes(store.join(uri, DONE), pretty_json(dict(summary)))
+
+
+def read_done(uri: str) -> dict[str, Any] | None:
+    """The summary of a complete output, or None while it is not complete."""
+    target = store.join(uri, DONE)
+    return read_json(target) if store.exists(target) else None
+
+
+def _require_equal(uri: str, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    for path, old, new in _differences(found, wanted):
+        raise ConflictError(
+            explain(f"{uri} belongs to another run: {path} was {old!r} and is now {new!r}",
+                    fix="use another --out, or the same inputs and recipe as before")
+        )
+
+
+def _differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted({*old, *new})
+        return [d for k in keys for d in _differences(old.get(k), new.get(k), f"{path}.{k}".lstrip("."))]
+    return [] if old == new else [(path or "contents", old, new)]

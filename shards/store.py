@@ -1,0 +1,263 @@
+"""The one seam to storage: every file lives at a URI, and every write publishes whole files.
+
+A URI is a local path (``./dir``, ``/data/x``, ``file:///data/x``) or ``s3://bucket/prefix``. S3 endpoint, region and
+keys come from the standard variables (``AWS_ENDPOINT_URL``, ``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``, ...).
+
+Publish, then exist: a file appears under its name only when it is complete, by a rename (local) or by one PUT or the
+completion of one multipart upload (S3). Two writers of one name both succeed; as names are deterministic they write
+the same bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, cast
+
+import fsspec
+from fsspec import AbstractFileSystem
+
+from shards.errors import InputError, NotFoundError, StorageError, explain
+
+TEMPORARY_PREFIX = ".tmp-"
+_S3_CONFIG = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 5, "mode": "standard"}}
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """One stored file: its ``uri``, its ``name`` relative to the listed folder (posix), its ``size_bytes``."""
+
+    uri: str
+    name: str
+    size_bytes: int
+
+
+def is_remote(uri: str) -> bool:
+    """Whether the URI names an object store rather than a local path."""
+    return "://" in uri and not uri.startswith("file://")
+
+
+def normalize(uri: str | os.PathLike[str]) -> str:
+    """The canonical spelling of a URI: absolute for local paths, without a trailing slash.
+
+    Raises:
+        InputError: an unknown scheme, or an S3 URI without a bucket.
+    """
+    text = os.fspath(uri)
+    if not text:
+        raise InputError(explain("empty URI", expected="a path or s3://bucket/prefix"))
+    if text.startswith("file://"):
+        text = text.removeprefix("file://")
+    if "://" not in text:
+        return os.path.normpath(Path(text).expanduser().absolute())
+    scheme, _, rest = text.partition("://")
+    if scheme not in ("s3", "memory"):
+        raise InputError(explain("unknown URI scheme", value=text, expected="a path or s3://bucket/prefix"))
+    if scheme == "s3" and not rest.strip("/"):
+        raise InputError(explain("S3 URI without a bucket", value=text, expected="s3://bucket/prefix"))
+    return f"{scheme}://{rest.strip('/')}"
+
+
+def join(uri: str, *parts: str) -> str:
+    """``uri`` with ``parts`` below it.
+
+    Raises:
+        InputError: a part that would leave ``uri`` (absolute, or with ``..``): names from archives are not trusted.
+    """
+    for part in parts:
+        if part.startswith("/") or ".." in PurePosixPath(part).parts or "\x00" in part:
+            raise InputError(explain("unsafe path", value=part, expected="a relative path without '..'"))
+    return "/".join([normalize(uri).rstrip("/"), *(p.strip("/") for p in parts)])
+
+
+def filesystem(uri: str) -> tuple[AbstractFileSystem, str]:
+    """The fsspec filesystem of a URI and the path inside it. Instances are cached per process by fsspec."""
+    uri = normalize(uri)
+    if uri.startswith("s3://"):
+        fs = fsspec.filesystem("s3", config_kwargs=_S3_CONFIG, use_listings_cache=False)
+        return fs, uri.removeprefix("s3://")
+    if uri.startswith("memory://"):
+        return fsspec.filesystem("memory"), "/" + uri.removeprefix("memory://")
+    return fsspec.filesystem("file"), uri
+
+
+@contextlib.contextmanager
+def _storage_errors(action: str, uri: str) -> Iterator[None]:
+    """Turn what fsspec, botocore and the kernel raise into one line of ours."""
+    try:
+        yield
+    except (StorageError, InputError):
+        raise
+    except FileNotFoundError as error:
+        raise NotFoundError(explain(f"cannot {action}, nothing there", value=uri, fix="check the URI")) from error
+    except PermissionError as error:
+        fix = "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy" if is_remote(uri) else (
+            "check the permissions of the folder"
+        )
+        raise StorageError(explain(f"cannot {action}, access denied", value=uri, fix=fix)) from error
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        what = f"cannot {action}, no space left" if full else f"cannot {action} ({error})"
+        raise StorageError(explain(what, value=uri, fix="free some space, then run again" if full else "")) from error
+    except Exception as error:
+        if not type(error).__module__.startswith(("botocore", "aiobotocore", "s3fs", "aiohttp", "fsspec")):
+            raise
+        fix = "check AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        raise StorageError(explain(f"cannot {action} ({error})", value=uri, fix=fix)) from error
+
+
+def exists(uri: str) -> bool:
+    """Whether a file or a folder with something in it is there."""
+    fs, path = filesystem(uri)
+    with _storage_errors("look for", uri):
+        return bool(fs.exists(path))
+
+
+def size_bytes(uri: str) -> int:
+    """Size of the file. Raises NotFoundError."""
+    fs, path = filesystem(uri)
+    with _storage_errors("read the size of", uri):
+        return int(fs.size(path) or 0)
+
+
+def read_bytes(uri: str) -> bytes:
+    """The whole file. Raises NotFoundError, StorageError."""
+    fs, path = filesystem(uri)
+    with _storage_errors("read", uri):
+        return cast(bytes, fs.cat_file(path))
+
+
+def read_range(uri: str, offset: int, length: int) -> bytes:
+    """``length`` bytes from ``offset``, with one range request. Raises NotFoundError, StorageError."""
+    fs, path = filesystem(uri)
+    with _storage_errors("read", uri):
+        return cast(bytes, fs.cat_file(path, start=offset, end=offset + length))
+
+
+@contextlib.contextmanager
+def open_read(uri: str, *, block_size: int = 8 << 20) -> Iterator[BinaryIO]:
+    """A seekable binary reader that fetches ``block_size`` bytes at a time."""
+    fs, path = filesystem(uri)
+    with _storage_errors("open", uri):
+        handle = fs.open(path, "rb", block_size=block_size)
+    with handle, _storage_errors("read", uri):
+        yield cast(BinaryIO, handle)
+
+
+def list_files(uri: str, *, suffix: str = "") -> list[FileEntry]:
+    """All files below ``uri``, sorted by name; files being written are not shown. Empty when nothing is there."""
+    fs, path = filesystem(uri)
+    root = path.rstrip("/")
+    with _storage_errors("list", uri):
+        try:
+            found = fs.find(path, withdirs=False, detail=True)
+        except FileNotFoundError:
+            return []
+    entries = []
+    for name, info in cast(dict[str, dict[str, Any]], found).items():
+        relative = name[len(root) :].lstrip("/") if name.startswith(root) else name
+        if PurePosixPath(relative).name.startswith(TEMPORARY_PREFIX) or not relative.endswith(suffix):
+            continue
+        if relative:
+            entries.append(FileEntry(join(uri, relative), relative, int(info.get("size") or 0)))
+    return sorted(entries, key=lambda entry: entry.name)
+
+
+def publish_bytes(uri: str, data: bytes) -> None:
+    """Write a file so that it appears whole or not at all; an existing file of that name is replaced whole."""
+    if is_remote(uri):
+        fs, path = filesystem(uri)
+        with _storage_errors("write", uri):
+            fs.pipe_file(path, data)
+        return
+    with publishing(uri) as temporary:
+        temporary.write_bytes(data)
+
+
+@contextlib.contextmanager
+def publishing(uri: str) -> Iterator[Path]:
+    """Give a local path to write to; the file appears at ``uri`` when the block ends without an exception.
+
+    Raises:
+        StorageError: no space, no permission, or the store refuses.
+    """
+    uri = normalize(uri)
+    if not is_remote(uri):
+        with _storage_errors("write", uri):
+            yield from _publish_by_rename(Path(uri))
+        return
+    with tempfile.TemporaryDirectory(prefix="syllabary-") as folder:
+        temporary = Path(folder) / "object"
+        with _storage_errors("write", uri):
+            yield temporary
+            fs, path = filesystem(uri)
+            fs.put_file(str(temporary), path)
+
+
+def _publish_by_rename(target: Path) -> Iterator[Path]:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.parent / f"{TEMPORARY_PREFIX}{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    try:
+        yield temporary
+        with temporary.open("rb") as handle:
+            os.fsync(handle.fileno())
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def delete(uri: str) -> None:
+    """Delete a file or a folder with all below it; nothing there is no error."""
+    fs, path = filesystem(uri)
+    with _storage_errors("delete", uri), contextlib.suppress(FileNotFoundError):
+        fs.rm(path, recursive=True)
+
+
+def sweep_temporary(uri: str, *, alive: frozenset[int] = frozenset()) -> int:
+    """Remove the half-written temporaries that killed writers left below a local folder; returns how many.
+
+    ``alive`` names processes whose temporaries stay. Object stores leave none.
+    """
+    if is_remote(uri) or not Path(normalize(uri)).is_dir():
+        return 0
+    orphans = [p for p in Path(normalize(uri)).rglob(TEMPORARY_PREFIX + "*") if _writer_is_dead(p, alive)]
+    for orphan in orphans:
+        shutil.rmtree(orphan) if orphan.is_dir() else orphan.unlink(missing_ok=True)
+    return len(orphans)
+
+
+def _writer_is_dead(temporary: Path, alive: frozenset[int]) -> bool:
+    writer = temporary.name.removeprefix(TEMPORARY_PREFIX).partition("-")[0]
+    if not writer.isdigit() or int(writer) in alive:
+        return not writer.isdigit()
+    try:
+        os.kill(int(writer), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+def fetch_to(uri: str, folder: Path) -> Path:
+    """A local copy of a file (the file itself when it is local already)."""
+    if not is_remote(uri):
+        return Path(normalize(uri))
+    fs, path = filesystem(uri)
+    local = folder / PurePosixPath(path).name
+    with _storage_errors("fetch", uri):
+        fs.get_file(path, str(local))
+    return local
+
+
+def as_buffer(uri: str) -> io.BytesIO:
+    """The whole file as a seekable buffer in memory."""
+    return io.BytesIO(read_bytes(uri))

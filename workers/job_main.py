@@ -1,0 +1,89 @@
+"""What every ``python -m workers.<verb>`` does around its verb: read the job, run it, print one result or one error."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from shards.errors import InputError, SyllabaryError, explain
+from workers.jobs import RESULT_PREFIX, Job
+
+J = TypeVar("J", bound=Job)
+
+
+def run_job(job_type: type[J], verb: Callable[[J], Mapping[str, Any]]) -> None:
+    """Run ``verb`` on the job given as JSON in the only argument; exits with the job's status.
+
+    Standard output carries the result line alone, so that a caller can read it; progress and errors go to standard
+    error. A :class:`SyllabaryError` becomes one line and its exit code; anything else keeps its traceback.
+    """
+    result_stream = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # libraries that print to standard output must not be taken for the result
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        job = _read_job(job_type)
+        result = verb(job)
+    except SyllabaryError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(error.exit_code)
+    result_stream.write(RESULT_PREFIX + json.dumps(result) + "\n")
+    result_stream.flush()
+    sys.exit(0)
+
+
+def _read_job(job_type: type[J]) -> J:
+    if len(sys.argv) != 2:
+        raise InputError(explain("wrong arguments", value=sys.argv[1:], expected="one JSON object, the job",
+                                 fix="use the `syllabary` command"))
+    try:
+        return job_type.model_validate_json(sys.argv[1])
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(explain(f"job parameter {where}: {first['msg']}", value=first["input"])) from error
+
+
+class Progress:
+    """Progress lines of one stage, at most one every ``every_s`` seconds, with rate and time left.
+
+    >>> progress = Progress("tokenize", total=3600, unit="s of audio")   # doctest: +SKIP
+    tokenize  1,200/3,600 s of audio · 412/s · 00:06 left
+    """
+
+    def __init__(self, stage: str, total: float, unit: str, every_s: float = 2.0) -> None:
+        self.stage, self.total, self.unit, self.every_s = stage, total, unit, every_s
+        self.done = 0.0
+        self._started = self._last = time.monotonic()
+
+    def add(self, amount: float, note: str = "") -> None:
+        """Count ``amount`` more of the unit as done."""
+        self.done += amount
+        if time.monotonic() - self._last >= self.every_s:
+            self._print(note)
+
+    def finish(self, note: str = "") -> None:
+        """Print the last line."""
+        self._print(note)
+
+    def _print(self, note: str) -> None:
+        self._last = time.monotonic()
+        rate = self.done / max(self._last - self._started, 1e-9)
+        left = max(self.total - self.done, 0) / rate if rate else 0
+        clock = f"{int(left // 3600)}:{int(left % 3600 // 60):02}:{int(left % 60):02}"
+        tail = f" · {note}" if note else ""
+        line = f"{self.stage}  {self.done:,.0f}/{self.total:,.0f} {self.unit} · {rate:,.0f}/s · {clock} left{tail}"
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()
+
+
+def say(stage: str, text: str) -> None:
+    """One progress line without figures of rate."""
+    sys.stderr.write(f"{stage}  {text}\n")
+    sys.stderr.flush()

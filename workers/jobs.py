@@ -1,0 +1,105 @@
+"""The jobs: the parameters of every verb, as flows, the command line and the workers share them. Free of torch and ray.
+
+A job is a frozen value of URIs, a recipe and a few numbers, never data. ``python -m workers.<module> '<json>'`` runs
+it; the last line it prints to standard output is ``syllabary-result: <json>``.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+RESULT_PREFIX = "syllabary-result: "
+
+
+class Job(BaseModel):
+    """Base of all jobs. ``module`` is the worker module that runs it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    module: ClassVar[str]
+
+
+class RecipeJob(Job):
+    """A job that needs a recipe: its name, a YAML file over it, ``a.b=c`` overrides over both."""
+
+    recipe: str = "tiny"
+    config: str | None = None
+    overrides: tuple[str, ...] = Field(default=(), description="a.b=c over the recipe")
+
+
+class ShardJob(RecipeJob):
+    """Speech at ``source`` becomes WebDataset shards at ``out``."""
+
+    module: ClassVar[str] = "write_shards"
+    source: str
+    out: str
+    num_workers: int | None = None
+
+
+class PretrainJob(RecipeJob):
+    """Stage 1: train the JEPA encoder on ``shards``; the run lives at ``out``."""
+
+    module: ClassVar[str] = "pretrain_jepa"
+    shards: str
+    out: str
+
+
+class TrainCodecJob(RecipeJob):
+    """Stage 2: train FSQ and decoder for the encoder of the stage-1 run at ``encoder``."""
+
+    module: ClassVar[str] = "train_codec"
+    shards: str
+    encoder: str
+    out: str
+
+
+class ExportJob(Job):
+    """Write the tokenizer directory of the stage-2 run at ``codec``."""
+
+    module: ClassVar[str] = "export"
+    codec: str
+    out: str
+
+
+class TokenizeJob(Job):
+    """Tokenize ``shards`` into the ``archive`` with the tokenizer directory at ``tokenizer``."""
+
+    module: ClassVar[str] = "tokenize_corpus"
+    shards: str
+    tokenizer: str
+    archive: str
+    num_workers: int | None = None
+
+
+class VerifyJob(Job):
+    """Check every byte of an archive, and its coverage when ``shards`` is given."""
+
+    module: ClassVar[str] = "verify"
+    archive: str
+    shards: str | None = None
+
+
+class RestoreJob(Job):
+    """Audio back from an archive. ``where`` is an expression over columns; ``limit`` caps the utterances."""
+
+    module: ClassVar[str] = "restore"
+    archive: str
+    tokenizer: str
+    out: str
+    where: str | None = None
+    limit: int | None = Field(default=None, ge=1)
+    audio_format: Literal["flac", "wav"] = "flac"
+
+
+class ReportJob(Job):
+    """Write ``summary.md`` and the loss curves of a pipeline run."""
+
+    module: ClassVar[str] = "report"
+    run: str
+    shards: str
+    pretrain: str
+    codec: str
+    tokenizer: str
+    archive: str
+    restored: str
