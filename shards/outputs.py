@@ -72,8 +72,12 @@ def read_claim(uri: str, kind: Kind | None = None) -> dict[str, Any]:
     found = read_json(store.join(uri, CLAIM))
     if found.get("format_version") != FORMAT_VERSION:
         raise VersionError(
-            explain(f"unknown format version in {uri}", value=found.get("format_version"),
-                    expected=str(FORMAT_VERSION), fix="use the version of syllabary that wrote it")
+            explain(
+                f"unknown format version in {uri}",
+                value=found.get("format_version"),
+                expected=str(FORMAT_VERSION),
+                fix="use the version of syllabary that wrote it",
+            )
         )
     if kind is not None and found.get("kind") != kind:
         raise FormatError(explain(f"wrong kind of output at {uri}", value=found.get("kind"), expected=kind))
@@ -94,8 +98,10 @@ def read_done(uri: str) -> dict[str, Any] | None:
 def _require_equal(uri: str, found: dict[str, Any], wanted: dict[str, Any]) -> None:
     for path, old, new in _differences(found, wanted):
         raise ConflictError(
-            explain(f"{uri} belongs to another run: {path} was {old!r} and is now {new!r}",
-                    fix="use another --out, or the same inputs and recipe as before")
+            explain(
+                f"{uri} belongs to another run: {path} was {old!r} and is now {new!r}",
+                fix="use another --out, or the same inputs and recipe as before",
+            )
         )
 
 

@@ -99,8 +99,10 @@ def _storage_errors(action: str, uri: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise NotFoundError(explain(f"cannot {action}, nothing there", value=uri, fix="check the URI")) from error
     except PermissionError as error:
-        fix = "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy" if is_remote(uri) else (
-            "check the permissions of the folder"
+        fix = (
+            "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy"
+            if is_remote(uri)
+            else ("check the permissions of the folder")
         )
         raise StorageError(explain(f"cannot {action}, access denied", value=uri, fix=fix)) from error
     except OSError as error:

@@ -40,8 +40,14 @@ def run_job(job_type: type[J], verb: Callable[[J], Mapping[str, Any]]) -> None:
 
 def _read_job(job_type: type[J]) -> J:
     if len(sys.argv) != 2:
-        raise InputError(explain("wrong arguments", value=sys.argv[1:], expected="one JSON object, the job",
-                                 fix="use the `syllabary` command"))
+        raise InputError(
+            explain(
+                "wrong arguments",
+                value=sys.argv[1:],
+                expected="one JSON object, the job",
+                fix="use the `syllabary` command",
+            )
+        )
     try:
         return job_type.model_validate_json(sys.argv[1])
     except ValidationError as error:

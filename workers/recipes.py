@@ -59,14 +59,17 @@ def tiny() -> Recipe:
     )
     predictor = PredictorConfig(hidden_dim=64, num_heads=4, conv_kernel=7)
     model = ModelConfig(
-        encoder=encoder, decoder=decoder, jepa=JepaConfig(predictor=predictor),
+        encoder=encoder,
+        decoder=decoder,
+        jepa=JepaConfig(predictor=predictor),
         discriminator=DiscriminatorConfig(periods=(2, 5), num_scales=1, channel_divisor=16),
     )
     return Recipe(
         name="tiny",
         model=model,
-        ingest=IngestConfig(max_utterance_s=4.8, max_sample_rate=16_000, shard_size_mb=4, valid_percent=10,
-                            test_percent=10),
+        ingest=IngestConfig(
+            max_utterance_s=4.8, max_sample_rate=16_000, shard_size_mb=4, valid_percent=10, test_percent=10
+        ),
     )
 
 
@@ -80,8 +83,14 @@ def resolve(name: str, *, config_uri: str | None = None, overrides: Iterable[str
         ConfigError: unknown recipe, unknown key, or a value that breaks a rule; the message names value, rule and fix.
     """
     if name not in RECIPES:
-        raise ConfigError(explain("unknown recipe", value=name, expected=f"one of {', '.join(sorted(RECIPES))}",
-                                  fix="see `syllabary recipes`"))
+        raise ConfigError(
+            explain(
+                "unknown recipe",
+                value=name,
+                expected=f"one of {', '.join(sorted(RECIPES))}",
+                fix="see `syllabary recipes`",
+            )
+        )
     values = RECIPES[name]().model_dump(mode="json")
     if config_uri:
         _merge(values, _read_yaml(config_uri), path="")
@@ -99,8 +108,13 @@ def validate(values: Mapping[str, Any]) -> Recipe:
         where = ".".join(str(part) for part in first["loc"])
         message = first["msg"].removeprefix("Value error, ")
         shown = None if isinstance(first["input"], dict) else first["input"]
-        raise ConfigError(explain(f"{where or 'recipe'}: {message}", value=shown,
-                                  fix="see `syllabary show " + str(values.get("name")) + "`")) from error
+        raise ConfigError(
+            explain(
+                f"{where or 'recipe'}: {message}",
+                value=shown,
+                fix="see `syllabary show " + str(values.get("name")) + "`",
+            )
+        ) from error
 
 
 @cache
@@ -124,11 +138,14 @@ def _merge(base: dict[str, Any], extra: Mapping[str, Any], path: str) -> None:
     for key, value in extra.items():
         where = f"{path}{key}"
         if key not in base:
-            raise ConfigError(explain("unknown configuration key", value=where,
-                                      expected=f"one of {', '.join(sorted(base))}"))
-        if isinstance(value, dict) and isinstance(base[key], dict) and value.get("kind", base[key].get("kind")) == base[
-            key
-        ].get("kind"):
+            raise ConfigError(
+                explain("unknown configuration key", value=where, expected=f"one of {', '.join(sorted(base))}")
+            )
+        if (
+            isinstance(value, dict)
+            and isinstance(base[key], dict)
+            and value.get("kind", base[key].get("kind")) == base[key].get("kind")
+        ):
             _merge(base[key], value, where + ".")
         else:
             base[key] = value
