@@ -20,6 +20,15 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+def _require_whole_overlap(where: str, n_fft: int, hop_length: int) -> None:
+    """An STFT window must be whole hops, and its margins whole samples, for lengths to be exact."""
+    if n_fft % hop_length or (n_fft - hop_length) % 2:
+        raise ValueError(
+            f"{where}.n_fft {n_fft} does not fit its hop {hop_length}; expected a multiple of the hop "
+            "with an even difference; change one of them"
+        )
+
+
 class DaamConfig(Config):
     """Density adaptive attention (PAPER section DAAM).
 
@@ -57,8 +66,10 @@ class WaveformFrontEndConfig(Config):
     @model_validator(mode="after")
     def _channels_fit_strides(self) -> Self:
         if len(self.channels) != len(self.strides) + 1:
-            raise ValueError(f"channels has {len(self.channels)} entries; expected one more than strides "
-                             f"({len(self.strides) + 1}); give both")
+            raise ValueError(
+                f"channels has {len(self.channels)} entries; expected one more than strides "
+                f"({len(self.strides) + 1}); give both"
+            )
         return self
 
 
@@ -79,8 +90,11 @@ class SpectralFrontEndConfig(Config):
     @model_validator(mode="after")
     def _stages_fit(self) -> Self:
         if not len(self.channels) == len(self.strides) == len(self.num_blocks):
-            raise ValueError(f"channels, strides and num_blocks have {len(self.channels)}, {len(self.strides)} and "
-                             f"{len(self.num_blocks)} entries; expected equally many")
+            raise ValueError(
+                f"channels, strides and num_blocks have {len(self.channels)}, {len(self.strides)} and "
+                f"{len(self.num_blocks)} entries; expected equally many"
+            )
+        _require_whole_overlap("encoder.front_end", self.n_fft, self.strides[0])
         return self
 
 
@@ -105,8 +119,10 @@ class EncoderConfig(Config):
     @model_validator(mode="after")
     def _heads_divide(self) -> Self:
         if self.latent_dim % self.conformer.num_heads:
-            raise ValueError(f"latent_dim {self.latent_dim} is not a multiple of conformer.num_heads "
-                             f"{self.conformer.num_heads}; change one of them")
+            raise ValueError(
+                f"latent_dim {self.latent_dim} is not a multiple of conformer.num_heads "
+                f"{self.conformer.num_heads}; change one of them"
+            )
         return self
 
 
@@ -143,17 +159,20 @@ class FsqConfig(Config):
     def _fits_uint16(self) -> Self:
         if self.levels**self.group_size > 1 << 16:
             largest = int(math.log(1 << 16, self.levels) + 1e-9)
-            raise ValueError(f"levels {self.levels} ** group_size {self.group_size} exceeds 65,536, the range of a "
-                             f"uint16 token; use group_size at most {largest}")
+            raise ValueError(
+                f"levels {self.levels} ** group_size {self.group_size} exceeds 65,536, the range of a "
+                f"uint16 token; use group_size at most {largest}"
+            )
         return self
 
 
 class HifiganDecoderConfig(Config):
     """Transposed convolutions with multi-receptive-field fusion (PAPER section stage 2). ``channels[0]`` is the width
-    after the 1x1 input conv; strides mirror the encoder's; one dilation tuple for each MRF kernel."""
+    after the 1x1 input conv; channels and strides mirror the encoder's (the text's ladder 512, 384, 256, 128, 64, 64
+    does not give the paper's 69.2 M parameters); one dilation tuple for each MRF kernel."""
 
     kind: Literal["hifigan"] = "hifigan"
-    channels: tuple[int, ...] = (512, 384, 256, 128, 64, 64)
+    channels: tuple[int, ...] = (512, 512, 384, 256, 128, 64)
     strides: tuple[int, ...] = (6, 5, 5, 8, 8)
     mrf_kernels: tuple[int, ...] = (3, 7, 11)
     mrf_dilations: tuple[tuple[int, ...], ...] = ((1, 3, 5), (1, 3, 5), (1, 3, 5))
@@ -163,11 +182,15 @@ class HifiganDecoderConfig(Config):
     @model_validator(mode="after")
     def _lists_fit(self) -> Self:
         if len(self.channels) != len(self.strides) + 1:
-            raise ValueError(f"decoder.channels has {len(self.channels)} entries; expected one more than strides "
-                             f"({len(self.strides) + 1}); give both")
+            raise ValueError(
+                f"decoder.channels has {len(self.channels)} entries; expected one more than strides "
+                f"({len(self.strides) + 1}); give both"
+            )
         if len(self.mrf_kernels) != len(self.mrf_dilations):
-            raise ValueError(f"decoder.mrf_kernels has {len(self.mrf_kernels)} entries and mrf_dilations "
-                             f"{len(self.mrf_dilations)}; expected equally many")
+            raise ValueError(
+                f"decoder.mrf_kernels has {len(self.mrf_kernels)} entries and mrf_dilations "
+                f"{len(self.mrf_dilations)}; expected equally many"
+            )
         return self
 
 
@@ -188,8 +211,11 @@ class IstftDecoderConfig(Config):
     @model_validator(mode="after")
     def _stages_fit(self) -> Self:
         if not len(self.channels) == len(self.strides) == len(self.num_blocks):
-            raise ValueError(f"decoder channels, strides and num_blocks have {len(self.channels)}, "
-                             f"{len(self.strides)} and {len(self.num_blocks)} entries; expected equally many")
+            raise ValueError(
+                f"decoder channels, strides and num_blocks have {len(self.channels)}, "
+                f"{len(self.strides)} and {len(self.num_blocks)} entries; expected equally many"
+            )
+        _require_whole_overlap("decoder", self.n_fft, self.strides[-1])
         return self
 
 
@@ -228,8 +254,10 @@ class ModelConfig(Config):
     def _decoder_mirrors_encoder(self) -> Self:
         up, down = math.prod(self.decoder.strides), math.prod(self.encoder.front_end.strides)
         if up != down:
-            raise ValueError(f"decoder.strides multiply to {up} and encoder.front_end.strides to {down}; expected the "
-                             "same hop length; change one of them")
+            raise ValueError(
+                f"decoder.strides multiply to {up} and encoder.front_end.strides to {down}; expected the "
+                "same hop length; change one of them"
+            )
         return self
 
     @property

@@ -1,0 +1,120 @@
+"""Conformer layers (Gulati et al. 2020) over frames; the paper has 8 of them at 128 channels (PAPER section stage 1).
+
+    x += FF(x) / 2;  x += MHSA(LN(x));  x += Conv(LN(x));  x += FF(x) / 2;  x = LN(x)
+
+Deviation: the convolution module normalizes with LayerNorm over channels, not BatchNorm, whose statistics would see
+padding and other clips. There is no positional encoding (the paper's parameter count leaves no room for a relative
+one): position comes from the depthwise convolution.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+
+class FeedForward(nn.Module):
+    """LN -> Linear -> SiLU -> Linear, with dropout."""
+
+    def __init__(self, dim: int, mult: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.expand = nn.Linear(dim, mult * dim)
+        self.contract = nn.Linear(mult * dim, dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Float[Tensor, "batch frames dim"]) -> Float[Tensor, "batch frames dim"]:
+        """Frames are independent of one another."""
+        hidden = self.dropout(F.silu(self.expand(self.norm(x))))
+        return self.dropout(self.contract(hidden))
+
+
+class SelfAttention(nn.Module):
+    """LN -> multi-head attention over the valid frames of the clip."""
+
+    def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.norm = nn.LayerNorm(dim)
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self, x: Float[Tensor, "batch frames dim"], mask: Bool[Tensor, "batch frames"] | None
+    ) -> Float[Tensor, "batch frames dim"]:
+        """No frame attends to an invalid one."""
+        batch, frames, dim = x.shape
+        heads = self.qkv(self.norm(x)).view(batch, frames, 3, self.num_heads, dim // self.num_heads)
+        query, key, value = heads.permute(2, 0, 3, 1, 4)
+        allowed = None if mask is None else mask[:, None, None, :]
+        p = self.dropout.p if self.training else 0.0
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed, dropout_p=p)
+        return self.dropout(self.out(attended.transpose(1, 2).reshape(batch, frames, dim)))
+
+
+class ConvolutionModule(nn.Module):
+    """LN -> pointwise + GLU -> depthwise -> LN -> SiLU -> pointwise."""
+
+    def __init__(self, dim: int, kernel: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.pointwise_in = nn.Linear(dim, 2 * dim)
+        self.depthwise = nn.Conv1d(dim, dim, kernel, groups=dim, padding="same")
+        self.depthwise_norm = nn.LayerNorm(dim)
+        self.pointwise_out = nn.Linear(dim, dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self, x: Float[Tensor, "batch frames dim"], mask: Bool[Tensor, "batch frames"] | None
+    ) -> Float[Tensor, "batch frames dim"]:
+        """The depthwise convolution sees zeros beyond the clip."""
+        gated = F.glu(self.pointwise_in(self.norm(x)), dim=-1)
+        if mask is not None:
+            gated = gated.masked_fill(~mask[..., None], 0.0)
+        mixed = self.depthwise(gated.transpose(1, 2)).transpose(1, 2)
+        return self.dropout(self.pointwise_out(F.silu(self.depthwise_norm(mixed))))
+
+
+class ConformerLayer(nn.Module):
+    """Half feed-forward, attention, convolution, half feed-forward, LayerNorm; each with a residual."""
+
+    def __init__(self, dim: int, num_heads: int, feed_forward_mult: int, conv_kernel: int, dropout: float) -> None:
+        super().__init__()
+        self.feed_forward_in = FeedForward(dim, feed_forward_mult, dropout)
+        self.attention = SelfAttention(dim, num_heads, dropout)
+        self.convolution = ConvolutionModule(dim, conv_kernel, dropout)
+        self.feed_forward_out = FeedForward(dim, feed_forward_mult, dropout)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(
+        self, x: Float[Tensor, "batch frames dim"], mask: Bool[Tensor, "batch frames"] | None
+    ) -> Float[Tensor, "batch frames dim"]:
+        """Valid frames depend on valid frames only; what invalid frames hold is unspecified."""
+        x = x + 0.5 * self.feed_forward_in(x)
+        x = x + self.attention(x, mask)
+        x = x + self.convolution(x, mask)
+        x = x + 0.5 * self.feed_forward_out(x)
+        return self.norm(x)
+
+
+class ConformerStack(nn.Module):
+    """``num_layers`` layers over channels-first frames."""
+
+    def __init__(
+        self, num_layers: int, dim: int, *, num_heads: int, feed_forward_mult: int, conv_kernel: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            ConformerLayer(dim, num_heads, feed_forward_mult, conv_kernel, dropout) for _ in range(num_layers)
+        )
+
+    def forward(
+        self, x: Float[Tensor, "batch dim frames"], mask: Bool[Tensor, "batch frames"] | None
+    ) -> Float[Tensor, "batch dim frames"]:
+        """Apply all layers; ``mask`` True at valid frames, None when all are."""
+        hidden = x.transpose(1, 2)
+        for layer in self.layers:
+            hidden = layer(hidden, mask)
+        return hidden.transpose(1, 2)

@@ -1,0 +1,150 @@
+"""The encoder: waveform to latents at the frame rate (PAPER section stage 1).
+
+    input conv 1 -> 64; blocks of [strided conv -> SnakeBeta -> residual blocks -> DAAM]; 1x1 conv to latent_dim;
+    Conformer layers at latent_dim channels
+
+The text of the paper puts the Conformers at 512 channels, its figure and code at 128; only 128 gives its parameter
+counts. Lengths go through every layer (model/padding.py), so a clip's latents do not depend on its batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from model.config import DaamConfig, EncoderConfig, WaveformFrontEndConfig
+from model.conformer import ConformerStack
+from model.convolution import DownConv1d, ResidualBlock, SameConv1d, SnakeBeta
+from model.daam import Daam
+from model.padding import frame_mask, stretch, valid_mask, zero_invalid
+from model.spectral import SpectralFrontEnd
+
+
+@dataclass(frozen=True)
+class FeatureOutput:
+    """What the Conformers read.
+
+    Attributes:
+        features: projected front-end output [batch, latent_dim, frames].
+        num_frames: valid frames a clip [batch], on the CPU.
+        gate: density of the last DAAM gate [batch, frames]; zeros without DAAM.
+    """
+
+    features: Float[Tensor, "batch dim frames"]
+    num_frames: Int[Tensor, "batch"]
+    gate: Float[Tensor, "batch frames"]
+
+
+@dataclass(frozen=True)
+class EncodeOutput:
+    """Latents, zero at invalid frames, with ``num_frames`` and ``gate`` as in :class:`FeatureOutput`."""
+
+    latents: Float[Tensor, "batch dim frames"]
+    num_frames: Int[Tensor, "batch"]
+    gate: Float[Tensor, "batch frames"]
+
+
+class DownBlock(nn.Module):
+    """Strided conv -> SnakeBeta -> residual blocks with dilations 1, 3^i, 5^i -> DAAM."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: int, config: WaveformFrontEndConfig, daam: DaamConfig
+    ) -> None:
+        super().__init__()
+        self.down = DownConv1d(in_channels, out_channels, stride)
+        self.snake = SnakeBeta(out_channels)
+        self.residual = nn.ModuleList(
+            ResidualBlock(out_channels, config.residual_kernel, (1, 3**i, 5**i))
+            for i in range(config.num_residual_blocks)
+        )
+        self.daam = Daam(out_channels, daam) if daam.enabled else None
+
+    def forward(
+        self, x: Float[Tensor, "batch inc positions"], mask: Bool[Tensor, "batch shorter"] | None
+    ) -> tuple[Float[Tensor, "batch outc shorter"], Float[Tensor, "batch shorter"] | None]:
+        """Output and gate density; ``x`` is zero at invalid positions, ``mask`` is that of the output."""
+        x = self.snake(self.down(x))
+        for block in self.residual:
+            x = block(x, mask)
+        if self.daam is None:
+            return x, None
+        gated = self.daam(x, mask)
+        return gated.values, gated.density
+
+
+class WaveformFrontEnd(nn.Module):
+    """The paper's front end: strided convolutions from samples to frames."""
+
+    def __init__(self, config: WaveformFrontEndConfig, daam: DaamConfig) -> None:
+        super().__init__()
+        self.strides = config.strides
+        self.input = SameConv1d(1, config.channels[0], config.input_kernel)
+        self.blocks = nn.ModuleList(
+            DownBlock(config.channels[i], config.channels[i + 1], stride, config, daam)
+            for i, stride in enumerate(config.strides)
+        )
+
+    def forward(
+        self, waveform: Float[Tensor, "batch samples"], mask: Bool[Tensor, "batch frames"] | None, hop_length: int
+    ) -> tuple[Float[Tensor, "batch channels frames"], Float[Tensor, "batch frames"] | None]:
+        """Features and gate density; ``waveform`` is whole frames, zero at invalid samples."""
+        x, density, rate = self.input(waveform[:, None]), None, hop_length
+        for stride, block in zip(self.strides, self.blocks, strict=True):
+            x = zero_invalid(x, stretch(mask, rate))
+            rate //= stride
+            x, density = block(x, stretch(mask, rate))
+        return x, density
+
+
+class Encoder(nn.Module):
+    """Waveform to latents: front end, 1x1 projection, Conformers."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.framing = config.framing
+        front_end = config.front_end
+        self.front_end: WaveformFrontEnd | SpectralFrontEnd
+        if isinstance(front_end, WaveformFrontEndConfig):
+            self.front_end = WaveformFrontEnd(front_end, config.daam)
+        else:
+            self.front_end = SpectralFrontEnd(front_end, config.daam)
+        self.projection = nn.Conv1d(front_end.channels[-1], config.latent_dim, 1)
+        conformer = config.conformer
+        self.conformers = ConformerStack(
+            conformer.num_layers,
+            config.latent_dim,
+            num_heads=conformer.num_heads,
+            feed_forward_mult=conformer.feed_forward_mult,
+            conv_kernel=conformer.conv_kernel,
+            dropout=conformer.dropout,
+        )
+
+    def features(self, waveform: Float[Tensor, "batch samples"], num_samples: Int[Tensor, "batch"]) -> FeatureOutput:
+        """What the Conformers read. ``waveform`` at the model's sample rate; ``num_samples`` valid ones a clip.
+
+        Keep ``num_samples`` on the CPU: lengths decide shapes.
+        """
+        hop = self.framing.hop_length
+        num_frames = -(-num_samples.cpu() // hop)
+        padded = F.pad(waveform, (0, -waveform.shape[-1] % hop))
+        padded = padded.masked_fill(~valid_mask(num_samples, padded.shape[-1], padded.device), 0.0)
+        mask = frame_mask(num_frames, padded.shape[-1] // hop, padded.device)
+        x, density = self.front_end(padded, mask, hop)
+        features = self.projection(x)
+        gate = features.new_zeros(features.shape[0], features.shape[-1]) if density is None else density
+        return FeatureOutput(features, num_frames, gate)
+
+    def contextualize(
+        self, features: Float[Tensor, "batch dim frames"], num_frames: Int[Tensor, "batch"]
+    ) -> Float[Tensor, "batch dim frames"]:
+        """Latents of features (or of features with some frames masked); zero at invalid frames."""
+        mask = frame_mask(num_frames, features.shape[-1], features.device)
+        return zero_invalid(self.conformers(features, mask), mask)
+
+    def forward(self, waveform: Float[Tensor, "batch samples"], num_samples: Int[Tensor, "batch"]) -> EncodeOutput:
+        """Latents of a batch of clips [batch, samples], padded at the end; see :meth:`features`."""
+        found = self.features(waveform, num_samples)
+        return EncodeOutput(self.contextualize(found.features, found.num_frames), found.num_frames, found.gate)
