@@ -1,0 +1,89 @@
+"""Samples and bytes: decode any audio to mono float32, encode 16-bit FLAC, change the sample rate.
+
+Audio is mono everywhere behind this module: channels are averaged. A 16-bit mono recording passes decode and encode
+without any change of its samples; deeper ones are rounded to 16 bits, without dither, so that equal input gives equal
+bytes.
+"""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import soundfile
+import soxr
+from numpy.typing import NDArray
+
+from shards.errors import FormatError, explain
+
+Samples = NDArray[np.float32]
+FULL_SCALE = 32768.0
+RESAMPLING_QUALITY = "HQ"
+
+
+def decode(data: bytes) -> tuple[Samples, int]:
+    """Samples float32 [num_samples] in -1..1 (mono) and the sample rate, of any format that libsndfile reads.
+
+    Raises:
+        FormatError: the bytes are not audio, or end before the length they promise.
+    """
+    try:
+        with soundfile.SoundFile(io.BytesIO(data)) as audio:
+            promised = audio.frames
+            samples = to_mono(audio.read(dtype="float32", always_2d=True))
+            rate = int(audio.samplerate)
+    except soundfile.LibsndfileError as error:
+        raise FormatError(explain(f"not readable audio ({error.error_string})")) from error
+    if len(samples) != promised:
+        raise FormatError(explain("audio ends early", value=len(samples), expected=f"{promised} samples"))
+    return samples, rate
+
+
+def to_mono(samples: Samples) -> Samples:
+    """[num_samples, channels] to [num_samples]: the mean of the channels."""
+    if samples.shape[1] == 1:
+        return np.ascontiguousarray(samples[:, 0])
+    mono: Samples = samples.mean(axis=1, dtype=np.float32)
+    return mono
+
+
+def to_int16(samples: Samples) -> NDArray[np.int16]:
+    """Rounded to the nearest of 65,536 levels; what exceeds full scale is clipped."""
+    scaled = np.rint(samples * np.float32(FULL_SCALE))
+    return np.clip(scaled, -FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
+
+
+def encode_flac(samples: Samples, rate: int) -> bytes:
+    """A 16-bit mono FLAC file of samples [num_samples]. Equal samples give equal bytes.
+
+    Raises:
+        FormatError: a sample is not a finite number, or there is none.
+    """
+    if not len(samples) or not np.isfinite(samples).all():
+        raise FormatError(
+            explain("samples cannot be stored", value=len(samples), expected="finite samples, one or more")
+        )
+    buffer = io.BytesIO()
+    soundfile.write(buffer, to_int16(samples), rate, format="FLAC", subtype="PCM_16")
+    return buffer.getvalue()
+
+
+def resampled_length(num_samples: int, from_rate: int, to_rate: int) -> int:
+    """ceil(num_samples * to_rate / from_rate), in integers."""
+    return -(-num_samples * to_rate // from_rate)
+
+
+def resample(samples: Samples, from_rate: int, to_rate: int) -> Samples:
+    """Samples [num_samples] at ``to_rate``: exactly ceil(num_samples * to_rate / from_rate) of them (soxr, HQ)."""
+    if from_rate == to_rate:
+        return samples
+    length = resampled_length(len(samples), from_rate, to_rate)
+    changed = soxr.resample(samples, from_rate, to_rate, quality=RESAMPLING_QUALITY)
+    return fit_length(np.asarray(changed, dtype=np.float32), length)
+
+
+def fit_length(samples: Samples, num_samples: int) -> Samples:
+    """Cut, or pad with zeros, to ``num_samples``: soxr may give one sample more or less than asked for."""
+    if len(samples) >= num_samples:
+        return samples[:num_samples]
+    return np.pad(samples, (0, num_samples - len(samples)))

@@ -1,0 +1,72 @@
+"""Samples and bytes."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import soundfile
+
+from shards.audio import decode, encode_flac, resample
+from shards.errors import FormatError
+
+
+def noise(num_samples: int, seed: int = 0) -> np.ndarray:
+    return (np.random.default_rng(seed).standard_normal(num_samples) * 0.1).astype(np.float32)
+
+
+def test_sixteen_bit_samples_survive_exactly() -> None:
+    levels = np.array([-32768, -32767, -1, 0, 1, 32766, 32767] * 100, dtype=np.int16)
+    samples, rate = decode(encode_flac(levels.astype(np.float32) / 32768, 16_000))
+    assert rate == 16_000
+    assert samples.dtype == np.float32
+    assert (samples * 32768 == levels).all()
+
+
+def test_encoding_is_deterministic_and_clips() -> None:
+    samples = noise(5000) * 20
+    assert encode_flac(samples, 16_000) == encode_flac(samples.copy(), 16_000)
+    decoded, _ = decode(encode_flac(samples, 16_000))
+    assert decoded.max() == 32767 / 32768
+    assert decoded.min() == -1
+
+
+def test_channels_are_averaged() -> None:
+    left, right = noise(1000, 1), noise(1000, 2)
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.stack([left, right], 1), 8000, format="WAV", subtype="FLOAT")
+    samples, _ = decode(buffer.getvalue())
+    assert np.allclose(samples, (left + right) / 2, atol=1e-6)
+
+
+@pytest.mark.parametrize(("from_rate", "to_rate"), [(44_100, 16_000), (16_000, 24_000), (8000, 8000), (22_050, 16_000)])
+@pytest.mark.parametrize("num_samples", [1, 2, 441, 10_001])
+def test_resampled_length_is_exact(num_samples: int, from_rate: int, to_rate: int) -> None:
+    changed = resample(noise(num_samples), from_rate, to_rate)
+    assert len(changed) == -(-num_samples * to_rate // from_rate)
+    assert changed.dtype == np.float32
+
+
+def test_resampling_keeps_a_tone() -> None:
+    time = np.arange(44_100) / 44_100
+    changed = resample(np.sin(2 * np.pi * 1000 * time).astype(np.float32), 44_100, 16_000)
+    expected = np.sin(2 * np.pi * 1000 * np.arange(16_000) / 16_000)
+    assert np.abs(changed - expected)[500:-500].max() < 1e-3
+
+
+@pytest.mark.parametrize("data", [b"", b"fLaC", b"this is text, not audio" * 20])
+def test_not_audio_is_refused(data: bytes) -> None:
+    with pytest.raises(FormatError, match="not readable audio"):
+        decode(data)
+
+
+def test_truncated_flac_is_refused() -> None:
+    data = encode_flac(noise(50_000), 16_000)
+    with pytest.raises(FormatError):
+        decode(data[: len(data) // 2])
+
+
+def test_samples_that_are_not_numbers_are_refused() -> None:
+    with pytest.raises(FormatError, match="cannot be stored"):
+        encode_flac(np.array([0, np.nan], dtype=np.float32), 16_000)
