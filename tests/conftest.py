@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile as sf
+
 from infra.stack.object_store import ObjectStore, start_object_store
 
 RATE = 16_000

@@ -11,6 +11,7 @@ from typing import ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 RESULT_PREFIX = "syllabary-result: "
+PARENT_VARIABLE = "SYLLABARY_PARENT_PID"
 
 
 class Job(BaseModel):
@@ -26,6 +27,13 @@ class RecipeJob(Job):
     recipe: str = "tiny"
     config: str | None = None
     overrides: tuple[str, ...] = Field(default=(), description="a.b=c over the recipe")
+
+
+class FetchDemoJob(Job):
+    """The demo corpus, from Debian packages, into the local folder ``out``."""
+
+    module: ClassVar[str] = "fetch_demo_speech"
+    out: str
 
 
 class ShardJob(RecipeJob):

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from shards import outputs, store
 from shards.errors import ConflictError, FormatError, InputError, NotFoundError, StorageError, VersionError
 

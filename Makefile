@@ -1,0 +1,42 @@
+# The two commands: `make run` and `make test`. Both set up .venv first.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+SOURCE ?=
+RECIPE ?= tiny
+OUT ?= $(if $(SOURCE),runs/$(notdir $(patsubst %/,%,$(SOURCE))),runs/demo)
+
+.PHONY: setup run test test-slow check bench clean help
+
+help:            ## say what there is
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
+
+setup: $(READY)  ## make .venv with the pinned packages
+
+$(READY): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "error: no $(PYTHON); install Python 3.11 (apt-get install python3.11 python3.11-venv) or say PYTHON=<path>" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+run: $(READY)    ## the whole pipeline on the demo speech, or on SOURCE=<folder or URI>; OUT=, RECIPE=
+	@$(BIN)/syllabary run $(if $(SOURCE),'$(SOURCE)') --out '$(OUT)' --recipe '$(RECIPE)'
+
+test: $(READY)   ## the tests (those marked slow excepted)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+test-slow: $(READY) ## the tests that need minutes or root
+	$(BIN)/python -m pytest -m slow
+
+check: $(READY)  ## lint, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(READY)  ## every benchmark; each prints ratios from interleaved runs
+	@for file in infra/benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+clean:           ## remove what setup and run made (asks nothing; runs/ stays)
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info

@@ -1,0 +1,166 @@
+"""``syllabary <verb>``: every verb submits its worker directly; ``run`` is the Prefect flow over all of them.
+
+Nothing heavy is imported before a verb is chosen, so ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from workers.jobs import Job
+
+app = typer.Typer(
+    name="syllabary",
+    help="Turn a speech corpus into a reversible store of language-model-ready tokens.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+RecipeOption = Annotated[str, typer.Option("--recipe", help="A named recipe; `syllabary recipes` lists them.")]
+ConfigOption = Annotated[str | None, typer.Option("--config", help="A YAML file laid over the recipe.")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", help="a.b=c, over recipe and file; may be repeated.")]
+OutOption = Annotated[str, typer.Option("--out", help="Folder or s3:// URI that receives the output.")]
+ShardsOption = Annotated[str, typer.Option("--shards", help="URI of shards.")]
+ArchiveOption = Annotated[str, typer.Option("--archive", help="URI of a token archive.")]
+TokenizerOption = Annotated[str, typer.Option("--tokenizer", help="URI of a tokenizer directory.")]
+WorkersOption = Annotated[int | None, typer.Option("--workers", min=1, help="Processes; default one per core.")]
+
+
+def _submit(job: Job) -> None:
+    from workers.submit import submit
+
+    result = submit(job)
+    typer.echo(json.dumps(result, indent=2))
+
+
+def _recipe(recipe: str, config: str | None, overrides: list[str] | None) -> dict[str, Any]:
+    return {"recipe": recipe, "config": config, "overrides": tuple(overrides or ())}
+
+
+@app.command()
+def run(
+    source: Annotated[str | None, typer.Argument(help="Folder or URI of speech; without it the demo speech.")] = None,
+    out: OutOption = "runs/demo",
+    recipe: RecipeOption = "tiny",
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+) -> None:
+    """Run the whole pipeline: shard, train both stages, tokenize, verify, restore, summarize."""
+    from flows.run_command import run_command
+
+    run_command(source, out, **_recipe(recipe, config, overrides))
+
+
+@app.command()
+def shard(
+    source: Annotated[str, typer.Argument(help="Folder or URI of speech.")],
+    out: OutOption,
+    recipe: RecipeOption = "tiny",
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    workers: WorkersOption = None,
+) -> None:
+    """Shard speech into WebDataset tars with an index and a ledger."""
+    from workers.jobs import ShardJob
+
+    _submit(ShardJob(source=source, out=out, num_workers=workers, **_recipe(recipe, config, overrides)))
+
+
+@app.command()
+def pretrain(
+    shards: ShardsOption,
+    out: OutOption,
+    recipe: RecipeOption = "tiny",
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+) -> None:
+    """Stage 1: train the JEPA encoder."""
+    from workers.jobs import PretrainJob
+
+    _submit(PretrainJob(shards=shards, out=out, **_recipe(recipe, config, overrides)))
+
+
+@app.command("train-codec")
+def train_codec(
+    shards: ShardsOption,
+    encoder: Annotated[str, typer.Option("--encoder", help="URI of a stage-1 run.")],
+    out: OutOption,
+    recipe: RecipeOption = "tiny",
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+) -> None:
+    """Stage 2: train FSQ and decoder, and export the tokenizer directory to OUT/tokenizer."""
+    from shards import store
+    from workers.jobs import ExportJob, TrainCodecJob
+    from workers.submit import submit
+
+    submit(TrainCodecJob(shards=shards, encoder=encoder, out=out, **_recipe(recipe, config, overrides)))
+    _submit(ExportJob(codec=out, out=store.join(out, "tokenizer")))
+
+
+@app.command()
+def tokenize(
+    shards: ShardsOption, tokenizer: TokenizerOption, archive: ArchiveOption, workers: WorkersOption = None
+) -> None:
+    """Tokenize the shards that the archive does not hold yet, each exactly once."""
+    from workers.jobs import TokenizeJob
+
+    _submit(TokenizeJob(shards=shards, tokenizer=tokenizer, archive=archive, num_workers=workers))
+
+
+@app.command()
+def verify(
+    archive: ArchiveOption,
+    shards: Annotated[str | None, typer.Option("--shards", help="Check coverage of these shards too.")] = None,
+) -> None:
+    """Check every byte of an archive; damage is named and the exit code is 1."""
+    from workers.jobs import VerifyJob
+
+    _submit(VerifyJob(archive=archive, shards=shards))
+
+
+@app.command()
+def restore(
+    archive: ArchiveOption,
+    tokenizer: TokenizerOption,
+    out: OutOption,
+    where: Annotated[str | None, typer.Option("--where", help="Expression over columns: \"speaker='19'\".")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most so many utterances.")] = None,
+) -> None:
+    """Give the audio back."""
+    from workers.jobs import RestoreJob
+
+    _submit(RestoreJob(archive=archive, tokenizer=tokenizer, out=out, where=where, limit=limit))
+
+
+@app.command()
+def recipes() -> None:
+    """List the recipes, a line each."""
+    from workers.recipes import RECIPES
+
+    for name, make in sorted(RECIPES.items()):
+        typer.echo(f"{name:<24} {(make.__doc__ or '').strip().splitlines()[0]}")
+
+
+def main() -> None:
+    """Entry point: a failure the user can act on is one line on standard error and a non-zero exit code."""
+    from shards.errors import SyllabaryError
+
+    try:
+        app()
+    except SyllabaryError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; run the same command again to go on\n")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,18 @@
+"""Stage 1: a Ray Train job trains the JEPA encoder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+
+from flows.narration import run_job
+from workers.jobs import PretrainJob
+
+
+@flow(name="pretrain-encoder")
+def pretrain_encoder(
+    shards: str, out: str, recipe: str = "tiny", config: str | None = None, overrides: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """Train the encoder on ``shards``; a run cut short goes on from its newest whole checkpoint."""
+    return run_job(PretrainJob(shards=shards, out=out, recipe=recipe, config=config, overrides=overrides))

@@ -1,0 +1,57 @@
+"""``syllabary run``: the pipeline flow on this machine, on an ephemeral Prefect server unless PREFECT_API_URL is set."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from shards import outputs, store
+from workers.pipeline_layout import PipelineLayout, is_done
+from workers.recipes import resolve
+
+_PREFECT = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # the job's own lines are echoed instead
+    "SYLLABARY_ECHO": "1",
+}
+
+
+def run_command(source: str | None, out: str, *, recipe: str, config: str | None, overrides: tuple[str, ...]) -> None:
+    """Run the pipeline unless it is done, and say where everything is.
+
+    Raises:
+        SyllabaryError: whatever stops the run, in one line.
+    """
+    layout = PipelineLayout(out)
+    if is_done(layout, source, resolve(recipe, config_uri=config, overrides=overrides)):
+        _say(f"nothing to do: {out} is complete")
+    else:
+        _run_flow(source, out, recipe=recipe, config=config, overrides=overrides)
+    _say_where(layout)
+
+
+def _run_flow(source: str | None, out: str, *, recipe: str, config: str | None, overrides: tuple[str, ...]) -> None:
+    started = time.monotonic()
+    for key, value in _PREFECT.items():
+        os.environ.setdefault(key, value)
+    where = os.environ.get("PREFECT_API_URL", "an ephemeral server")
+    _say(f"run  starting Prefect ({where})")
+    from flows.run_pipeline import run_pipeline
+
+    run_pipeline(source=source, out=out, recipe=recipe, config=config, overrides=overrides)
+    _say(f"run  done in {time.monotonic() - started:.0f} s")
+
+
+def _say_where(layout: PipelineLayout) -> None:
+    done = outputs.read_done(layout.root) or {}
+    for name, figure in done.get("headline", {}).items():
+        _say(f"  {name:<22} {figure}")
+    for name, uri in (*layout.stages().items(), ("summary", store.join(layout.root, "summary.md"))):
+        _say(f"  {name:<22} {uri}")
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()

@@ -1,0 +1,16 @@
+"""A Ray Data job turns shards into Parquet parts, each exactly once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+
+from flows.narration import run_job
+from workers.jobs import TokenizeJob
+
+
+@flow(name="tokenize-shards")
+def tokenize_shards(shards: str, tokenizer: str, archive: str, num_workers: int | None = None) -> dict[str, Any]:
+    """Tokenize the shards that have no part in ``archive`` yet."""
+    return run_job(TokenizeJob(shards=shards, tokenizer=tokenizer, archive=archive, num_workers=num_workers))

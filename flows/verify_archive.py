@@ -1,0 +1,16 @@
+"""The scrub: every byte of an archive against its checksums."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+
+from flows.narration import run_job
+from workers.jobs import VerifyJob
+
+
+@flow(name="verify-archive")
+def verify_archive(archive: str, shards: str | None = None) -> dict[str, Any]:
+    """Verify ``archive``, and its coverage of ``shards`` when given; damage fails the flow and is named."""
+    return run_job(VerifyJob(archive=archive, shards=shards))
