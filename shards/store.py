@@ -33,11 +33,15 @@ _S3_CONFIG = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attemp
 
 @dataclass(frozen=True)
 class FileEntry:
-    """One stored file: its ``uri``, its ``name`` relative to the listed folder (posix), its ``size_bytes``."""
+    """One stored file: its ``uri``, its ``name`` relative to the listed folder (posix), its ``size_bytes``.
+
+    ``etag`` is the object store's own mark of the content; empty for local files.
+    """
 
     uri: str
     name: str
     size_bytes: int
+    etag: str = ""
 
 
 def is_remote(uri: str) -> bool:
@@ -169,8 +173,12 @@ def list_files(uri: str, *, suffix: str = "") -> list[FileEntry]:
         if PurePosixPath(relative).name.startswith(TEMPORARY_PREFIX) or not relative.endswith(suffix):
             continue
         if relative:
-            entries.append(FileEntry(join(uri, relative), relative, int(info.get("size") or 0)))
+            entries.append(FileEntry(join(uri, relative), relative, int(info.get("size") or 0), _etag(info)))
     return sorted(entries, key=lambda entry: entry.name)
+
+
+def _etag(info: dict[str, Any]) -> str:
+    return str(info.get("ETag") or "").strip('"')
 
 
 def publish_bytes(uri: str, data: bytes) -> None:
