@@ -1,0 +1,104 @@
+"""Beyond the paper: a decoder with an inverse-STFT head (recipe ``fast16k``), after Vocos (Siuzdak 2023).
+
+    1x1 conv -> stages of [transposed conv -> ConvNeXt blocks] up to the STFT rate -> LN -> linear -> magnitude, phase
+    -> inverse FFT -> Hann window -> overlap-add / overlapped squared window
+
+The overlapped squared window is that of an endless signal, so a sample does not depend on where its clip ends, and F
+frames give exactly F * hop_length samples.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from model.config import IstftDecoderConfig
+from model.convnext import ChannelNorm, ConvNeXtStage
+from model.convolution import UpConv1d
+from model.padding import frame_mask, stretch, valid_mask, zero_invalid
+
+_MAX_MAGNITUDE = 1e2
+
+
+class IstftHead(nn.Module):
+    """Channels at the STFT rate to samples."""
+
+    window: Tensor
+
+    def __init__(self, channels: int, n_fft: int, hop_length: int) -> None:
+        super().__init__()
+        self.n_fft, self.hop_length = n_fft, hop_length
+        self.norm = ChannelNorm(channels)
+        self.project = nn.Conv1d(channels, n_fft + 2, 1)
+        self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
+
+    def forward(self, x: Float[Tensor, "batch channels positions"]) -> Float[Tensor, "batch samples"]:
+        """``positions * hop_length`` samples."""
+        log_magnitude, phase = self.project(self.norm(x)).float().chunk(2, dim=1)
+        with torch.autocast(x.device.type, enabled=False):
+            magnitude = log_magnitude.exp().clamp(max=_MAX_MAGNITUDE)
+            spectrum = torch.complex(magnitude * phase.cos(), magnitude * phase.sin())
+            segments = torch.fft.irfft(spectrum.transpose(1, 2), n=self.n_fft) * self.window.float()
+            return self._overlap_add(segments)
+
+    def _overlap_add(self, segments: Float[Tensor, "batch positions n_fft"]) -> Float[Tensor, "batch samples"]:
+        hop, positions = self.hop_length, segments.shape[1]
+        overlap = self.n_fft // hop
+        pieces = segments.unflatten(2, (overlap, hop))
+        total = sum(F.pad(pieces[:, :, i], (0, 0, i, overlap - 1 - i)) for i in range(overlap))
+        assert isinstance(total, Tensor)
+        envelope = self.window.float().square().view(overlap, hop).sum(dim=0)
+        margin = (self.n_fft - hop) // 2
+        return (total / envelope).flatten(1)[:, margin : margin + positions * hop]
+
+
+class Generator(nn.Module):
+    """Quantized latents to waveform; the same interface as ``model.hifigan.Generator``."""
+
+    def __init__(self, config: IstftDecoderConfig, latent_dim: int) -> None:
+        super().__init__()
+        *self.strides, stft_hop = config.strides
+        self.hop_length = math.prod(config.strides)
+        self.context_frames = _context_frames(config)
+        self.is_local = True
+        widths = (config.channels[0], *config.channels)
+        self.input = nn.Conv1d(latent_dim, widths[0], 1)
+        stages = [
+            ConvNeXtStage(width, config.kernel, config.expansion, blocks)
+            for width, blocks in zip(config.channels, config.num_blocks, strict=True)
+        ]
+        self.stages = nn.ModuleList(stages)
+        self.ups = nn.ModuleList(
+            UpConv1d(config.channels[i], config.channels[i + 1], stride) for i, stride in enumerate(self.strides)
+        )
+        self.head = IstftHead(config.channels[-1], config.n_fft, stft_hop)
+
+    def forward(
+        self, values: Float[Tensor, "batch dim frames"], num_samples: Int[Tensor, "batch"]
+    ) -> Float[Tensor, "batch samples"]:
+        """Waveforms of ``frames * hop_length`` samples, zero beyond ``num_samples`` (keep that on the CPU)."""
+        frames, device = values.shape[-1], values.device
+        mask = frame_mask(-(-num_samples.cpu() // self.hop_length), frames, device)
+        x, rate = self.stages[0](self.input(values), mask), 1
+        for stride, up, stage in zip(self.strides, self.ups, list(self.stages)[1:], strict=True):
+            x = up(zero_invalid(x, stretch(mask, rate)))
+            rate *= stride
+            x = stage(x, stretch(mask, rate))
+        waveform = self.head(x)
+        return waveform.masked_fill(~valid_mask(num_samples, frames * self.hop_length, device), 0.0)
+
+
+def _context_frames(config: IstftDecoderConfig) -> int:
+    """Frames on either side that a sample depends on: what a decoder of chunks must add to each chunk."""
+    total, rate = 0.0, 1
+    for i, blocks in enumerate(config.num_blocks):
+        total += blocks * (config.kernel // 2) / rate
+        if i + 1 < len(config.num_blocks):
+            total += 1 / rate
+            rate *= config.strides[i]
+    overlap = config.n_fft // config.strides[-1]
+    return math.ceil(total + overlap / rate)

@@ -1,0 +1,144 @@
+"""Losses of stage 2 (PAPER section stage 2), all of them blind to padding.
+
+total = L1 + 2.0 mrstft + 0.1 (adversarial + feature_matching)
+mrstft = mean over FFT sizes of [magnitude term + L1 of log magnitudes], hop FFT / 4, Hann
+adversarial (least squares): G: (D(y') - 1)^2;  D: (D(y) - 1)^2 + D(y')^2
+feature matching: mean over layers of L1 between hidden maps of real and generated speech
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from model.config import CodecLossConfig
+from model.discriminators import DiscriminatorOutput, FeatureMap
+from model.padding import valid_mask
+
+_MAGNITUDE_FLOOR = 1e-5
+
+
+@dataclass(frozen=True)
+class GeneratorLosses:
+    """The weighted ``total`` with gradient and its terms; adversarial terms are 0 before the discriminators start."""
+
+    total: Float[Tensor, ""]
+    waveform: Float[Tensor, ""]
+    mrstft: Float[Tensor, ""]
+    adversarial: Float[Tensor, ""]
+    feature_matching: Float[Tensor, ""]
+
+
+def waveform_loss(
+    generated: Float[Tensor, "batch samples"],
+    target: Float[Tensor, "batch samples"],
+    num_samples: Int[Tensor, "batch"],
+) -> Float[Tensor, ""]:
+    """Mean absolute difference over valid samples."""
+    mask = valid_mask(num_samples, target.shape[-1], target.device)
+    return (generated - target).abs().masked_fill(~mask, 0.0).sum() / mask.sum().clamp(min=1)
+
+
+def mrstft_loss(
+    generated: Float[Tensor, "batch samples"],
+    target: Float[Tensor, "batch samples"],
+    num_samples: Int[Tensor, "batch"],
+    config: CodecLossConfig,
+) -> Float[Tensor, ""]:
+    """Multi-resolution STFT loss over the frames whose centres are valid samples."""
+    mask = valid_mask(num_samples, target.shape[-1], target.device)
+    generated, target = generated.masked_fill(~mask, 0.0).float(), target.masked_fill(~mask, 0.0).float()
+    terms = [_stft_loss(generated, target, num_samples, n_fft, config) for n_fft in config.stft_ffts]
+    return torch.stack(terms).mean()
+
+
+def _stft_loss(
+    generated: Float[Tensor, "batch samples"],
+    target: Float[Tensor, "batch samples"],
+    num_samples: Int[Tensor, "batch"],
+    n_fft: int,
+    config: CodecLossConfig,
+) -> Float[Tensor, ""]:
+    ours, theirs = _magnitudes(generated, n_fft), _magnitudes(target, n_fft)
+    frames = -(-num_samples // (n_fft // 4))
+    mask = valid_mask(frames, theirs.shape[-1], theirs.device)[:, None, :]
+    difference = (ours - theirs).masked_fill(~mask, 0.0)
+    count = mask.sum().clamp(min=1) * theirs.shape[1]
+    if config.magnitude_term == "l1":
+        magnitude = difference.abs().sum() / count
+    else:
+        energy = theirs.masked_fill(~mask, 0.0).square().sum(dim=(1, 2))
+        error = difference.square().sum(dim=(1, 2))
+        magnitude = ((error + _MAGNITUDE_FLOOR**2) / (energy + _MAGNITUDE_FLOOR**2)).sqrt().mean()
+    log_difference = (ours.log() - theirs.log()).masked_fill(~mask, 0.0)
+    return magnitude + log_difference.abs().sum() / count
+
+
+def _magnitudes(waveform: Float[Tensor, "batch samples"], n_fft: int) -> Float[Tensor, "batch bins frames"]:
+    """Magnitudes, at least 1e-5, of zero-padded centred frames."""
+    with torch.autocast(waveform.device.type, enabled=False):
+        window = torch.hann_window(n_fft, device=waveform.device)
+        spectrum = torch.stft(
+            waveform, n_fft, n_fft // 4, window=window, center=True, pad_mode="constant", return_complex=True
+        )
+        return (spectrum.real.square() + spectrum.imag.square()).clamp(min=_MAGNITUDE_FLOOR**2).sqrt()
+
+
+def generator_adversarial_loss(generated: DiscriminatorOutput) -> Float[Tensor, ""]:
+    """Mean over sub-discriminators of (D(y') - 1)^2."""
+    return torch.stack([_valid_mean((s.values - 1).square(), s) for s in generated.scores]).mean()
+
+
+def discriminator_loss(real: DiscriminatorOutput, generated: DiscriminatorOutput) -> Float[Tensor, ""]:
+    """Mean over sub-discriminators of (D(y) - 1)^2 + D(y')^2."""
+    terms = [
+        _valid_mean((r.values - 1).square(), r) + _valid_mean(g.values.square(), g)
+        for r, g in zip(real.scores, generated.scores, strict=True)
+    ]
+    return torch.stack(terms).mean()
+
+
+def feature_matching_loss(real: DiscriminatorOutput, generated: DiscriminatorOutput) -> Float[Tensor, ""]:
+    """Mean over all hidden maps of the L1 distance; no gradient reaches the real side."""
+    terms = [
+        _valid_mean((g.values - r.values.detach()).abs(), r)
+        for reals, fakes in zip(real.features, generated.features, strict=True)
+        for r, g in zip(reals, fakes, strict=True)
+    ]
+    return torch.stack(terms).mean()
+
+
+def _valid_mean(x: Tensor, like: FeatureMap) -> Float[Tensor, ""]:
+    """Mean of ``x`` [batch, channels, time, ...] over the valid times of ``like``."""
+    mask = valid_mask(like.lengths, x.shape[2], x.device)
+    mask = mask.view(mask.shape[0], 1, mask.shape[1], *[1] * (x.dim() - 3))
+    per_time = x[0, :, 0].numel()
+    return x.masked_fill(~mask, 0.0).sum() / (mask.sum().clamp(min=1) * per_time)
+
+
+def generator_losses(
+    generated: Float[Tensor, "batch samples"],
+    target: Float[Tensor, "batch samples"],
+    num_samples: Int[Tensor, "batch"],
+    config: CodecLossConfig,
+    *,
+    judged: tuple[DiscriminatorOutput, DiscriminatorOutput] | None = None,
+) -> GeneratorLosses:
+    """All terms for the generator's step. ``judged`` = (of real, of generated) speech, None before the warm-up ends."""
+    zero = generated.new_zeros(())
+    length = min(generated.shape[-1], target.shape[-1])
+    generated, target = generated[:, :length], target[:, :length]
+    waveform = waveform_loss(generated, target, num_samples)
+    mrstft = mrstft_loss(generated, target, num_samples, config)
+    adversarial = zero if judged is None else generator_adversarial_loss(judged[1])
+    matching = zero if judged is None else feature_matching_loss(*judged)
+    total = (
+        config.waveform_weight * waveform
+        + config.mrstft_weight * mrstft
+        + config.adversarial_weight * adversarial
+        + config.feature_matching_weight * matching
+    )
+    return GeneratorLosses(total, waveform, mrstft, adversarial, matching)

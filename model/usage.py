@@ -1,0 +1,47 @@
+"""How much of the code is used: level histogram, entropy, perplexity, effective rank of the latents."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Integer
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class UsageOutput:
+    """Use of the code over a set of frames.
+
+    Attributes:
+        level_share: share of each level over all dims [levels].
+        entropy_bits: mean over dims of the entropy of a dim's levels, in bits; at most log2(levels).
+        perplexity: 2 ** entropy_bits.
+        dead_dims: dims that only ever take one level.
+    """
+
+    level_share: Float[Tensor, "levels"]
+    entropy_bits: float
+    perplexity: float
+    dead_dims: int
+
+
+def level_usage(level_indices: Integer[Tensor, "frames dim"], levels: int) -> UsageOutput:
+    """Usage of the levels. Raises ValueError for no frames."""
+    if not len(level_indices):
+        raise ValueError("no frames to measure the usage of; expected at least one")
+    one_hot = level_indices.long()[..., None] == torch.arange(levels, device=level_indices.device)
+    share = one_hot.double().mean(dim=0)
+    entropy = float(-(share * share.clamp(min=1e-12).log2()).sum(dim=1).mean())
+    dead = int((share.amax(dim=1) == 1).sum())
+    return UsageOutput(share.mean(dim=0).float(), entropy, 2**entropy, dead)
+
+
+def effective_rank(latents: Float[Tensor, "frames dim"]) -> float:
+    """exp of the entropy of the normalized singular values of the centred latents (Roy & Vetterli 2007)."""
+    singular = torch.linalg.svdvals(latents.double() - latents.double().mean(dim=0))
+    if not float(singular.sum()):
+        return 0.0
+    share = singular / singular.sum()
+    return math.exp(float(-(share * share.clamp(min=1e-300).log()).sum()))
