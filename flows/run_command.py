@@ -1,4 +1,4 @@
-"""``syllabary run``: the pipeline flow on this machine, on an ephemeral Prefect server unless PREFECT_API_URL is set."""
+"""``syllabary run``: the pipeline flow on this machine; Prefect is ephemeral unless PREFECT_API_URL is set."""
 
 from __future__ import annotations
 

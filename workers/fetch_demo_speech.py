@@ -106,9 +106,9 @@ def _write_corpus(unpacked: Path, out: Path) -> dict[str, Any]:
     for (folder, speaker, language), path in prompts:
         relative = path.relative_to(sounds / folder)
         progress.add(1)
-        if relative.parts[0] == "silence":
-            continue
         samples = _decode_g722(path)
+        if relative.parts[0] == "silence" or not len(samples):  # one Russian prompt is an empty file
+            continue
         target = out / speaker / language / relative.with_suffix(".flac")
         store.publish_bytes(str(target), encode_flac(samples, RATE))
         seconds, count = seconds + len(samples) / RATE, count + 1
@@ -118,7 +118,7 @@ def _write_corpus(unpacked: Path, out: Path) -> dict[str, Any]:
 
 def _decode_g722(path: Path) -> np.ndarray:
     with av.open(str(path), format="g722") as container:
-        blocks = [frame.to_ndarray().reshape(-1) for frame in container.decode(audio=0)]
+        blocks = [np.zeros(0), *(frame.to_ndarray().reshape(-1) for frame in container.decode(audio=0))]
     return (np.concatenate(blocks) / 32768.0).astype(np.float32)
 
 
