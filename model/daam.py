@@ -46,7 +46,8 @@ class Daam(nn.Module):
         spread = torch.linspace(-1, 1, k) if config.init == "spread" and k > 1 else torch.zeros(k)
         self.offset = nn.Parameter(spread)
         self.raw_scale = nn.Parameter(torch.full((k,), _SCALE_INIT))
-        self.alpha = nn.Parameter(torch.tensor(config.alpha_init))
+        # One element, not a scalar: DeepSpeed cannot broadcast parameters without a dimension.
+        self.alpha = nn.Parameter(torch.tensor([config.alpha_init]))
 
     def forward(
         self, x: Float[Tensor, "batch channels positions"], mask: Bool[Tensor, "batch positions"] | None

@@ -20,18 +20,19 @@ _QUIET = {
 
 
 @contextlib.contextmanager
-def ray_session(*, num_cpus: int | None = None) -> Iterator[None]:
+def ray_session(*, num_cpus: int | None = None, show_worker_logs: bool = True) -> Iterator[None]:
     """Connect to Ray for the length of the block.
 
     Without RAY_ADDRESS a local Ray of ``num_cpus`` (default: all cores) is started, with token authentication and no
-    dashboard, and is stopped at the end; its token lives in a temporary folder of this process.
+    dashboard, and is stopped at the end; its token lives in a temporary folder of this process. ``show_worker_logs``
+    repeats what workers print; without it their output stays in Ray's own log files.
     """
     for key, value in _QUIET.items():
         os.environ.setdefault(key, value)
     if os.environ.get("RAY_ADDRESS"):
         import ray
 
-        ray.init(logging_level="ERROR")
+        ray.init(logging_level="ERROR", log_to_driver=show_worker_logs)
         try:
             yield
         finally:
@@ -41,7 +42,10 @@ def ray_session(*, num_cpus: int | None = None) -> Iterator[None]:
         _use_private_token(Path(folder))
         import ray
 
-        ray.init(address="local", num_cpus=num_cpus, include_dashboard=False, logging_level="ERROR")
+        ray.init(
+            address="local", num_cpus=num_cpus, include_dashboard=False, logging_level="ERROR",
+            log_to_driver=show_worker_logs,
+        )  # fmt: skip
         try:
             yield
         finally:
