@@ -64,6 +64,6 @@ class IngestConfig(Config):
             )
         if self.valid_percent + self.test_percent > 100:
             raise ValueError(
-                f"valid_percent {self.valid_percent} and test_percent {self.test_percent} exceed 100 together; lower one"
+                f"valid_percent {self.valid_percent} and test_percent {self.test_percent} exceed 100 together; lower"
             )
         return self

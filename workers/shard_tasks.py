@@ -1,0 +1,55 @@
+"""The Ray side of sharding: one task a shard, a bounded number of them in flight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+from shards.cutting import write_shard
+from shards.errors import SyllabaryError
+from shards.ingest import FILES
+from shards.ingest_config import IngestConfig
+from shards.planning import ShardPlan
+
+Result = dict[str, Any]
+T = TypeVar("T")
+_IN_FLIGHT_PER_CPU = 2
+
+
+def write_planned_shard(out: str, plan: ShardPlan, config: IngestConfig) -> Result:
+    """Write one shard of recordings that are files of their own. Safe to run again."""
+    return write_shard(out, plan, config, FILES)
+
+
+def run_all(function: Callable[..., Result], arguments: Iterable[tuple[Any, ...]]) -> Iterator[Result]:
+    """Run ``function`` on every argument tuple as Ray tasks, results as they come; call inside a Ray session.
+
+    At most two tasks a CPU are in flight, so that arguments made on the way (a stream's) do not pile up.
+
+    Raises:
+        SyllabaryError: what a task raised, as it raised it; no further tasks are started.
+    """
+    import ray
+
+    task = ray.remote(num_cpus=1, max_retries=3)(function)
+    limit = _IN_FLIGHT_PER_CPU * max(1, int(ray.cluster_resources().get("CPU", 1)))
+    running: list[Any] = []
+    for values in arguments:
+        running.append(task.remote(*values))
+        while len(running) >= limit:
+            yield _next_result(running)
+    while running:
+        yield _next_result(running)
+
+
+def _next_result(running: list[Any]) -> Result:
+    import ray
+
+    (ready,), running[:] = ray.wait(running, num_returns=1)
+    try:
+        result: Result = ray.get(ready)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, SyllabaryError):
+            raise error.cause from None
+        raise
+    return result

@@ -1,0 +1,71 @@
+"""``syllabary shard``: a speech corpus becomes indexed WebDataset shards, every second accounted for."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from shards import ingest, ingest_ledger, sources
+from shards.ingest_config import IngestConfig
+from shards.outputs import read_done
+from shards.planning import ShardPlan
+from workers.job_main import Progress, run_job, say
+from workers.jobs import ShardJob
+from workers.ray_session import ray_session
+from workers.recipes import resolve
+from workers.shard_tasks import run_all, write_planned_shard
+
+STAGE = "shard"
+
+
+def write_shards(job: ShardJob) -> dict[str, Any]:
+    """Write the shards that are not there yet; see :mod:`shards.ingest`.
+
+    Returns:
+        The summary of ``done.json``, and ``wrote``: the number of shards written by this run.
+    """
+    config = resolve(job.recipe, config_uri=job.config, overrides=job.overrides).ingest
+    say(STAGE, f"lists {job.source}")
+    recordings = sources.list_recordings(job.source, config)
+    ingest.claim_output(job.out, job.source, config)
+    plans = ingest.update_plan(job.out, recordings, config)
+    todo = ingest.pending(job.out, plans)
+    say(STAGE, f"{len(recordings):,} recordings in {len(plans):,} shards, {len(todo):,} of them to write")
+    if todo:
+        _write(job, config, plans, todo)
+    summary = read_done(job.out) if not todo else None
+    return _report(summary or ingest.finish(job.out, plans, config), len(todo))
+
+
+def _write(job: ShardJob, config: IngestConfig, plans: list[ShardPlan], todo: list[ShardPlan]) -> None:
+    num_recordings = sum(len(plan.recordings) for plan in plans)
+    sizes = {plan.shard: sum(recording.size_bytes for recording in plan.recordings) / 1e6 for plan in todo}
+    progress = Progress(STAGE, sum(sizes.values()), "MB of audio")
+    quarantined = 0
+    with ray_session(num_cpus=job.num_workers):
+        for result in run_all(write_planned_shard, ((job.out, plan, config) for plan in todo)):
+            quarantined += result["num_quarantined"]
+            ingest.require_few_quarantined(quarantined, num_recordings, config, result["reason"])
+            progress.add(sizes[result["shard"]])
+    progress.finish()
+
+
+def _report(summary: dict[str, Any], wrote: int) -> dict[str, Any]:
+    _print_lines(ingest_ledger.as_table(summary["ledger"]))
+    for split, figures in summary["splits"].items():
+        say(STAGE, f"{split}: {figures['num_utterances']:,} utterances, {figures['num_speakers']:,} speakers, "
+                   f"{figures['duration_s']:,.1f} s")  # fmt: skip
+        if not figures["num_utterances"]:
+            say(STAGE, f"note: {split} is empty. Few speakers hash into it: ingest.split_by=recording, or another "
+                       f"ingest.{split}_percent, would fill it" if split != "train" else "note: train is empty")  # fmt: skip
+    return {**summary, "wrote": wrote}
+
+
+def _print_lines(lines: Iterable[str]) -> None:
+    sys.stderr.write("\n".join(lines) + "\n")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    run_job(ShardJob, write_shards)
