@@ -13,6 +13,16 @@ from fractions import Fraction
 
 
 @dataclass(frozen=True)
+class Span:
+    """Frames ``start`` .. ``stop`` are computed together, ``keep_start`` .. ``keep_stop`` of them are kept."""
+
+    start: int
+    stop: int
+    keep_start: int
+    keep_stop: int
+
+
+@dataclass(frozen=True)
 class Framing:
     """Lengths of one encoder.
 
@@ -66,3 +76,33 @@ class Framing:
         for stride in self.strides:
             lengths.append(lengths[-1] // stride)
         return tuple(lengths)
+
+    def encode_windows(self, num_frames: int) -> tuple[Span, ...]:
+        """The windows in which a clip is encoded; their kept frames cover it once, in order.
+
+        A clip no longer than the trained window is one window. A longer one is cut every ``window_frames`` frames; its
+        last window ends with the clip and reaches back to a full window, of which only the new frames are kept. So
+        nothing longer than the trained window is ever encoded, and every frame has the context of a whole window.
+        """
+        window = self.window_frames
+        if num_frames <= window:
+            return (Span(0, num_frames, 0, num_frames),)
+        spans = []
+        for keep_start in range(0, num_frames, window):
+            keep_stop = min(keep_start + window, num_frames)
+            spans.append(Span(keep_stop - window, keep_stop, keep_start, keep_stop))
+        return tuple(spans)
+
+    def decode_chunks(self, num_frames: int, context_frames: int) -> tuple[Span, ...]:
+        """The chunks in which tokens are decoded: ``window_frames`` kept frames each, with ``context_frames`` on either
+        side, as many as a sample of the generator depends on, so that chunks join without a seam."""
+        window = self.window_frames
+        return tuple(
+            Span(
+                max(0, start - context_frames),
+                min(start + window + context_frames, num_frames),
+                start,
+                min(start + window, num_frames),
+            )
+            for start in range(0, num_frames, window)
+        )
