@@ -71,13 +71,18 @@ class ExportJob(Job):
 
 
 class TokenizeJob(Job):
-    """Tokenize ``shards`` into the ``archive`` with the tokenizer directory at ``tokenizer``."""
+    """Tokenize ``shards`` into the ``archive`` with the tokenizer directory at ``tokenizer``.
+
+    ``storage_patience_s`` is how long an object store may be away; ``max_quarantined_percent`` is of the audio.
+    """
 
     module: ClassVar[str] = "tokenize_corpus"
     shards: str
     tokenizer: str
     archive: str
-    num_workers: int | None = None
+    num_workers: int | None = Field(default=None, ge=1)
+    storage_patience_s: float = Field(default=300.0, ge=0)
+    max_quarantined_percent: float = Field(default=5.0, ge=0, le=100)
 
 
 class VerifyJob(Job):

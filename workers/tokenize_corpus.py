@@ -1,0 +1,166 @@
+"""``tokenize``: shards become archive parts, exactly once, by Ray Data with one row a shard.
+
+An actor streams its shard, encodes it and publishes the part under the shard's name (workers/encode_shard.py). The
+part's presence is the commit: what is there and intact is skipped, what is missing or damaged is made again, and always
+comes out the same. So killing and repeating this verb, or running it twice at once, changes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, cast
+
+from shards import index, outputs, store, token_archive
+from shards.archive_ledger import Ledger, intact_ledger, shards_in
+from shards.errors import ConflictError, FormatError, NotFoundError, StorageError, explain
+from workers.encode_shard import NO_FIGURES, ShardEncoder, archive_format, figures, persist
+from workers.job_main import Progress, run_job, say
+from workers.jobs import TokenizeJob
+from workers.ray_session import ray_session
+
+_READERS = 8
+
+
+def tokenize(job: TokenizeJob) -> dict[str, Any]:
+    """Tokenize the shards that the archive does not hold intact; returns the archive's totals.
+
+    Raises:
+        ConflictError: the archive belongs to another encoder, a shard changed since, or a part is foreign.
+        FormatError: a shard is damaged, or more utterances are quarantined than allowed.
+        StorageError: the store fails and does not come back in time.
+    """
+    seconds = _seconds_by_shard(job.shards)
+    _claim(job)
+    if orphans := store.sweep_temporary(job.archive):
+        say("tokenize", f"removed {orphans} half-written files of killed writers")
+    done = _intact_parts(job, sorted(seconds))
+    todo = [shard for shard in sorted(seconds) if shard not in done]
+    totals = [figures(ledger) for ledger in done.values()]
+    if todo:
+        say("tokenize", f"{len(todo)} of {len(seconds)} shards to do, {sum(seconds[s] for s in todo):,.0f} s of audio")
+        totals += _tokenize_shards(job, todo, seconds)
+    else:
+        say("tokenize", f"all {len(seconds)} shards are there: nothing to do")
+    summary = {"num_parts": len(seconds)} | {key: _total([t[key] for t in totals]) for key in NO_FIGURES}
+    _require_few_quarantined(job, summary)
+    persist(lambda: outputs.mark_done(job.archive, summary), job.storage_patience_s, "writing done.json")
+    return {**summary, "num_new_parts": len(todo)}
+
+
+def _seconds_by_shard(shards_uri: str) -> dict[str, float]:
+    """Seconds of audio of every committed shard."""
+    outputs.read_claim(shards_uri, "shards")
+    names = index.committed_shards(shards_uri)
+    if not names:
+        raise NotFoundError(explain("no index of shards", value=shards_uri, fix="run `syllabary shard` to write it"))
+    with ThreadPoolExecutor(_READERS) as pool:
+        tables = pool.map(lambda name: index.read_index_part(shards_uri, name), names)
+        return {name: _seconds(table) for name, table in zip(names, tables, strict=True)}
+
+
+def _seconds(table: Any) -> float:
+    pairs = zip(table["num_samples"].to_pylist(), table["sample_rate"].to_pylist(), strict=True)
+    return float(sum(num / rate for num, rate in pairs))
+
+
+def _claim(job: TokenizeJob) -> None:
+    from workers.tokenizer import Tokenizer
+
+    form = archive_format(Tokenizer.load(job.tokenizer, decoder=False))
+    values = form.to_json()
+    digests = {key: values.pop(key) for key in ("encoder_digest", "recipe_digest")}
+    outputs.claim(job.archive, "archive", inputs=digests, config=values)
+
+
+def _intact_parts(job: TokenizeJob, shards: list[str]) -> dict[str, Ledger]:
+    """Ledgers of the parts that need no work. Every part there is read: a damaged one is not skipped but remade."""
+    present = shards_in(job.archive, token_archive.PARTS)
+    if foreign := sorted(set(present) - set(shards)):
+        uri = store.join(job.archive, token_archive.part_name(foreign[0]))
+        raise ConflictError(
+            explain(
+                "a part of no shard",
+                value=uri,
+                expected=f"parts of {job.shards}",
+                fix="move it away, or use another --archive",
+            )
+        )
+    with ThreadPoolExecutor(_READERS) as pool:
+        ledgers = dict(zip(present, pool.map(lambda s: intact_ledger(job.archive, s), present), strict=True))
+        pool_digests = pool.map(lambda s: token_archive.shard_digest(index.read_index_part(job.shards, s)), present)
+        digests = dict(zip(present, pool_digests, strict=True))
+    for shard, ledger in ledgers.items():
+        if ledger is None:
+            say("tokenize", f"part {shard} is damaged: making it again")
+        elif ledger.shard_digest != digests[shard]:
+            raise ConflictError(
+                explain(
+                    "the shard has changed since it was tokenized",
+                    value=shard,
+                    fix="use another --archive, or put the shard back",
+                )
+            )
+    return {shard: ledger for shard, ledger in ledgers.items() if ledger is not None}
+
+
+def _tokenize_shards(job: TokenizeJob, todo: list[str], seconds: dict[str, float]) -> list[dict[str, Any]]:
+    progress = Progress("tokenize", sum(seconds[s] for s in todo), "s of audio")
+    finished: list[dict[str, Any]] = []
+    errors: list[str] = []
+    for row in _encoded_shards(job, todo):
+        if row["storage"]:
+            raise StorageError(row["error"])
+        if row["error"]:
+            say("tokenize", row["error"])
+            errors.append(row["error"])
+            continue
+        finished.append(row)
+        progress.add(seconds[row["shard"]], f"{len(finished)}/{len(todo)} shards")
+    progress.finish(f"{len(finished)}/{len(todo)} shards")
+    if errors:
+        raise FormatError(f"{len(errors)} of {len(todo)} shards failed, the others are done; first: {errors[0]}")
+    return finished
+
+
+def _encoded_shards(job: TokenizeJob, todo: list[str]) -> Iterator[dict[str, Any]]:
+    """Run the actors; yields the figures of each shard as it is published."""
+    with ray_session(num_cpus=job.num_workers):
+        import ray
+
+        num_gpus = int(ray.cluster_resources().get("GPU", 0))
+        available = num_gpus or int(ray.cluster_resources().get("CPU", 1))
+        num_workers = min(job.num_workers or available, len(todo))
+        rows = ray.data.from_items([{"shard": shard} for shard in todo], override_num_blocks=len(todo))
+        encoded = rows.map(
+            cast("Callable[..., dict[str, Any]]", ShardEncoder),
+            fn_constructor_args=(job.shards, job.tokenizer, job.archive, job.storage_patience_s),
+            compute=ray.data.ActorPoolStrategy(size=num_workers, max_tasks_in_flight_per_actor=2),
+            num_cpus=1,
+            num_gpus=1 if num_gpus else 0,
+            max_restarts=-1,
+            max_task_retries=-1,
+        )
+        yield from encoded.iter_rows()
+
+
+def _total(values: list[float]) -> float:
+    return round(math.fsum(values), 3)
+
+
+def _require_few_quarantined(job: TokenizeJob, summary: dict[str, Any]) -> None:
+    total_s = summary["tokenized_s"] + summary["quarantined_s"]
+    percent = 100 * summary["quarantined_s"] / total_s if total_s else 0.0
+    if percent > job.max_quarantined_percent:
+        raise FormatError(
+            explain(
+                f"{percent:.1f} % of the audio ({summary['num_quarantined']} utterances) is quarantined",
+                expected=f"at most {job.max_quarantined_percent} %",
+                fix=f"the reasons are in {store.join(job.archive, 'ledger')}; max_quarantined_percent allows more",
+            )
+        )
+
+
+if __name__ == "__main__":
+    run_job(TokenizeJob, tokenize)
