@@ -32,8 +32,9 @@ def _require_whole_overlap(where: str, n_fft: int, hop_length: int) -> None:
 class DaamConfig(Config):
     """Density adaptive attention (PAPER section DAAM).
 
-    ``init`` "paper" starts all components identical, which keeps them identical for ever; "spread" places the offsets
-    evenly on [-1, 1] standard deviations so that gradients differ.
+    ``init`` "paper" starts all components identical, which keeps them identical for ever; "spread" spaces their scales
+    geometrically from 0.25 to 2 standard deviations so that gradients differ. (Offsets are absolute, not in standard
+    deviations: spreading those instead puts every component far from a clip of small variance, and the gate is dead.)
     """
 
     enabled: bool = True

@@ -7,7 +7,7 @@
     y_t = x_t (1 + alpha exp(log g_t))
 
 All in fp32 whatever the training precision. Deviation: the paper starts all components alike (``init="paper"``), which
-gives them equal gradients for ever; ``init="spread"`` places the offsets evenly on [-1, 1].
+gives them equal gradients for ever; ``init="spread"`` spaces the scales s_k geometrically from 0.25 to 2.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from model.config import DaamConfig
 
 _EPS = 1e-6
 _MIN_VARIANCE = 1e-6
-_SCALE_INIT = math.log(0.5)
+_MIN_SCALE = 1e-3
+_PAPER_RAW_SCALE = math.log(0.5)
+_SPREAD_SCALES = (0.25, 2.0)
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,8 @@ class Daam(nn.Module):
         super().__init__()
         k = config.num_gaussians
         self.projection = nn.Conv1d(channels, 1, 1)
-        spread = torch.linspace(-1, 1, k) if config.init == "spread" and k > 1 else torch.zeros(k)
-        self.offset = nn.Parameter(spread)
-        self.raw_scale = nn.Parameter(torch.full((k,), _SCALE_INIT))
+        self.offset = nn.Parameter(torch.zeros(k))
+        self.raw_scale = nn.Parameter(_initial_raw_scale(config))
         # One element, not a scalar: DeepSpeed cannot broadcast parameters without a dimension.
         self.alpha = nn.Parameter(torch.tensor([config.alpha_init]))
 
@@ -65,12 +66,22 @@ class Daam(nn.Module):
     ) -> Float[Tensor, "batch positions"]:
         mean, variance = _clip_statistics(attention, mask)
         sigma = variance.clamp(min=_MIN_VARIANCE).sqrt()
-        scale = F.softplus(self.raw_scale.float()) + 1e-3
+        scale = F.softplus(self.raw_scale.float()) + _MIN_SCALE
         centred = (attention - mean)[:, None, :]
         # The paper adds delta_k to the mean as it is, not in units of sigma.
         z = (centred - self.offset.float()[:, None]) / (sigma[:, None, :] * scale[:, None] + _EPS)
         log_p = -0.5 * z.square() - scale.log()[:, None] - 0.5 * math.log(2 * math.pi)
         return torch.logsumexp(log_p, dim=1) - math.log(len(scale))
+
+
+def _initial_raw_scale(config: DaamConfig) -> Float[Tensor, "num_gaussians"]:
+    """nu_k at the start; the inverse softplus of the spread scales, or the paper's log 0.5."""
+    k = config.num_gaussians
+    if config.init == "paper" or k == 1:
+        return torch.full((k,), _PAPER_RAW_SCALE)
+    low, high = _SPREAD_SCALES
+    scales = low * (high / low) ** torch.linspace(0, 1, k)
+    return torch.expm1(scales - _MIN_SCALE).log()
 
 
 def _clip_statistics(
