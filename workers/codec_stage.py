@@ -1,0 +1,205 @@
+"""Stage 2 on one rank: the generator's engine and the discriminators' (PAPER section stage 2).
+
+Both engines step from the same weights: a micro-batch first gives the discriminators their gradient (on detached
+speech), then the generator its own through discriminators whose parameters are frozen, so that none of it leaks into
+them; at the end of the step both move. With a frozen encoder the generator alone is in its engine: the encoder has no
+gradient, no optimizer state, no place in checkpoints, and runs once a step, or once an utterance with cached latents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from safetensors.torch import load as from_safetensors
+from safetensors.torch import save as to_safetensors
+from torch import Tensor
+
+from model.codec import Codec
+from model.discriminators import DiscriminatorOutput, Discriminators
+from model.losses import GeneratorLosses, discriminator_loss, generator_losses
+from shards import store
+from shards.errors import ConfigError, explain
+from shards.outputs import pretty_json
+from workers.codec_validation import illustrate, validate_codec
+from workers.engine import build_engine, frozen, gradient_norm, lowered, set_learning_rate, sum_over_ranks, world
+from workers.jepa_stage import CONFIG_FILE, ENCODER_FILE
+from workers.loader import Batch
+from workers.ray_training import RankJob
+from workers.train_rank import RankSetup, run_rank
+
+CODEC_FILE = "codec.safetensors"
+
+
+def train_codec_rank(job: RankJob) -> None:
+    """What each Ray Train worker runs."""
+    run_rank(job, job.recipe.codec, CodecStage)
+
+
+@dataclass(frozen=True)
+class _Share:
+    """A micro-batch's part of the step: ``weight`` times its mean is its part of the mean over all ranks.
+
+    ``scale`` is the weight as DeepSpeed needs it, which divides by ranks and micro-batches.
+    """
+
+    weight: float
+    scale: float
+
+
+class CodecStage:
+    """The codec, its discriminators and their engines."""
+
+    name, headline, unit = "train-codec", "mrstft", "multi-resolution STFT loss"
+
+    def __init__(self, setup: RankSetup) -> None:
+        self._setup, self._job = setup, setup.job
+        self._config, self._model = setup.job.recipe.codec, setup.job.recipe.model
+        self._codec = Codec(self._model).to(setup.device)
+        load_encoder(self._codec, setup.job.encoder_uri or "")
+        self._is_frozen = self._config.train_encoder == "frozen"
+        if self._is_frozen:
+            self._codec.freeze_encoder()
+        self._discriminators = Discriminators(self._model.discriminator).to(setup.device)
+        self._latents: dict[int, Tensor] = {}
+        self.engines: Mapping[str, Any] = self._build_engines()
+
+    def _build_engines(self) -> dict[str, Any]:
+        trained = self._codec.generator if self._is_frozen else self._codec
+        lr, universal = self._config.optimizer.lr, self._setup.load_universal
+        judged_lr = lr * self._config.discriminator_lr_fraction
+        judges = self._discriminators
+        return {
+            "generator": build_engine(trained, trained.parameters(), self._config, lr, load_universal=universal),
+            "discriminators": build_engine(judges, judges.parameters(), self._config, judged_lr,
+                                           load_universal=universal),
+        }  # fmt: skip
+
+    def train_step(self, step: int, batches: list[Batch], lr: float, *, detailed: bool) -> dict[str, float]:
+        """See :class:`workers.train_loop.Stage`."""
+        adversarial = step > self._config.discriminator_start_step
+        self._prepare(lr)
+        sums: dict[str, Tensor] = {}
+        for batch, share in zip(batches, self._shares(batches), strict=True):
+            for name, value in self._micro_step(batch.to(self._setup.device), share, adversarial).items():
+                sums[name] = sums.get(name, 0) + value.double() * share.weight
+        stats = dict(zip(sums, sum_over_ranks(torch.stack(list(sums.values()))).tolist(), strict=True))
+        stats |= gradient_norm(self.engines["generator"], self._config)
+        if adversarial:
+            stats |= gradient_norm(self.engines["discriminators"], self._config, "discriminator_gradient_norm")
+        return stats
+
+    def _prepare(self, lr: float) -> None:
+        self._codec.train()
+        self._discriminators.train()
+        set_learning_rate(self.engines["generator"], lr)
+        set_learning_rate(self.engines["discriminators"], lr * self._config.discriminator_lr_fraction)
+
+    def _shares(self, batches: list[Batch]) -> list[_Share]:
+        """Weights by valid samples, over all ranks and micro-batches."""
+        counts = [float(batch.num_samples.sum()) for batch in batches]
+        total = float(sum_over_ranks(torch.tensor([sum(counts)], dtype=torch.float64, device=self._setup.device))[0])
+        spread = world()[1] * len(batches)
+        return [_Share(count / total, count / total * spread) for count in counts]
+
+    def _micro_step(self, batch: Batch, share: _Share, adversarial: bool) -> dict[str, Tensor]:
+        generated = self._generate(batch)
+        stats: dict[str, Tensor] = {}
+        judged = None
+        if adversarial:
+            real, stats = self._judge(batch, generated.detach(), share)
+            judges = self._discriminators
+            with frozen(judges), lowered(self._config, self._setup.device):
+                judged = (real, judges(generated, batch.num_samples))
+        losses = generator_losses(generated, batch.waveform, batch.num_samples, self._model.losses, judged=judged)
+        self.engines["generator"].backward(losses.total * share.scale)
+        self.engines["generator"].step()
+        if adversarial:
+            self.engines["discriminators"].step()
+        return stats | _named(losses)
+
+    def _generate(self, batch: Batch) -> Tensor:
+        """Reconstructed speech, as long as the batch [batch, samples]."""
+        engine, length = self.engines["generator"], batch.waveform.shape[-1]
+        if not self._is_frozen:
+            generated: Tensor = engine(batch.waveform, batch.num_samples).waveform
+        else:
+            values = self._codec.fsq(self._encode(batch)).values
+            generated = engine(values, batch.num_samples)
+        return generated[:, :length].float()
+
+    @torch.no_grad()
+    def _encode(self, batch: Batch) -> Tensor:
+        """Latents of the frozen encoder [batch, dim, frames], kept for the next epoch when they are cached."""
+        if not self._config.cache_latents:
+            return self._codec.encoder(batch.waveform, batch.num_samples).latents
+        rows = [self._cached(batch, i) for i in range(len(batch.slots))]
+        frames = max(row.shape[-1] for row in rows)
+        return torch.stack([torch.nn.functional.pad(row, (0, frames - row.shape[-1])) for row in rows])
+
+    def _cached(self, batch: Batch, i: int) -> Tensor:
+        # Each clip is encoded alone, so that its latents are the same bits whatever batch it is first met in.
+        utterance = batch.slots[i].utterance
+        if utterance not in self._latents:
+            n = batch.num_samples[i : i + 1]
+            self._latents[utterance] = self._codec.encoder(batch.waveform[i : i + 1, : int(n)], n).latents[0]
+        return self._latents[utterance]
+
+    def _judge(self, batch: Batch, generated: Tensor, share: _Share) -> tuple[DiscriminatorOutput, dict[str, Tensor]]:
+        """The discriminators' own gradient; returns what they make of real speech, and their statistics."""
+        engine = self.engines["discriminators"]
+        real, fake = engine(batch.waveform, batch.num_samples), engine(generated, batch.num_samples)
+        loss = discriminator_loss(real, fake)
+        engine.backward(loss * share.scale)
+        return real, {
+            "discriminator_loss": loss.detach(),
+            "discriminator_real": torch.stack([s.values.detach().float().mean() for s in real.scores]).mean(),
+            "discriminator_generated": torch.stack([s.values.detach().float().mean() for s in fake.scores]).mean(),
+        }
+
+    def validate(self) -> dict[str, float]:
+        """See :class:`workers.train_loop.Stage`."""
+        return validate_codec(self._codec, self._setup.validation, self._setup.device, self._model)
+
+    def illustrate(self, step: int) -> None:
+        """Reconstructions of the first held-out clips: FLAC and spectrograms."""
+        illustrate(self._codec, self._setup, step, self._config.num_samples_kept)
+
+    def publish(self) -> Mapping[str, Any]:
+        """Encoder and generator, and the configuration they were trained by."""
+        state = {k: v.detach().cpu().contiguous() for k, v in self._codec.state_dict().items()}
+        store.publish_bytes(store.join(self._job.run_uri, CODEC_FILE), to_safetensors(state))
+        config = pretty_json(self._job.recipe.model_dump(mode="json"))
+        store.publish_bytes(store.join(self._job.run_uri, CONFIG_FILE), config)
+        return {"num_parameters": sum(v.numel() for v in state.values())}
+
+    def marks(self) -> list[tuple[int, str]]:
+        """Where the discriminators start."""
+        return [(self._config.discriminator_start_step, "discriminators start")]
+
+
+def load_encoder(codec: Codec, encoder_uri: str) -> None:
+    """Put the stage-1 run's encoder into the codec.
+
+    Raises:
+        ConfigError: its weights do not fit the recipe's encoder.
+    """
+    state = from_safetensors(store.read_bytes(store.join(encoder_uri, ENCODER_FILE)))
+    expected = codec.encoder.state_dict()
+    wrong = sorted(k for k in {*state, *expected}
+                   if k not in state or k not in expected or state[k].shape != expected[k].shape)  # fmt: skip
+    if wrong:
+        raise ConfigError(
+            explain(
+                f"the encoder at {encoder_uri} does not fit this recipe: {len(wrong)} weights differ, the first",
+                value=wrong[0],
+                fix="use the recipe it was trained with",
+            )
+        )
+    codec.encoder.load_state_dict(state)
+
+
+def _named(losses: GeneratorLosses) -> dict[str, Tensor]:
+    return {f.name: getattr(losses, f.name).detach() for f in fields(losses)}

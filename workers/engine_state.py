@@ -1,0 +1,104 @@
+"""DeepSpeed's files in and out of the checkpoint store, also between different numbers of ranks."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from shards import store
+from shards.errors import DamageError, StorageError, explain
+from workers.checkpoints import CheckpointStore, StoredFile
+from workers.engine import gather_from_ranks, world
+from workers.metrics import History
+
+
+def save_engines(
+    engines: Mapping[str, Any], checkpoints: CheckpointStore, step: int, history: History
+) -> list[StoredFile] | str:
+    """Store this rank's files of every engine, and on rank 0 the metrics; a line instead when storage refuses.
+
+    Collective: every rank calls it. Nothing is committed yet.
+    """
+    with _scratch(checkpoints.uri) as folder:
+        for name, engine in engines.items():
+            (folder / name).mkdir(parents=True)
+            engine.save_checkpoint(str(folder), tag=name, save_latest=False)
+        if world()[0] == 0:
+            (folder / "metrics.parquet").write_bytes(history.to_parquet())
+        try:
+            files = sorted(path for path in folder.rglob("*") if path.is_file())
+            return [checkpoints.put_file(step, path.relative_to(folder).as_posix(), path) for path in files]
+        except StorageError as error:
+            return str(error)
+
+
+def load_engines(engines: Mapping[str, Any], folder: Path, *, written_by: int) -> None:
+    """Load every engine from the files in ``folder``, which ``written_by`` ranks wrote. Collective.
+
+    Raises:
+        DamageError: DeepSpeed finds no checkpoint there.
+    """
+    for name, engine in engines.items():
+        with _loadable(folder / name, needs_universal(engine.zero_optimization_stage(), written_by)) as loadable:
+            path, _ = engine.load_checkpoint(str(loadable.parent), tag=loadable.name, load_lr_scheduler_states=False)
+            gather_from_ranks(None)  # no rank may delete the converted files while another still reads them
+        if path is None:
+            raise DamageError(explain(f"no {name} in the checkpoint", value=str(folder)))
+
+
+def needs_universal(zero_stage: int, written_by: int) -> bool:
+    """Whether a checkpoint has to be converted: ZeRO 1 and 2 split optimizer state over the ranks that wrote it."""
+    return zero_stage > 0 and written_by != world()[1]
+
+
+@contextlib.contextmanager
+def _loadable(source: Path, convert: bool) -> Iterator[Path]:
+    """``source`` itself, or its conversion to DeepSpeed's universal form."""
+    if not convert:
+        yield source
+        return
+    with tempfile.TemporaryDirectory(prefix="syllabary-") as scratch:
+        target = Path(scratch, source.name)
+        command = [
+            sys.executable,
+            "-m",
+            "deepspeed.checkpoint.ds_to_universal",
+            "--input_folder",
+            str(source),
+            "--output_folder",
+            str(target),
+            "--inject_missing_state",
+            "--num_extract_workers",
+            "1",
+            "--num_merge_workers",
+            "1",
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise DamageError(
+                explain(
+                    f"checkpoint does not convert to another number of ranks ({done.stderr[-300:]})", value=str(source)
+                )
+            )
+        yield target
+
+
+@contextlib.contextmanager
+def _scratch(checkpoints_uri: str) -> Iterator[Path]:
+    """A local folder to write into, on the checkpoints' own filesystem when that is local: files then move, not copy."""
+    parent = None
+    if not store.is_remote(checkpoints_uri):
+        parent = Path(store.normalize(checkpoints_uri))
+        parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{store.TEMPORARY_PREFIX}{os.getpid()}-", dir=parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

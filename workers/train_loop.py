@@ -1,0 +1,296 @@
+"""The loop that both training stages share: resume, step, log, validate, checkpoint, finish.
+
+Everything random is reseeded at each step from (seed, step, rank), and the loader's state is a position, so a checkpoint
+needs neither: a run killed anywhere and started again gives the same weights, bit for bit, at the same world size.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+
+from shards import store
+from shards.errors import StorageError, SyllabaryError, explain
+from shards.outputs import mark_done
+from workers.checkpoints import CheckpointStore, Manifest
+from workers.curves import loss_curve, overview
+from workers.engine import gather_from_ranks, learning_rate, world
+from workers.engine_state import load_engines, save_engines
+from workers.loader import Batch, TrainLoader
+from workers.metrics import History
+from workers.sample_plan import mix
+from workers.training_config import TrainConfig
+
+CURVES = "curves"
+
+
+class DivergedError(SyllabaryError):
+    """Training produced a number that is not finite."""
+
+
+class Stage(Protocol):
+    """What a training stage brings to the loop, on one rank.
+
+    Attributes:
+        name: of the stage, as its verb is called.
+        headline: the metric that says how good the model is; lower is better.
+        unit: of the headline.
+        engines: by name; every rank holds the same.
+    """
+
+    name: str
+    headline: str
+    unit: str
+    engines: Mapping[str, Any]
+
+    def train_step(self, step: int, batches: list[Batch], lr: float, *, detailed: bool) -> dict[str, float]:
+        """One optimizer step over all micro-batches; metrics over all ranks, more of them when ``detailed``."""
+
+    def validate(self) -> dict[str, float]:
+        """Metrics over all ranks on the held-out utterances."""
+
+    def illustrate(self, step: int) -> None:
+        """Publish what can be heard or seen of the model at this step (rank 0 only)."""
+
+    def publish(self) -> Mapping[str, Any]:
+        """Publish the trained weights (rank 0 only); returns what to say of them in done.json."""
+
+    def marks(self) -> list[tuple[int, str]]:
+        """Steps worth a line in the curves."""
+
+
+@dataclass
+class Run:
+    """One run on one rank: where it lives, how it trains, what it has seen.
+
+    Attributes:
+        run_uri: the output folder.
+        train: the stage's training configuration.
+        loader: this rank's steps.
+        say: called on rank 0 with each progress line.
+        history: every metric so far, on rank 0; other ranks keep an equal one.
+        best: (step, value) of the best checkpointed validation so far.
+        quarantined: utterance_id -> reason, over all ranks.
+    """
+
+    run_uri: str
+    train: TrainConfig
+    loader: TrainLoader
+    say: Callable[[str], None]
+    step: int = 0
+    history: History = field(default_factory=History)
+    best: tuple[int, float] | None = None
+    quarantined: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def checkpoints(self) -> CheckpointStore:
+        """The run's checkpoints."""
+        return CheckpointStore(self.run_uri)
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this is rank 0."""
+        return world()[0] == 0
+
+
+def find_resume_step(run_uri: str, say: Callable[[str], None]) -> int | None:
+    """The checkpoint to go on from, the same on every rank; rank 0 verifies, reports damage and sweeps orphans."""
+    found: int | None = None
+    if world()[0] == 0:
+        checkpoints = CheckpointStore(run_uri)
+        found, reports = checkpoints.newest_whole()
+        for line in reports:
+            say(line)
+        swept = checkpoints.sweep(keep=found)
+        if swept:
+            say(f"swept {swept} unfinished or damaged checkpoints")
+    return gather_from_ranks(found)[0]
+
+
+def resume(stage: Stage, run: Run, step: int) -> None:
+    """Put the run where the checkpoint of ``step`` left it."""
+    manifest = Manifest.read(run.checkpoints.step_uri(step))
+    with run.checkpoints.fetched(step) as folder:
+        load_engines(stage.engines, folder, written_by=manifest.world_size)
+        run.history = History.from_parquet((folder / "metrics.parquet").read_bytes())
+    run.step = step
+    run.best = tuple(manifest.state["best"]) if manifest.state["best"] else None  # type: ignore[assignment]
+    run.quarantined = dict(manifest.state["quarantined"])
+    run.loader.seek(int(manifest.state["position"]))
+    run.say(f"resumes from the checkpoint of step {step:,}")
+
+
+def train(stage: Stage, run: Run) -> None:
+    """From where the run is to its last step, then publish weights, curves and done.json.
+
+    Raises:
+        DivergedError: loss or gradient is NaN or infinite; names the last good checkpoint.
+        StorageError: the last checkpoint cannot be stored.
+    """
+    pace = Pace(run)
+    if run.step == 0:
+        _validate(stage, run)
+    while run.step < run.train.num_steps:
+        _step(stage, run, pace)
+        last = run.step == run.train.num_steps
+        if last or run.step % run.train.validate_every == 0:
+            _validate(stage, run)
+            pace.restart()
+        if last or run.step % run.train.checkpoint_every == 0:
+            _checkpoint(stage, run, must_succeed=last)
+            pace.restart()
+    run.loader.close()
+    if run.is_leader:
+        _finish(stage, run)
+
+
+def _step(stage: Stage, run: Run, pace: Pace) -> None:
+    step, train = run.step + 1, run.train
+    batches = run.loader.take()
+    torch.manual_seed(mix(train.seed, step, world()[0]) >> 1)
+    logged = step % train.log_every == 0 or step == train.num_steps or step == 1
+    lr = learning_rate(train.optimizer, step, train.num_steps)
+    stats = stage.train_step(step, batches, lr, detailed=logged)
+    _require_finite(stats, run, step)
+    run.step = step
+    pace.count(batches)
+    if logged:
+        run.history.add(step, "train", stats | {"learning_rate": lr})
+        run.history.add(step, "timing", pace.measures())
+        run.say(pace.line(f"{stage.headline} {stats[stage.headline]:.4f}"))
+        pace.restart()
+
+
+def _require_finite(stats: Mapping[str, float], run: Run, step: int) -> None:
+    # Stats are sums over all ranks, so that every rank raises at the same step and none waits for another.
+    wrong = [name for name, value in stats.items() if not math.isfinite(value)]
+    if wrong:
+        steps = run.checkpoints.steps()
+        good = f"the last good checkpoint is step {steps[-1]:,}" if steps else "no checkpoint was written yet"
+        raise DivergedError(
+            explain(
+                f"step {step:,} of {run.run_uri}: {', '.join(sorted(wrong))} is not finite; {good}",
+                fix="lower optimizer.lr, raise optimizer.warmup_steps or use precision fp32, with another --out",
+            )
+        )
+
+
+def _validate(stage: Stage, run: Run) -> None:
+    found = stage.validate()
+    run.history.add(run.step, "valid", found)
+    run.say(f"step {run.step:,}: validation {stage.headline} {found[stage.headline]:.4f}")
+    if run.is_leader:
+        try:
+            run.history.publish(run.run_uri)
+            stage.illustrate(run.step)
+        except StorageError as error:
+            run.say(f"metrics of step {run.step:,} could not be stored: {error}")
+
+
+def _checkpoint(stage: Stage, run: Run, *, must_succeed: bool) -> None:
+    """Store a checkpoint; when storage refuses, say so and go on, unless this is the last one."""
+    problems = [p for p in gather_from_ranks(_store(stage, run)) if isinstance(p, str)]
+    if problems and must_succeed:
+        raise StorageError(
+            explain(
+                f"the last checkpoint cannot be stored: {problems[0]}",
+                fix="mend the storage, then run again: it resumes from the checkpoint before",
+            )
+        )
+    if problems:
+        run.say(f"checkpoint of step {run.step:,} not stored, training goes on: {problems[0]}")
+
+
+def _store(stage: Stage, run: Run) -> str | None:
+    """Every rank stores its files, then rank 0 commits; returns what went wrong."""
+    for part in gather_from_ranks(run.loader.utterances.quarantined):
+        run.quarantined.update(part)
+    mine = save_engines(stage.engines, run.checkpoints, run.step, run.history)
+    everyone = gather_from_ranks(mine)
+    problems = [part for part in everyone if isinstance(part, str)]
+    if problems:
+        return problems[0]
+    if not run.is_leader:
+        return None
+    steps, values = run.history.series("valid", stage.headline)
+    if steps and steps[-1] == run.step and (run.best is None or values[-1] < run.best[1]):
+        run.best = (run.step, values[-1])
+    state = {"position": run.loader.position, "best": run.best, "quarantined": run.quarantined}
+    files = tuple(sorted((f for part in everyone for f in part), key=lambda f: f.name))
+    try:
+        run.checkpoints.commit(Manifest(run.step, world()[1], state, files))
+        run.checkpoints.retain(last=run.train.keep_checkpoints, best=run.best[0] if run.best else None)
+    except StorageError as error:
+        return str(error)
+    return None
+
+
+def _finish(stage: Stage, run: Run) -> None:
+    steps, values = run.history.series("valid", stage.headline)
+    weights = stage.publish()
+    run.history.publish(run.run_uri)
+    _draw(stage, run)
+    name = stage.headline
+    summary = {
+        "steps": run.step,
+        f"first_valid_{name}": values[0],
+        f"final_valid_{name}": values[-1],
+        f"best_valid_{name}": min(values),
+        "best_checkpoint_step": run.best[0] if run.best else None,
+        "quarantined": run.quarantined,
+        **weights,
+    }
+    mark_done(run.run_uri, summary)
+
+
+def _draw(stage: Stage, run: Run) -> None:
+    picture = loss_curve(
+        run.history, stage.headline, title=f"{stage.name}: {stage.headline}", unit=stage.unit, marks=stage.marks()
+    )
+    store.publish_bytes(store.join(run.run_uri, CURVES, f"{stage.headline}.png"), picture)
+    store.publish_bytes(store.join(run.run_uri, CURVES, "overview.png"), overview(run.history, title=stage.name))
+
+
+class Pace:
+    """Seconds, audio and waiting since the last logged step."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin a new stretch."""
+        self._started = time.monotonic()
+        self._waited = self._run.loader.waited_s
+        self._steps = 0
+        self._samples = 0
+
+    def count(self, batches: list[Batch]) -> None:
+        """One more step, of these batches."""
+        self._steps += 1
+        self._samples += sum(int(batch.num_samples.sum()) for batch in batches)
+
+    def measures(self) -> dict[str, float]:
+        """Seconds a step, share of them spent waiting for data, audio-seconds a second over all ranks."""
+        elapsed = max(time.monotonic() - self._started, 1e-9)
+        rate = self._run.loader.utterances.sample_rate
+        return {
+            "step_s": elapsed / max(self._steps, 1),
+            "data_wait_fraction": (self._run.loader.waited_s - self._waited) / elapsed,
+            "audio_s_per_s": self._samples / rate / elapsed * world()[1],
+        }
+
+    def line(self, note: str) -> str:
+        """A progress line: steps, rate, time left."""
+        measures, step, total = self.measures(), self._run.step, self._run.train.num_steps
+        left = int(measures["step_s"] * (total - step))
+        clock = f"{left // 3600}:{left % 3600 // 60:02}:{left % 60:02}"
+        return (
+            f"{step:,}/{total:,} steps · {note} · {1 / measures['step_s']:.1f} steps/s · "
+            f"{measures['audio_s_per_s']:,.0f} s of audio/s · {clock} left"
+        )

@@ -1,0 +1,132 @@
+"""One rank's side of training: device, process group, data, then the stage and the loop."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from model.config import EncoderConfig
+from shards.errors import InputError, explain
+from workers.checkpoints import CheckpointStore, Manifest
+from workers.engine import join_process_group, select_device, world
+from workers.engine_state import needs_universal
+from workers.loader import Batch, ClipMaker, RankShare, TrainLoader, Utterances, fixed_batches
+from workers.ray_training import RankJob
+from workers.sample_plan import SamplePlan
+from workers.train_loop import Run, Stage, find_resume_step, resume, train
+from workers.training_config import CodecTrainConfig, TrainConfig
+
+
+@dataclass(frozen=True)
+class RankSetup:
+    """What a stage is made from.
+
+    Attributes:
+        job: of this run.
+        device: of this rank.
+        validation: this rank's share of the held-out clips, the same every time.
+        load_universal: whether the engines will load a checkpoint of another number of ranks.
+    """
+
+    job: RankJob
+    device: torch.device
+    validation: list[Batch]
+    load_universal: bool
+
+
+def run_rank(job: RankJob, config: TrainConfig, make_stage: Callable[[RankSetup], Stage]) -> None:
+    """Train one stage on this rank, from the newest checkpoint to the end.
+
+    Raises:
+        InputError: too few utterances, or too many that cannot be read.
+        DivergedError, StorageError, ConfigError: see the loop and the engine.
+    """
+    torch.set_num_threads(config.threads_per_worker)
+    os.environ.setdefault("OMP_NUM_THREADS", str(config.threads_per_worker))
+    device = select_device(config)
+    join_process_group(device)
+    say = _leader_says(job)
+    loader = make_loader(job, config)
+    step = find_resume_step(job.run_uri, say)
+    setup = RankSetup(job, device, list(validation_batches(job, config)), _is_from_other_world(job, config, step))
+    torch.manual_seed(config.seed)
+    stage = make_stage(setup)
+    run = Run(job.run_uri, config, loader, say)
+    if step is not None:
+        resume(stage, run, step)
+    train(stage, run)
+
+
+def make_loader(job: RankJob, config: TrainConfig) -> TrainLoader:
+    """This rank's loader over the training split. Raises InputError: fewer utterances than ranks."""
+    encoder = job.recipe.model.encoder
+    utterances = Utterances(job.shards_uri, "train", encoder.sample_rate)
+    share = rank_share(config)
+    if len(utterances) < share.world_size:
+        raise InputError(
+            explain(
+                f"{len(utterances)} training utterances at {job.shards_uri} for {share.world_size} ranks",
+                fix="shard more speech, or lower num_workers",
+            )
+        )
+    clips = clip_maker(encoder, config)
+    return TrainLoader(
+        utterances,
+        SamplePlan(len(utterances), config.seed),
+        clips,
+        share,
+        max_quarantined_percent=config.max_quarantined_percent,
+    )
+
+
+def validation_batches(job: RankJob, config: TrainConfig) -> list[Batch]:
+    """This rank's share of the held-out clips. Raises InputError: no held-out utterance."""
+    encoder = job.recipe.model.encoder
+    utterances = Utterances(job.shards_uri, "valid", encoder.sample_rate)
+    if not len(utterances):
+        raise InputError(
+            explain(
+                f"no utterance in the valid split of {job.shards_uri}",
+                fix="shard again with a higher ingest.valid_percent, or more speakers: splits hold whole speakers",
+            )
+        )
+    fixed = ClipMaker(clip_maker(encoder, config).crop_samples, encoder.framing.hop_length, fixed_crops=True)
+    return list(
+        fixed_batches(utterances, fixed, rank_share(config), seed=config.seed, count=config.num_validation_utterances)
+    )
+
+
+def rank_share(config: TrainConfig) -> RankShare:
+    """Which part of each step is this rank's."""
+    rank, world_size = world()
+    return RankShare(rank, world_size, config.micro_batch_size, config.grad_accum_steps)
+
+
+def clip_maker(encoder: EncoderConfig, config: TrainConfig) -> ClipMaker:
+    """Crops of whole frames, at most the encoder's window."""
+    framing = encoder.framing
+    frames = framing.window_frames
+    if config.crop_s is not None:
+        frames = max(1, min(frames, int(config.crop_s * float(framing.frame_rate))))
+    fixed = isinstance(config, CodecTrainConfig) and config.cache_latents
+    return ClipMaker(frames * framing.hop_length, framing.hop_length, config.augment, fixed_crops=fixed)
+
+
+def _is_from_other_world(job: RankJob, config: TrainConfig, step: int | None) -> bool:
+    if step is None:
+        return False
+    written_by = Manifest.read(CheckpointStore(job.run_uri).step_uri(step)).world_size
+    return needs_universal(config.zero_stage, written_by)
+
+
+def _leader_says(job: RankJob) -> Callable[[str], None]:
+    if world()[0] != 0:
+        return lambda line: None
+
+    def say(line: str) -> None:
+        job.mailbox.put.remote(line)
+
+    return say
