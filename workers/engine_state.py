@@ -92,7 +92,7 @@ def _loadable(source: Path, convert: bool) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _scratch(checkpoints_uri: str) -> Iterator[Path]:
-    """A local folder to write into, on the checkpoints' own filesystem when that is local: files then move, not copy."""
+    """A local folder to write into, on the checkpoints' own filesystem if that is local: files move, not copy."""
     parent = None
     if not store.is_remote(checkpoints_uri):
         parent = Path(store.normalize(checkpoints_uri))

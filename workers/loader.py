@@ -24,6 +24,7 @@ from workers.sample_plan import SamplePlan, Slot, crop_start, epoch_order, mix
 from workers.training_config import AugmentConfig
 
 PREFETCH_STEPS = 3
+NO_AUGMENTATION = AugmentConfig()
 _READ_COLUMNS = ("utterance_id", "shard", "offset", "size_bytes", "sample_rate", "num_samples", "sha256", "speaker")
 _SUBSTITUTES = 16
 
@@ -95,7 +96,7 @@ class ClipMaker:
 
     crop_samples: int
     hop_length: int
-    augment: AugmentConfig = AugmentConfig()
+    augment: AugmentConfig = NO_AUGMENTATION
     fixed_crops: bool = False
 
     def clip(self, samples: np.ndarray, slot: Slot) -> np.ndarray:
@@ -105,7 +106,7 @@ class ClipMaker:
         return self._augmented(samples[start : start + self.crop_samples], slot.seed)
 
     def _augmented(self, clip: np.ndarray, seed: int) -> np.ndarray:
-        if self.augment == AugmentConfig():
+        if self.augment == NO_AUGMENTATION:
             return clip
         generator = np.random.Generator(np.random.Philox(mix(seed, 2)))
         gain_db = generator.uniform(-self.augment.gain_db, self.augment.gain_db)

@@ -1,7 +1,7 @@
 """`python -m workers.train_codec`: stage 2, FSQ and decoder for the encoder of a stage-1 run, as one Ray Train job.
 
-OUT is laid out as stage 1's (workers/pretrain_jepa.py), with ``codec.safetensors`` (keys ``encoder.*``, ``generator.*``)
-and ``samples/``, held-out clips as they were reconstructed along the way.
+OUT is laid out as stage 1's (workers/pretrain_jepa.py), with ``codec.safetensors`` (keys ``encoder.*`` and
+``generator.*``) and ``samples/``, held-out clips as they were reconstructed along the way.
 """
 
 from __future__ import annotations

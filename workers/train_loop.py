@@ -1,7 +1,7 @@
 """The loop that both training stages share: resume, step, log, validate, checkpoint, finish.
 
-Everything random is reseeded at each step from (seed, step, rank), and the loader's state is a position, so a checkpoint
-needs neither: a run killed anywhere and started again gives the same weights, bit for bit, at the same world size.
+Everything random is reseeded at each step from (seed, step, rank), and the loader's state is a position: a run killed
+anywhere and started again gives the same weights, bit for bit, at the same world size.
 """
 
 from __future__ import annotations
@@ -231,7 +231,7 @@ def _store(stage: Stage, run: Run) -> str | None:
 
 
 def _finish(stage: Stage, run: Run) -> None:
-    steps, values = run.history.series("valid", stage.headline)
+    _, values = run.history.series("valid", stage.headline)
     weights = stage.publish()
     run.history.publish(run.run_uri)
     _draw(stage, run)

@@ -90,7 +90,7 @@ def validation_batches(job: RankJob, config: TrainConfig) -> list[Batch]:
         raise InputError(
             explain(
                 f"no utterance in the valid split of {job.shards_uri}",
-                fix="shard again with a higher ingest.valid_percent, or more speakers: splits hold whole speakers",
+                fix="shard again with --set ingest.split_by=recording or a higher ingest.valid_percent",
             )
         )
     fixed = ClipMaker(clip_maker(encoder, config).crop_samples, encoder.framing.hop_length, fixed_crops=True)
