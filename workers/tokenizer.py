@@ -244,20 +244,27 @@ class Tokenizer:
         length = resampled_length(num_samples, rate, self.sample_rate)
         values = self._fsq.values_of(torch.from_numpy(digits.T.copy())[None].to(self.device))
         with _canonical_arithmetic():
-            waveform = self._decode_chunks(values)[:length].cpu().numpy()
+            waveform = self._decode_chunks(values)[:length].numpy()
         return np.ascontiguousarray(resample(waveform, self.sample_rate, rate)[:num_samples])
 
     def _decode_chunks(self, values: Float[Tensor, "1 dim frames"]) -> Float[Tensor, "samples"]:
-        """Chunk by chunk with the generator's whole context, so memory is bounded and joins are exact."""
+        """Chunk by chunk with the generator's whole context, so that memory is bounded and joins are exact.
+
+        DAAM gates in a generator see a whole chunk; such chunks are faded into one another over one frame.
+        """
         assert self._generator is not None
-        hop, num_frames = self.framing.hop_length, values.shape[-1]
-        pieces = []
-        for chunk in self.framing.decode_chunks(num_frames, self._generator.context_frames):
+        hop, fade = self.framing.hop_length, 0 if self._generator.is_local else self.framing.hop_length
+        joined, faded_from = torch.zeros(values.shape[-1] * hop), torch.zeros(0)
+        for chunk in self.framing.decode_chunks(values.shape[-1], self._generator.context_frames):
             part = values[..., chunk.start : chunk.stop].contiguous()
-            waveform = self._generator(part, torch.tensor([part.shape[-1] * hop]))[0]
-            first = (chunk.keep_start - chunk.start) * hop
-            pieces.append(waveform[first : first + (chunk.keep_stop - chunk.keep_start) * hop])
-        return torch.cat(pieces)
+            waveform = self._generator(part, torch.tensor([part.shape[-1] * hop]))[0].cpu()
+            first, last = chunk.keep_start * hop, chunk.keep_stop * hop
+            offset = chunk.start * hop
+            joined[first:last] = waveform[first - offset : last - offset]
+            if fade and chunk.keep_start:
+                _fade_in(joined[first : first + fade], faded_from, waveform[first - offset : first - offset + fade])
+            faded_from = waveform[last - offset : last - offset + fade]
+        return joined
 
     def _checked_digits(self, tokens: NDArray[np.integer], num_samples: int, rate: int) -> NDArray[np.uint8]:
         if self._generator is None:
@@ -310,6 +317,12 @@ def _canonical_arithmetic() -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(before)
+
+
+def _fade_in(out: Float[Tensor, "samples"], old: Float[Tensor, "samples"], new: Float[Tensor, "samples"]) -> None:
+    """Fill ``out`` with a linear fade from ``old`` to ``new``; all of one length."""
+    share = torch.linspace(0, 1, len(out))
+    out.copy_(old[: len(out)] * (1 - share) + new[: len(out)] * share)
 
 
 def _salience(windows: list[_Frames]) -> Float[Tensor, "frames"]:
