@@ -37,7 +37,7 @@ def mark_duplicates(recordings: Iterable[Recording], originals: Iterable[Recordi
     """
     judged, old = list(recordings), list(originals)
     with ThreadPoolExecutor(_READERS) as pool:
-        marks = list(pool.map(lambda recording: _mark(recording, fetch), [*old, *judged]))
+        marks = list(pool.map(lambda recording: mark_of(recording, fetch), [*old, *judged]))
     groups: dict[str, list[Recording]] = {}
     for recording, mark in zip([*old, *judged], marks, strict=True):
         if mark:
@@ -65,7 +65,8 @@ def _pairs(group: list[Recording], fetch: Fetch) -> Iterator[tuple[Recording, Re
         yield original, recording
 
 
-def _mark(recording: Recording, fetch: Fetch) -> str:
+def mark_of(recording: Recording, fetch: Fetch) -> str:
+    """md5 (hex) of the samples the recording promises; empty when it has none or is only a part of a file."""
     if recording.verdict or recording.start_s is not None or recording.end_s is not None:
         return ""
     with tempfile.TemporaryDirectory(prefix="syllabary-") as folder:

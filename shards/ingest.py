@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,8 @@ from shards.sources import fetch_input, read_input
 _LIMITS = {"max_quarantined_percent", "quarantine_allowance"}  # they decide when to stop, not what is written
 
 
-def claim_output(out: str, source: str, config: IngestConfig) -> None:
-    """Take the output for this configuration. The recordings themselves are pinned by the plan.
+def claim_output(out: str, source: str, config: IngestConfig, inputs: Mapping[str, Any] | None = None) -> None:
+    """Take the output for this configuration. The recordings of a folder or manifest are pinned by the plan.
 
     Raises:
         InputError: the output lies inside the source, and would become its own input.
@@ -38,7 +38,7 @@ def claim_output(out: str, source: str, config: IngestConfig) -> None:
     """
     if (store.normalize(out) + "/").startswith(store.normalize(source) + "/"):
         raise InputError(explain("--out lies inside SOURCE", value=out, fix="choose a folder outside of it"))
-    outputs.claim(out, "shards", inputs={}, config=config.model_dump(mode="json", exclude=_LIMITS))
+    outputs.claim(out, "shards", inputs=inputs or {}, config=config.model_dump(mode="json", exclude=_LIMITS))
     store.sweep_temporary(out)
 
 
@@ -105,7 +105,9 @@ def require_few_quarantined(num_quarantined: int, num_recordings: int, config: I
         )
 
 
-def finish(out: str, plans: list[ShardPlan], config: IngestConfig) -> dict[str, Any]:
+def finish(
+    out: str, plans: list[ShardPlan], config: IngestConfig, about_source: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Check that every planned recording is accounted for, and mark the output done.
 
     Returns:
@@ -139,6 +141,7 @@ def finish(out: str, plans: list[ShardPlan], config: IngestConfig) -> dict[str, 
         "splits": splits,
         "ledger": outcomes,
         "index_sha256": _index_digest(out, plans),
+        **(about_source or {}),
     }
     outputs.mark_done(out, summary)
     return summary

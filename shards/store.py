@@ -177,6 +177,16 @@ def list_files(uri: str, *, suffix: str = "") -> list[FileEntry]:
     return sorted(entries, key=lambda entry: entry.name)
 
 
+def file_entry(uri: str) -> FileEntry:
+    """What is known of one file; its name is the last part of the URI. Raises NotFoundError, StorageError."""
+    fs, path = filesystem(uri)
+    with _storage_errors("look for", uri):
+        info = fs.info(path)
+        if info["type"] != "file":
+            raise FileNotFoundError(path)
+    return FileEntry(uri, PurePosixPath(path).name, int(info.get("size") or 0), _etag(info))
+
+
 def _etag(info: dict[str, Any]) -> str:
     return str(info.get("ETag") or "").strip('"')
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
-from shards.cutting import write_shard
+from shards.cutting import Inputs, VoiceActivity, write_shard
 from shards.errors import SyllabaryError
 from shards.ingest import FILES
 from shards.ingest_config import IngestConfig
 from shards.planning import ShardPlan
+from shards.recordings import Recording, RecordingError
 
 Result = dict[str, Any]
 T = TypeVar("T")
@@ -19,6 +21,38 @@ _IN_FLIGHT_PER_CPU = 2
 def write_planned_shard(out: str, plan: ShardPlan, config: IngestConfig) -> Result:
     """Write one shard of recordings that are files of their own. Safe to run again."""
     return write_shard(out, plan, config, FILES)
+
+
+def write_streamed_shard(
+    out: str,
+    plan: ShardPlan,
+    config: IngestConfig,
+    audio: Mapping[str, Any],
+    activity: Mapping[str, VoiceActivity | None],
+    load: Callable[[Any], Any] | None = None,
+) -> Result:
+    """Write one shard of recordings that lay in a stream. Safe to run again.
+
+    Args:
+        audio: the audio file of each recording id as what ``load`` turns into bytes: a Ray object reference.
+        activity: the voice activity of each recording id.
+        load: default ``ray.get``.
+    """
+
+    def fetch(recording: Recording, folder: Path) -> Path:
+        if recording.recording_id not in audio:
+            raise RecordingError(recording.detail)
+        path = folder / "audio"
+        path.write_bytes((load or _ray_get)(audio[recording.recording_id]))
+        return path
+
+    return write_shard(out, plan, config, Inputs(fetch, lambda recording: activity[recording.recording_id]))
+
+
+def _ray_get(reference: Any) -> Any:
+    import ray
+
+    return ray.get(reference)
 
 
 def run_all(function: Callable[..., Result], arguments: Iterable[tuple[Any, ...]]) -> Iterator[Result]:

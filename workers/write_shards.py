@@ -6,15 +6,18 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-from shards import ingest, ingest_ledger, sources
+from shards import ingest, ingest_ledger
 from shards.ingest_config import IngestConfig
+from shards.manifest import list_manifest
 from shards.outputs import read_done
 from shards.planning import ShardPlan
+from shards.sources import list_recordings
 from workers.job_main import Progress, run_job, say
 from workers.jobs import ShardJob
 from workers.ray_session import ray_session
 from workers.recipes import resolve
 from workers.shard_tasks import run_all, write_planned_shard
+from workers.stream_tar import shard_tar
 
 STAGE = "shard"
 
@@ -26,8 +29,14 @@ def write_shards(job: ShardJob) -> dict[str, Any]:
         The summary of ``done.json``, and ``wrote``: the number of shards written by this run.
     """
     config = resolve(job.recipe, config_uri=job.config, overrides=job.overrides).ingest
+    summary, wrote = shard_tar(job, config) if job.source.endswith(".tar") else _shard_files(job, config)
+    return _report(summary, wrote)
+
+
+def _shard_files(job: ShardJob, config: IngestConfig) -> tuple[dict[str, Any], int]:
     say(STAGE, f"lists {job.source}")
-    recordings = sources.list_recordings(job.source, config)
+    manifest = job.source.endswith(".jsonl")
+    recordings = list_manifest(job.source) if manifest else list_recordings(job.source, config)
     ingest.claim_output(job.out, job.source, config)
     plans = ingest.update_plan(job.out, recordings, config)
     todo = ingest.pending(job.out, plans)
@@ -35,7 +44,7 @@ def write_shards(job: ShardJob) -> dict[str, Any]:
     if todo:
         _write(job, config, plans, todo)
     summary = read_done(job.out) if not todo else None
-    return _report(summary or ingest.finish(job.out, plans, config), len(todo))
+    return summary or ingest.finish(job.out, plans, config), len(todo)
 
 
 def _write(job: ShardJob, config: IngestConfig, plans: list[ShardPlan], todo: list[ShardPlan]) -> None:
@@ -54,11 +63,10 @@ def _write(job: ShardJob, config: IngestConfig, plans: list[ShardPlan], todo: li
 def _report(summary: dict[str, Any], wrote: int) -> dict[str, Any]:
     _print_lines(ingest_ledger.as_table(summary["ledger"]))
     for split, figures in summary["splits"].items():
-        say(STAGE, f"{split}: {figures['num_utterances']:,} utterances, {figures['num_speakers']:,} speakers, "
-                   f"{figures['duration_s']:,.1f} s")  # fmt: skip
+        utterances, speakers = f"{figures['num_utterances']:,} utterances", f"{figures['num_speakers']:,} speakers"
+        say(STAGE, f"{split}: {utterances}, {speakers}, {figures['duration_s']:,.1f} s")
         if not figures["num_utterances"]:
-            say(STAGE, f"note: {split} is empty. Few speakers hash into it: ingest.split_by=recording, or another "
-                       f"ingest.{split}_percent, would fill it" if split != "train" else "note: train is empty")  # fmt: skip
+            say(STAGE, f"note: {split} is empty; ingest.split_by=recording or other split percentages would fill it")
     return {**summary, "wrote": wrote}
 
 
