@@ -36,10 +36,18 @@ def run_job(job_type: type[J], verb: Callable[[J], Mapping[str, Any]]) -> None:
         result = verb(job)
     except SyllabaryError as error:
         sys.stderr.write(f"error: {error}\n")
-        sys.exit(error.exit_code)
+        _leave(error.exit_code)
     result_stream.write(RESULT_PREFIX + json.dumps(result) + "\n")
     result_stream.flush()
-    sys.exit(0)
+    _leave(0)
+
+
+def _leave(status: int) -> None:
+    """End at once: native threads (Arrow's readahead, say) that outlive the interpreter abort a finished job."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _die_with_parent() -> None:
