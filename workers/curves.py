@@ -94,12 +94,16 @@ def _plot(axes: Axes, history: History, name: str) -> None:
     steps, values = history.series("valid", name)
     if steps:
         axes.plot(steps, values, color=_VALID, marker="o", markersize=3.5, linewidth=1.2, label="validation")
+    low, high = axes.dataLim.intervaly
+    if low > 0 and high > 20 * low:
+        axes.set_yscale("log")
     axes.grid(color="#e6e6e6", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _running_mean(values: Sequence[float], weight: float = 0.9) -> list[float]:
-    """Exponential mean without the bias towards its start."""
+def _running_mean(values: Sequence[float]) -> list[float]:
+    """Exponential mean over about a twentieth of the run, without the bias towards its start."""
+    weight = 1 - 1 / max(2.0, len(values) / 20)
     total = norm = 0.0
     means = []
     for value in values:

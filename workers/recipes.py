@@ -24,7 +24,7 @@ from shards import store
 from shards.errors import ConfigError, explain
 from shards.ingest_config import IngestConfig
 from shards.outputs import digest
-from workers.training_config import CodecTrainConfig, PretrainConfig
+from workers.training_config import CodecTrainConfig, OptimizerConfig, PretrainConfig
 
 
 class Recipe(BaseModel):
@@ -70,6 +70,36 @@ def tiny() -> Recipe:
         ingest=IngestConfig(
             max_utterance_s=4.8, max_sample_rate=16_000, shard_size_mb=4, valid_percent=10, test_percent=10
         ),
+        pretrain=_tiny_pretrain(),
+        codec=_tiny_codec(),
+    )
+
+
+def _tiny_pretrain() -> PretrainConfig:
+    return PretrainConfig(
+        num_steps=120,
+        num_workers=2,
+        micro_batch_size=4,
+        optimizer=OptimizerConfig(lr=1e-3, warmup_steps=20, final_lr_fraction=0.1),
+        checkpoint_every=40,
+        validate_every=40,
+        num_validation_utterances=32,
+        log_every=5,
+    )
+
+
+def _tiny_codec() -> CodecTrainConfig:
+    return CodecTrainConfig(
+        num_steps=240,
+        num_workers=2,
+        micro_batch_size=4,
+        crop_s=1.6,
+        optimizer=OptimizerConfig(lr=2e-3, warmup_steps=20, final_lr_fraction=0.1),
+        discriminator_start_step=160,
+        checkpoint_every=40,
+        validate_every=80,
+        num_validation_utterances=32,
+        log_every=5,
     )
 
 
