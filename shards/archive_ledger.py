@@ -62,27 +62,28 @@ class Ledger:
     def encode(self) -> bytes:
         """Parquet bytes; equal ledgers give equal bytes."""
         names = ("shard", "shard_digest", "part_sha256", "part_size_bytes")
-        metadata = {METADATA_KEY: outputs.canonical_json({n: getattr(self, n) for n in names})}
         sink = io.BytesIO()
-        pq.write_table(
-            self.rows.cast(LEDGER_SCHEMA).replace_schema_metadata(metadata),
+        with pq.ParquetWriter(
             sink,
+            LEDGER_SCHEMA,
             compression="zstd",
             use_dictionary=_DICTIONARY,
             column_encoding=_ENCODINGS,
             write_statistics=False,
             write_page_checksum=True,
             store_schema=False,
-        )
+        ) as writer:
+            writer.write_table(self.rows.cast(LEDGER_SCHEMA))
+            writer.add_key_value_metadata({METADATA_KEY: outputs.canonical_json({n: getattr(self, n) for n in names})})
         return sink.getvalue()
 
     @classmethod
     def decode(cls, data: bytes, where: str) -> Ledger:
         """The ledger in the Parquet bytes from ``where``. Raises DamageError."""
         try:
-            table = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True).read()
-            values: Mapping[str, Any] = json.loads((table.schema.metadata or {})[METADATA_KEY])
-            rows = table.replace_schema_metadata(None).cast(LEDGER_SCHEMA)
+            file = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True)
+            values: Mapping[str, Any] = json.loads((file.metadata.metadata or {})[METADATA_KEY])
+            rows = file.read().replace_schema_metadata(None).cast(LEDGER_SCHEMA)
             return cls(rows=rows, **values)
         except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
             raise DamageError(explain(f"ledger does not parse ({error})", value=where, fix=REBUILD)) from error

@@ -84,7 +84,13 @@ class ArchiveFormat:
         values = asdict(self)
         packing = values.pop("packing")
         values["format_version"] = values.pop("version")
-        return values | packing | {"num_groups": self.packing.num_groups, "radices": self.packing.radices}
+        return values | packing
+
+    def claim(self, archive_uri: str) -> None:
+        """Take ``archive_uri`` for archives of this format. Raises ConflictError when it holds another."""
+        values = self.to_json()
+        digests = {key: values.pop(key) for key in ("encoder_digest", "recipe_digest")}
+        outputs.claim(archive_uri, "archive", inputs=digests, config=values)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], where: str) -> Self:
@@ -104,7 +110,7 @@ class ArchiveFormat:
             found = cls(packing=packing, **{name: values[name] for name in names})
         except (KeyError, TypeError, ValueError) as error:
             raise FormatError(explain(f"archive metadata does not do ({error!r})", value=where)) from error
-        if [list(r) for r in found.packing.radices] != [list(r) for r in values.get("radices", ())]:
+        if "radices" in values and [list(r) for r in found.packing.radices] != values["radices"]:
             raise FormatError(explain("radices disagree with levels and group_size", value=where))
         return found
 
@@ -119,7 +125,9 @@ class PartMetadata:
 
     def to_bytes(self) -> bytes:
         """The value of the Parquet metadata key ``syllabary``: canonical JSON."""
-        return outputs.canonical_json(self.format.to_json() | {"shard": self.shard, "shard_digest": self.shard_digest})
+        derived = {"num_groups": self.format.packing.num_groups, "radices": self.format.packing.radices}
+        own = {"shard": self.shard, "shard_digest": self.shard_digest}
+        return outputs.canonical_json(self.format.to_json() | derived | own)
 
     @classmethod
     def of(cls, metadata: Mapping[bytes, bytes] | None, where: str) -> Self:
@@ -139,14 +147,17 @@ def part_name(shard: str) -> str:
     return f"{PARTS}/{shard}.parquet"
 
 
-def row_crc32c(
-    tokens: NDArray[np.uint16], salience: NDArray[np.uint8], utterance_id: str, numbers: Sequence[int]
-) -> int:
-    """Checksum of a row: tokens as little-endian uint16, salience, utterance_id as UTF-8, then ``numbers``
-    (start_sample, num_samples, sample_rate) as little-endian int64, in this order."""
-    crc = crc32c(np.ascontiguousarray(tokens, "<u2").tobytes())
-    crc = crc32c(np.ascontiguousarray(salience, np.uint8).tobytes(), crc)
-    return int(crc32c(utterance_id.encode() + np.array(numbers, "<i8").tobytes(), crc))
+def row_crc32cs(table: pa.Table) -> NDArray[np.uint32]:
+    """Checksum of every row, CRC-32C over these bytes in this order: tokens as little-endian uint16, salience,
+    utterance_id as UTF-8, then start_sample, num_samples and sample_rate as little-endian int64."""
+    numbers = np.stack([table[n].to_numpy().astype("<i8") for n in ("start_sample", "num_samples", "sample_rate")], 1)
+    ids = table["utterance_id"].to_pylist()
+    rows = zip(list_values(table["tokens"]), list_values(table["salience"]), ids, numbers, strict=True)
+    crcs = np.empty(len(table), np.uint32)
+    for i, (tokens, salience, utterance_id, own) in enumerate(rows):
+        crc = crc32c(salience.data, crc32c(tokens.astype("<u2", copy=False).data))
+        crcs[i] = crc32c(own.data, crc32c(utterance_id.encode(), crc))
+    return crcs
 
 
 def shard_digest(index: pa.Table) -> str:
@@ -172,10 +183,7 @@ def part_table(
     values["num_frames"] = pa.array([len(t) for t in tokens], pa.int32())
     values["tokens"] = _list_array([t.reshape(-1) for t in tokens], np.dtype(np.uint16))
     values["salience"] = _list_array(list(salience), np.dtype(np.uint8))
-    ids = index["utterance_id"].to_pylist()
-    numbers = zip(*(index[n].to_pylist() for n in ("start_sample", "num_samples", "sample_rate")), strict=True)
-    rows = zip(tokens, salience, ids, numbers, strict=True)
-    values["crc32c"] = pa.array([row_crc32c(*row) for row in rows], pa.uint32())
+    values["crc32c"] = pa.array(row_crc32cs(pa.table(values)), pa.uint32())
     own = {f.name for f in COLUMNS}
     extra = [index.schema.field(n) for n in values if n not in own]
     schema = pa.schema([*COLUMNS, *(f.remove_metadata() for f in extra)], {METADATA_KEY: metadata.to_bytes()})
@@ -199,6 +207,7 @@ def encode_part(table: pa.Table, *, row_group_size: int = ROW_GROUP_SIZE) -> byt
         store_schema=False,
     ) as writer:
         writer.write_table(table, row_group_size=row_group_size)
+        writer.add_key_value_metadata(table.schema.metadata)  # without the Arrow schema, it is not written by itself
     return sink.getvalue()
 
 

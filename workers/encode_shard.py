@@ -1,17 +1,16 @@
 """One shard to one archive part: decode and resample ahead in a thread, encode, checksum, publish.
 
-The part's bytes follow from the shard and the tokenizer alone: tokens do not depend on batch or neighbours (decision
-6), rows keep the order of the index. So any number of processes may do the same shard; the result is one.
+The part's bytes follow from the shard and the tokenizer alone: every utterance is encoded by itself (decision 6) and
+rows keep the order of the index. So any number of processes may do the same shard; the result is one.
 """
 
 from __future__ import annotations
 
-import itertools
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -28,27 +27,15 @@ if TYPE_CHECKING:
     from workers.tokenizer import Tokenizer
 
 T = TypeVar("T")
-MAX_UTTERANCE_S = 600.0  # a longer clip would need memory without bound: quarantined
-
-
-@dataclass(frozen=True)
-class BatchPolicy:
-    """How utterances are put together: sorted by length within ``window`` utterances, ``size`` a batch.
-
-    One at a time is the fastest on a CPU; a GPU wants many of equal length. Tokens are the same either way.
-    """
-
-    size: int = 1
-    window: int = 1
+MAX_UTTERANCE_S = 3600.0  # a longer one would need memory without bound: quarantined
+_PREFETCHED = 4
 
 
 @dataclass(frozen=True)
 class Utterance:
-    """An utterance ready to encode: its place in the shard and its waveform float32 [num_samples] at the model's rate;
-    ``error`` instead of a waveform when it cannot be decoded."""
+    """An utterance ready to encode: its waveform float32 [num_samples] at the model's rate, or why it has none."""
 
-    position: int
-    waveform: NDArray[np.float32] | None
+    waveform: NDArray[np.float32] | None = None
     error: str = ""
 
 
@@ -56,8 +43,8 @@ class Utterance:
 class EncodedRow:
     """Tokens uint16 [F, G] and salience uint8 [F] of one utterance, or why it has none."""
 
-    tokens: NDArray[np.uint16] | None = None
-    salience: NDArray[np.uint8] | None = None
+    tokens: NDArray[np.uint16]
+    salience: NDArray[np.uint8]
     error: str = ""
 
 
@@ -73,9 +60,7 @@ def archive_format(tokenizer: Tokenizer) -> ArchiveFormat:
     )
 
 
-def encode_shard(
-    tokenizer: Tokenizer, shards_uri: str, shard: str, policy: BatchPolicy | None = None
-) -> tuple[bytes, Ledger]:
+def encode_shard(tokenizer: Tokenizer, shards_uri: str, shard: str) -> tuple[bytes, Ledger]:
     """Part bytes and ledger of a shard.
 
     Raises:
@@ -84,18 +69,15 @@ def encode_shard(
     """
     rows = index.read_index_part(shards_uri, shard)
     form = archive_format(tokenizer)
-    utterances = prefetched(decoded_utterances(shards_uri, shard, form.model_sample_rate), depth=8)
-    encoded: list[EncodedRow] = [EncodedRow() for _ in range(len(rows))]
-    for batch in length_sorted_batches(utterances, policy or BatchPolicy()):
-        for utterance, row in zip(batch, encode_batch(tokenizer, batch), strict=True):
-            encoded[utterance.position] = row
+    utterances = prefetched(decoded_utterances(shards_uri, shard, form.model_sample_rate), _PREFETCHED)
+    encoded = [encode_utterance(tokenizer, utterance) for utterance in utterances]
     _require_exact_frames(encoded, rows, form)
     metadata = PartMetadata(form, shard, token_archive.shard_digest(rows))
-    kept = [i for i, row in enumerate(encoded) if row.tokens is not None]
+    kept = [i for i, row in enumerate(encoded) if not row.error]
     table = token_archive.part_table(
         rows.take(pa.array(kept, pa.int64())),
-        [row.tokens for row in encoded if row.tokens is not None],
-        [row.salience for row in encoded if row.salience is not None],
+        [encoded[i].tokens for i in kept],
+        [encoded[i].salience for i in kept],
         metadata,
     )
     part = token_archive.encode_part(table)
@@ -104,51 +86,32 @@ def encode_shard(
 
 def decoded_utterances(shards_uri: str, shard: str, sample_rate: int) -> Iterator[Utterance]:
     """The utterances of a shard in order, decoded and resampled to ``sample_rate``."""
-    for position, (row, flac) in enumerate(wds.iter_shard(shards_uri, shard)):
+    for row, flac in wds.iter_shard(shards_uri, shard):
         if row["num_samples"] > MAX_UTTERANCE_S * row["sample_rate"]:
-            yield Utterance(position, None, f"longer than {MAX_UTTERANCE_S:.0f} s: shard it into shorter utterances")
+            yield Utterance(error=f"longer than {MAX_UTTERANCE_S:.0f} s: shard it into shorter utterances")
             continue
         try:
             samples, rate = audio.decode(flac)
         except SyllabaryError as error:
-            yield Utterance(position, None, str(error))
+            yield Utterance(error=str(error))
             continue
         if (len(samples), rate) != (row["num_samples"], row["sample_rate"]):
             expected = f"{row['num_samples']} at {row['sample_rate']} Hz"
-            yield Utterance(position, None, f"decodes to {len(samples)} samples at {rate} Hz; expected {expected}")
+            yield Utterance(error=f"decodes to {len(samples)} samples at {rate} Hz; expected {expected}")
             continue
-        yield Utterance(position, audio.resample(samples, rate, sample_rate))
+        yield Utterance(audio.resample(samples, rate, sample_rate))
 
 
-def length_sorted_batches(utterances: Iterable[Utterance], policy: BatchPolicy) -> Iterator[list[Utterance]]:
-    """Batches of utterances of near-equal length, so that little of a batch is padding."""
-    stream = iter(utterances)
-    while window := list(itertools.islice(stream, policy.window)):
-        window.sort(key=lambda u: (0 if u.waveform is None else len(u.waveform), u.position))
-        for start in range(0, len(window), policy.size):
-            yield window[start : start + policy.size]
-
-
-def encode_batch(tokenizer: Tokenizer, batch: list[Utterance]) -> list[EncodedRow]:
-    """Tokens of each utterance; when the tokenizer refuses one, the others of its batch are encoded alone."""
-    sound = [u.waveform for u in batch if u.waveform is not None and len(u.waveform)]
+def encode_utterance(tokenizer: Tokenizer, utterance: Utterance) -> EncodedRow:
+    """Tokens and salience, or why there are none; an utterance of zero samples has zero frames."""
+    nothing = EncodedRow(np.empty((0, tokenizer.packing.num_groups), np.uint16), np.empty(0, np.uint8), utterance.error)
+    if utterance.waveform is None or not len(utterance.waveform):
+        return nothing
     try:
-        encoded = iter(tokenizer.encode(sound, tokenizer.framing.sample_rate) if sound else [])
+        encoded = tokenizer.encode(utterance.waveform, tokenizer.framing.sample_rate)
     except ValueError as error:
-        if len(batch) > 1:
-            return [row for utterance in batch for row in encode_batch(tokenizer, [utterance])]
-        return [EncodedRow(error=f"the tokenizer refuses it: {error}")]
-    rows = []
-    for utterance in batch:
-        if utterance.waveform is None:
-            rows.append(EncodedRow(error=utterance.error))
-        elif not len(utterance.waveform):
-            empty = np.empty((0, tokenizer.packing.num_groups), np.uint16)
-            rows.append(EncodedRow(empty, np.empty(0, np.uint8)))
-        else:
-            found = next(encoded)
-            rows.append(EncodedRow(found.tokens, found.salience))
-    return rows
+        return replace(nothing, error=f"the tokenizer refuses it: {error}")
+    return EncodedRow(encoded.tokens, encoded.salience)
 
 
 def prefetched(items: Iterable[T], depth: int) -> Iterator[T]:
@@ -216,7 +179,8 @@ class ShardEncoder:
         torch.set_num_threads(1)
         self._shards_uri, self._archive_uri = shards_uri, archive_uri
         self._patience_s = patience_s if store.is_remote(archive_uri) or store.is_remote(shards_uri) else 0.0
-        self._tokenizer = Tokenizer.load(tokenizer_uri, decoder=False)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._tokenizer = Tokenizer.load(tokenizer_uri, decoder=False, device=device)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Figures of the published part; ``error`` is the one line of a failure, else empty."""
@@ -254,16 +218,16 @@ def _require_exact_frames(encoded: list[EncodedRow], rows: pa.Table, form: Archi
     for row, num_samples, rate in zip(
         encoded, rows["num_samples"].to_pylist(), rows["sample_rate"].to_pylist(), strict=True
     ):
-        if row.tokens is None:
+        if row.error:
             continue
         expected = (form.num_frames(num_samples, rate), form.packing.num_groups)
         assert row.tokens.shape == expected, f"tokens {row.tokens.shape} for {num_samples} samples, not {expected}"
-        assert row.salience is not None and row.salience.shape == expected[:1]
+        assert row.salience.shape == expected[:1], f"salience {row.salience.shape}, not {expected[:1]}"
         form.packing.require_valid(row.tokens)
 
 
 def _ledger(rows: pa.Table, encoded: list[EncodedRow], metadata: PartMetadata, part: bytes) -> Ledger:
-    status = [QUARANTINED if row.tokens is None else TOKENIZED for row in encoded]
+    status = [QUARANTINED if row.error else TOKENIZED for row in encoded]
     columns = {f.name: rows[f.name] for f in LEDGER_SCHEMA if f.name in rows.column_names}
     reasons = pa.array([row.error or None for row in encoded], pa.string())
     table = pa.table(columns | {"status": pa.array(status, pa.string()), "reason": reasons})

@@ -7,6 +7,7 @@ comes out the same. So killing and repeating this verb, or running it twice at o
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -68,10 +69,7 @@ def _seconds(table: Any) -> float:
 def _claim(job: TokenizeJob) -> None:
     from workers.tokenizer import Tokenizer
 
-    form = archive_format(Tokenizer.load(job.tokenizer, decoder=False))
-    values = form.to_json()
-    digests = {key: values.pop(key) for key in ("encoder_digest", "recipe_digest")}
-    outputs.claim(job.archive, "archive", inputs=digests, config=values)
+    archive_format(Tokenizer.load(job.tokenizer, decoder=False)).claim(job.archive)
 
 
 def _intact_parts(job: TokenizeJob, shards: list[str]) -> dict[str, Ledger]:
@@ -129,6 +127,8 @@ def _encoded_shards(job: TokenizeJob, todo: list[str]) -> Iterator[dict[str, Any
     with ray_session(num_cpus=job.num_workers):
         import ray
 
+        for name in ("ray.data", "ray.data._internal.execution.streaming_executor", "ray.data._internal.progress"):
+            logging.getLogger(name).setLevel(logging.ERROR)
         num_gpus = int(ray.cluster_resources().get("GPU", 0))
         available = num_gpus or int(ray.cluster_resources().get("CPU", 1))
         num_workers = min(job.num_workers or available, len(todo))
@@ -136,17 +136,15 @@ def _encoded_shards(job: TokenizeJob, todo: list[str]) -> Iterator[dict[str, Any
         encoded = rows.map(
             cast("Callable[..., dict[str, Any]]", ShardEncoder),
             fn_constructor_args=(job.shards, job.tokenizer, job.archive, job.storage_patience_s),
-            compute=ray.data.ActorPoolStrategy(size=num_workers, max_tasks_in_flight_per_actor=2),
+            compute=ray.data.ActorPoolStrategy(size=num_workers, max_tasks_in_flight_per_actor=1),
             num_cpus=1,
             num_gpus=1 if num_gpus else 0,
-            max_restarts=-1,
-            max_task_retries=-1,
-        )
+        )  # Ray Data restarts a lost actor and gives its shard to another, without limit
         yield from encoded.iter_rows()
 
 
 def _total(values: list[float]) -> float:
-    return round(math.fsum(values), 3)
+    return sum(values) if all(isinstance(v, int) for v in values) else round(math.fsum(values), 3)
 
 
 def _require_few_quarantined(job: TokenizeJob, summary: dict[str, Any]) -> None:
