@@ -13,7 +13,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from model.config import IstftDecoderConfig
@@ -36,14 +36,16 @@ class IstftHead(nn.Module):
         self.project = nn.Conv1d(channels, n_fft + 2, 1)
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
 
-    def forward(self, x: Float[Tensor, "batch channels positions"]) -> Float[Tensor, "batch samples"]:
-        """``positions * hop_length`` samples."""
+    def forward(
+        self, x: Float[Tensor, "batch channels positions"], mask: Bool[Tensor, "batch positions"] | None
+    ) -> Float[Tensor, "batch samples"]:
+        """``positions * hop_length`` samples; invalid positions add nothing to their neighbours."""
         log_magnitude, phase = self.project(self.norm(x)).float().chunk(2, dim=1)
         with torch.autocast(x.device.type, enabled=False):
             magnitude = log_magnitude.exp().clamp(max=_MAX_MAGNITUDE)
             spectrum = torch.complex(magnitude * phase.cos(), magnitude * phase.sin())
-            segments = torch.fft.irfft(spectrum.transpose(1, 2), n=self.n_fft) * self.window.float()
-            return self._overlap_add(segments)
+            segments = torch.fft.irfft(zero_invalid(spectrum, mask).transpose(1, 2), n=self.n_fft)
+            return self._overlap_add(segments * self.window.float())
 
     def _overlap_add(self, segments: Float[Tensor, "batch positions n_fft"]) -> Float[Tensor, "batch samples"]:
         hop, positions = self.hop_length, segments.shape[1]
@@ -88,7 +90,7 @@ class Generator(nn.Module):
             x = up(zero_invalid(x, stretch(mask, rate)))
             rate *= stride
             x = stage(x, stretch(mask, rate))
-        waveform = self.head(x)
+        waveform = self.head(x, stretch(mask, rate))
         return waveform.masked_fill(~valid_mask(num_samples, frames * self.hop_length, device), 0.0)
 
 

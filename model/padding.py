@@ -8,7 +8,7 @@ input with the invalid positions set to zero, exactly as if the clip ended there
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Inexact, Int
 from torch import Tensor
 
 
@@ -35,8 +35,8 @@ def stretch(mask: Bool[Tensor, "batch frames"] | None, factor: int) -> Bool[Tens
 
 
 def zero_invalid(
-    x: Float[Tensor, "batch dim positions"], mask: Bool[Tensor, "batch positions"] | None
-) -> Float[Tensor, "batch dim positions"]:
+    x: Inexact[Tensor, "batch dim positions"], mask: Bool[Tensor, "batch positions"] | None
+) -> Inexact[Tensor, "batch dim positions"]:
     """``x`` with zeros at invalid positions (``x`` itself when mask is None)."""
     return x if mask is None else x.masked_fill(~mask[:, None, :], 0.0)
 

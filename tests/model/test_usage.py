@@ -1,0 +1,34 @@
+"""Code usage on cases known by hand."""
+
+import pytest
+import torch
+
+from model.usage import effective_rank, level_usage
+
+
+def test_uniform_use_is_full_perplexity() -> None:
+    indices = torch.arange(4).repeat(8)[:, None].expand(32, 3)
+    found = level_usage(indices, 4)
+    assert found.level_share.tolist() == [0.25] * 4
+    assert found.entropy_bits == pytest.approx(2)
+    assert found.perplexity == pytest.approx(4)
+    assert found.dead_dims == 0
+
+
+def test_constant_dims_are_dead() -> None:
+    indices = torch.tensor([[0, 1], [1, 1], [0, 1], [1, 1]])
+    found = level_usage(indices, 2)
+    assert found.dead_dims == 1
+    assert found.entropy_bits == pytest.approx(0.5)
+
+
+def test_no_frames_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected at least one"):
+        level_usage(torch.zeros(0, 4, dtype=torch.uint8), 4)
+
+
+def test_effective_rank_of_isotropic_and_of_one_direction() -> None:
+    torch.manual_seed(0)
+    assert effective_rank(torch.randn(4000, 6)) == pytest.approx(6, abs=0.05)
+    assert effective_rank(torch.randn(100, 1) @ torch.randn(1, 6)) == pytest.approx(1, abs=1e-3)
+    assert effective_rank(torch.ones(10, 6)) == 0
