@@ -87,7 +87,10 @@ class SampleStream:
     def _forget_before(self, start: int) -> None:
         while self._pieces and self._start + len(self._pieces[0]) <= start:
             self._start += len(self._pieces.pop(0))
-        if not self._pieces:
+        if self._pieces and self._start < start:
+            self._pieces[0] = self._pieces[0][start - self._start :]
+            self._start = start
+        elif not self._pieces:
             self._start = self._stop
 
     def _decode_block(self) -> None:
