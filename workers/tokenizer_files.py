@@ -98,11 +98,11 @@ def load_tokenizer(uri: str, *, decoder: bool = True) -> TokenizerFiles:
     description = _read_description(uri)
     config = _read_config(uri, description)
     encoder_state = _read_state(uri, ENCODER, _encoder_shapes(config))
-    _require_digest(uri, ENCODER, description.get("encoder_digest"), encoder_digest(config, encoder_state))
+    _require_digest(uri, ENCODER, description["encoder_digest"], encoder_digest(config, encoder_state))
     decoder_state = None
     if decoder:
         decoder_state = _read_state(uri, DECODER, _decoder_shapes(config))
-        _require_digest(uri, DECODER, description.get("decoder_digest"), decoder_digest(config, decoder_state))
+        _require_digest(uri, DECODER, description["decoder_digest"], decoder_digest(config, decoder_state))
     digests = Digests(str(description["encoder_digest"]), str(description["decoder_digest"]))
     return TokenizerFiles(config, description["recipe"], digests, encoder_state, decoder_state)
 
@@ -214,16 +214,17 @@ def _read_description(uri: str) -> dict[str, Any]:
 
 
 def _read_config(uri: str, description: Mapping[str, Any]) -> ModelConfig:
+    fix = "restore config.json from a backup"
+    for key in ("model", "recipe", "encoder_digest", "decoder_digest"):
+        if key not in description:
+            raise DamageError(explain(f"config.json of the tokenizer at {uri} has no key", value=key, fix=fix))
     try:
         return ModelConfig.model_validate(description["model"])
-    except (KeyError, ValidationError) as error:
-        line = error.errors()[0]["msg"] if isinstance(error, ValidationError) else "no key 'model'"
-        raise DamageError(
-            explain(
-                f"configuration of the tokenizer at {uri} does not resolve ({line})",
-                fix="restore config.json from a backup",
-            )
-        ) from error
+    except ValidationError as error:
+        line = error.errors()[0]["msg"]
+        raise DamageError(explain(f"configuration of the tokenizer at {uri} does not resolve ({line})", fix=fix)) from (
+            error
+        )
 
 
 def _read_state(uri: str, name: str, expected: Mapping[str, list[int]]) -> State:

@@ -1,0 +1,133 @@
+"""Tokens are canonical: the same bits alone, in any batch and order, at 1 or 2 threads, in 1 or 2 processes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_models import CONFIGS, HOP, RATE, small_tokenizer
+
+from workers.recipes import tiny
+from workers.tokenizer import Encoded, Tokenizer, save_tokenizer
+
+KINDS = sorted(CONFIGS)
+_REPLAY = """
+import json, sys, hashlib, numpy as np, torch
+from workers.tokenizer import Tokenizer
+path, threads, *uris = sys.argv[1:]
+torch.set_num_threads(int(threads))
+clips = list(np.load(path).values())
+digest = lambda a: hashlib.sha256(a.tobytes()).hexdigest()
+rows = []
+for uri in uris:
+    tokenizer = Tokenizer.load(uri)
+    found = [tokenizer.encode(clip, tokenizer.sample_rate) for clip in clips]
+    wavs = [tokenizer.decode(e.tokens, e.num_samples) for e in found]
+    rows += [[digest(e.tokens), digest(e.salience), e.margin, digest(w)] for e, w in zip(found, wavs)]
+print(json.dumps(rows))
+"""
+
+
+@pytest.fixture(scope="module")
+def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tokenizer]:
+    return {kind: small_tokenizer(kind, tmp_path_factory.mktemp(kind)) for kind in KINDS}
+
+
+def clip(num_samples: int) -> np.ndarray:
+    rng = np.random.default_rng(num_samples)
+    return (rng.standard_normal(num_samples) * 0.2).astype(np.float32)
+
+
+def same(a: Encoded, b: Encoded) -> bool:
+    return np.array_equal(a.tokens, b.tokens) and np.array_equal(a.salience, b.salience) and a.margin == b.margin
+
+
+@pytest.fixture(autouse=True)
+def _restore_threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    kind=st.sampled_from(KINDS),
+    lengths=st.lists(st.integers(1, 30 * HOP), min_size=1, max_size=5),
+    threads=st.sampled_from([1, 2]),
+    order=st.randoms(use_true_random=False),
+)
+def test_alone_or_in_any_batch_and_order(
+    tokenizers: dict[str, Tokenizer], kind: str, lengths: list[int], threads: int, order
+) -> None:
+    tokenizer, clips = tokenizers[kind], [clip(n) for n in lengths]
+    torch.set_num_threads(1)
+    alone = [tokenizer.encode(c, RATE) for c in clips]
+    sound = [tokenizer.decode(e.tokens, e.num_samples) for e in alone]
+    torch.set_num_threads(threads)
+    shuffled = list(range(len(clips)))
+    order.shuffle(shuffled)
+    together = tokenizer.encode([clips[i] for i in shuffled], RATE)
+    assert all(same(alone[i], found) for i, found in zip(shuffled, together, strict=True))
+    decoded = tokenizer.decode([e.tokens for e in alone], lengths)
+    assert all(np.array_equal(a, b) for a, b in zip(sound, decoded, strict=True))
+    assert torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize("seconds", [1.0, 4.0, 4.8, 11.3])
+def test_tiny_recipe_at_one_and_two_threads(tmp_path: Path, seconds: float) -> None:
+    """Lengths at which plain torch does give other bits at two threads (measured: 4.0 s at this recipe)."""
+    tokenizer, wav = tiny_tokenizer(tmp_path), clip(int(seconds * 16_000))
+    torch.set_num_threads(1)
+    one = tokenizer.encode(wav, 16_000)
+    sound = tokenizer.decode(one.tokens, one.num_samples)
+    torch.set_num_threads(2)
+    assert same(one, tokenizer.encode(wav, 16_000))
+    assert np.array_equal(sound, tokenizer.decode(one.tokens, one.num_samples))
+
+
+def tiny_tokenizer(folder: Path) -> Tokenizer:
+    from model.codec import Codec
+
+    torch.manual_seed(0)
+    config = tiny().model
+    codec = Codec(config)
+    states = codec.encoder.state_dict(), codec.generator.state_dict()
+    save_tokenizer(str(folder), config, *states, recipe={"name": "tiny"})
+    return Tokenizer.load(str(folder))
+
+
+def test_same_bits_in_other_processes_at_other_thread_counts(tmp_path: Path) -> None:
+    uris = [str(tmp_path / kind) for kind in ("waveform", "spectral")]
+    for uri in uris:
+        small_tokenizer(Path(uri).name, Path(uri))
+    np.savez(tmp_path / "clips.npz", *[clip(n) for n in (1, 777, 12 * HOP, 33 * HOP + 5)])
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-c", _REPLAY, str(tmp_path / "clips.npz"), threads, *uris],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for threads in ("1", "2")
+    ]
+    first, second = (json.loads(run.communicate(timeout=200)[0]) for run in runs)
+    assert first == second
+    assert len({row[0] for row in first}) == 8
+
+
+def test_precision_is_another_identity_and_is_canonical_too(tmp_path: Path) -> None:
+    fp32 = small_tokenizer("waveform", tmp_path / "fp32")
+    bf16 = small_tokenizer("waveform", tmp_path / "bf16", precision="bf16")
+    assert fp32.encoder_digest != bf16.encoder_digest
+    assert fp32.decoder_digest == bf16.decoder_digest
+    wav = clip(19 * HOP)
+    torch.set_num_threads(1)
+    one = bf16.encode(wav, RATE)
+    torch.set_num_threads(2)
+    assert same(one, bf16.encode([wav, clip(5)], RATE)[0])
+    flipped = bf16.packing.unpack(one.tokens) != fp32.packing.unpack(fp32.encode(wav, RATE).tokens)
+    assert 0 < flipped.mean() < 0.2
