@@ -41,7 +41,13 @@ COLUMNS: tuple[pa.Field, ...] = (
     pa.field("crc32c", pa.uint32(), nullable=False),
     pa.field("salience", pa.list_(pa.field("element", pa.uint8(), nullable=False)), nullable=False),
 )
-_NOT_CARRIED = {"shard", "offset", "size_bytes", "sha256"}  # where the bytes lay in the shard; the archive outlives it
+_NOT_CARRIED = {
+    "shard",
+    "key",
+    "offset",
+    "size_bytes",
+    "sha256",
+}  # where the bytes lay in the shard; the archive outlives it
 _LISTS = ("tokens", "salience")
 _ENCODINGS = {
     "utterance_id": "DELTA_BYTE_ARRAY",

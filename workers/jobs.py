@@ -94,13 +94,23 @@ class VerifyJob(Job):
 
 
 class RestoreJob(Job):
-    """Audio back from an archive. ``where`` is an expression over columns; ``limit`` caps the utterances."""
+    """Audio back from an archive. What to restore is the conjunction of ``where`` (an expression over columns), ``ids``
+    (utterance ids) and ``recording`` with ``start_s`` and ``end_s``; ``limit`` caps the utterances.
+
+    ``join`` gives whole recordings, each utterance at its own place in time and silence between; a ``recording`` is
+    always joined, and cut to its time range.
+    """
 
     module: ClassVar[str] = "restore"
     archive: str
     tokenizer: str
     out: str
     where: str | None = None
+    ids: tuple[str, ...] = ()
+    recording: str | None = None
+    start_s: float | None = Field(default=None, ge=0)
+    end_s: float | None = Field(default=None, gt=0)
+    join: bool = False
     limit: int | None = Field(default=None, ge=1)
     audio_format: Literal["flac", "wav"] = "flac"
 
