@@ -218,11 +218,19 @@ def _list(source: str) -> Iterable[SourceFile]:
             raise NotFoundError(explain("nothing at SOURCE", value=source, fix="check the URI"))
         return [SourceFile(entry.name, entry.uri, entry.size_bytes, entry.etag) for entry in entries]
     root = Path(store.normalize(source))
-    if not root.is_dir():
+    if not _is_folder(root):
         raise NotFoundError(
             explain("no such folder", value=source, expected="a folder, .tar or .jsonl", fix="check SOURCE")
         )
     return sorted(_walk(root, "", ()), key=lambda file: file.name)
+
+
+def _is_folder(root: Path) -> bool:
+    try:
+        return root.is_dir()
+    except OSError as error:
+        what = f"SOURCE cannot be read ({error.strerror})"
+        raise StorageError(explain(what, value=str(root), fix="check its permissions")) from error
 
 
 def _walk(folder: Path, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[SourceFile]:

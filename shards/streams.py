@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import struct
 from pathlib import Path
 from types import TracebackType
@@ -115,21 +116,12 @@ class SampleStream:
 def open_audio(path: Path) -> soundfile.SoundFile:
     """Open any audio file that libsndfile reads. Raises RecordingError."""
     try:
-        if path.stat().st_size == 0:
-            raise RecordingError("empty file")
-        descriptor = os.open(path, os.O_RDONLY)
+        _refuse_unfit(path)
+        return soundfile.SoundFile(os.fsencode(path))  # as bytes: a name need not be UTF-8
+    except soundfile.LibsndfileError as error:
+        raise RecordingError(f"not readable audio ({_reason(error)})") from error
     except OSError as error:
         raise RecordingError(f"cannot be read ({error.strerror})") from error
-    try:
-        _refuse_cut_riff(descriptor)
-        # By descriptor: libsndfile then reads by itself, and any byte is allowed in the name.
-        return soundfile.SoundFile(descriptor, closefd=True)
-    except soundfile.LibsndfileError as error:
-        os.close(descriptor)
-        raise RecordingError(f"not readable audio ({_reason(error)})") from error
-    except BaseException:
-        os.close(descriptor)
-        raise
 
 
 def num_frames(path: Path, audio: soundfile.SoundFile) -> int:
@@ -172,12 +164,18 @@ def _read_block(audio: soundfile.SoundFile, wanted: int) -> Samples:
     return block
 
 
-def _refuse_cut_riff(descriptor: int) -> None:
+def _refuse_unfit(path: Path) -> None:
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise RecordingError("not a regular file")
+    if status.st_size == 0:
+        raise RecordingError("empty file")
+    with path.open("rb") as handle:
+        head = handle.read(8)
     # libsndfile takes a truncated WAV for a shorter one without a word.
-    head = os.pread(descriptor, 8, 0)
     if head[:4] == b"RIFF" and len(head) == 8:
         size = struct.unpack("<I", head[4:])[0]
-        if size not in _UNKNOWN_RIFF_SIZES and size + 8 > os.fstat(descriptor).st_size:
+        if size not in _UNKNOWN_RIFF_SIZES and size + 8 > status.st_size:
             raise RecordingError("audio ends early")
 
 
