@@ -48,8 +48,8 @@ class Framing:
 
     @property
     def window_frames(self) -> int:
-        """Whole frames in the window, at least one."""
-        return max(1, math.floor(Fraction(str(self.window_s)) * self.frame_rate))
+        """Frames of the longest trained clip, padded to whole frames: 38 of 15 s at 2.5 frames a second."""
+        return math.ceil(Fraction(str(self.window_s)) * self.frame_rate)
 
     @property
     def window_samples(self) -> int:

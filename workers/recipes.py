@@ -10,20 +10,12 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from model.config import (
-    ConformerConfig,
-    DiscriminatorConfig,
-    EncoderConfig,
-    HifiganDecoderConfig,
-    JepaConfig,
-    ModelConfig,
-    PredictorConfig,
-    WaveformFrontEndConfig,
-)
+from model.config import ModelConfig
 from shards import store
 from shards.errors import ConfigError, explain
 from shards.ingest_config import IngestConfig
 from shards.outputs import digest
+from workers import model_ladder
 from workers.training_config import CodecTrainConfig, OptimizerConfig, PretrainConfig
 
 
@@ -40,39 +32,108 @@ class Recipe(BaseModel):
 
 
 def paper() -> Recipe:
-    """The paper's tokenizer at 24 kHz: 2.5 frames/s, 47.5 tokens/s, 640 bit/s; 191 M parameters at inference."""
-    return Recipe(name="paper")
+    """The paper's tokenizer at 24 kHz: 2.5 frames/s, 47.5 tokens/s, 640 bit/s; 191 M parameters; encoder fine-tuned."""
+    return Recipe(name="paper", model=model_ladder.paper_model(), codec=CodecTrainConfig(train_encoder="finetune"))
+
+
+def base16k() -> Recipe:
+    """The paper's architecture at 16 kHz, narrower where rates are high: over four times cheaper, the same 2.5 Hz."""
+    return Recipe(name="base16k", model=model_ladder.base16k_model(), ingest=_INGEST_16K)
+
+
+def small() -> Recipe:
+    """The paper's architecture at an eighth of its channels, 16 kHz: the base of the ablations below."""
+    return Recipe(name="small", model=model_ladder.small_model(), ingest=_INGEST_16K)
+
+
+def fast16k() -> Recipe:
+    """Beyond the paper: spectral front end and inverse-STFT decoder, same latents, FSQ, packing and training."""
+    return Recipe(name="fast16k", model=model_ladder.fast16k_model(), ingest=_INGEST_16K)
+
+
+def fast16k_small() -> Recipe:
+    """fast16k at a size that learns on a CPU in hours."""
+    return Recipe(name="fast16k_small", model=model_ladder.fast16k_small_model(), ingest=_INGEST_16K)
 
 
 def tiny() -> Recipe:
     """The paper's architecture made small enough to train in minutes on two cores: 16 kHz, 2.5 frames/s."""
-    encoder = EncoderConfig(
-        sample_rate=16_000,
-        window_s=4.8,
-        front_end=WaveformFrontEndConfig(
-            channels=(8, 16, 32, 48, 64, 64), strides=(8, 8, 5, 5, 4), num_residual_blocks=2
-        ),
-        conformer=ConformerConfig(num_layers=2, num_heads=4, conv_kernel=7),
-    )
-    decoder = HifiganDecoderConfig(
-        channels=(64, 48, 32, 32, 16, 8), strides=(4, 5, 5, 8, 8), mrf_kernels=(3, 7), mrf_dilations=((1, 3), (1, 3))
-    )
-    predictor = PredictorConfig(hidden_dim=64, num_heads=4, conv_kernel=7)
-    model = ModelConfig(
-        encoder=encoder,
-        decoder=decoder,
-        jepa=JepaConfig(predictor=predictor),
-        discriminator=DiscriminatorConfig(periods=(2, 5), num_scales=1, channel_divisor=16),
-    )
     return Recipe(
         name="tiny",
-        model=model,
+        model=model_ladder.tiny_model(),
         ingest=IngestConfig(
             max_utterance_s=4.8, max_sample_rate=16_000, shard_size_mb=4, valid_percent=10, test_percent=10
         ),
         pretrain=_tiny_pretrain(),
         codec=_tiny_codec(),
     )
+
+
+def small_no_daam() -> Recipe:
+    """Ablation of small: no DAAM gate anywhere."""
+    return _variant("small_no_daam", {"model": {"encoder": {"daam": {"enabled": False}}}})
+
+
+def small_daam_k1() -> Recipe:
+    """Ablation of small: one Gaussian a DAAM gate."""
+    return _variant("small_daam_k1", {"model": {"encoder": {"daam": {"num_gaussians": 1}}}})
+
+
+def small_daam_symmetric() -> Recipe:
+    """Ablation of small: the paper's DAAM init, whose four Gaussians stay one."""
+    return _variant("small_daam_symmetric", {"model": {"encoder": {"daam": {"init": "paper"}}}})
+
+
+def small_decoder_daam() -> Recipe:
+    """Ablation of small: DAAM gates in the decoder too."""
+    return _variant("small_decoder_daam", {"model": {"decoder": {"daam": True}}})
+
+
+def small_mask_features() -> Recipe:
+    """Ablation of small: masks before the Conformers (small itself masks after them, as the paper does)."""
+    return _variant("small_mask_features", {"model": {"jepa": {"mask_at": "features"}}})
+
+
+def small_finetune() -> Recipe:
+    """Ablation of small: stage 2 fine-tunes the encoder (small itself freezes it, as the paper's code does)."""
+    return _variant("small_finetune", {"codec": {"train_encoder": "finetune"}})
+
+
+def small_levels8() -> Recipe:
+    """Ablation of small: 8 levels, 5 dims a token: 26 tokens a frame, 960 bit/s."""
+    return _variant("small_levels8", {"model": {"fsq": {"levels": 8, "group_size": 5}}})
+
+
+def small_group8() -> Recipe:
+    """Ablation of small: 8 dims a token: 16 tokens a frame, vocabulary 65,536, no position with fewer ids."""
+    return _variant("small_group8", {"model": {"fsq": {"group_size": 8}}})
+
+
+def small_group4() -> Recipe:
+    """Ablation of small: 4 dims a token: 32 tokens a frame, vocabulary 256."""
+    return _variant("small_group4", {"model": {"fsq": {"group_size": 4}}})
+
+
+def small_5hz() -> Recipe:
+    """Ablation of small: 5 frames a second, 1,280 bit/s."""
+    model = model_ladder.small_model(strides=(8, 8, 5, 5, 2))
+    return Recipe(name="small_5hz", model=model, ingest=_INGEST_16K)
+
+
+def small_12hz() -> Recipe:
+    """Ablation of small: 12.5 frames a second, 3,200 bit/s."""
+    model = model_ladder.small_model(strides=(8, 4, 5, 4, 2))
+    return Recipe(name="small_12hz", model=model, ingest=_INGEST_16K)
+
+
+_INGEST_16K = IngestConfig(max_sample_rate=16_000)
+
+
+def _variant(name: str, changes: dict[str, Any]) -> Recipe:
+    """``small`` with some values changed."""
+    values = small().model_dump(mode="json")
+    _merge(values, {"name": name, **changes}, path="")
+    return Recipe.model_validate(values)
 
 
 def _tiny_pretrain() -> PretrainConfig:
@@ -103,7 +164,26 @@ def _tiny_codec() -> CodecTrainConfig:
     )
 
 
-RECIPES: Mapping[str, Callable[[], Recipe]] = {f.__name__: f for f in (paper, tiny)}
+_ALL = (
+    paper,
+    base16k,
+    fast16k,
+    fast16k_small,
+    small,
+    tiny,
+    small_no_daam,
+    small_daam_k1,
+    small_daam_symmetric,
+    small_decoder_daam,
+    small_mask_features,
+    small_finetune,
+    small_levels8,
+    small_group8,
+    small_group4,
+    small_5hz,
+    small_12hz,
+)
+RECIPES: Mapping[str, Callable[[], Recipe]] = {recipe.__name__: recipe for recipe in _ALL}
 
 
 def resolve(name: str, *, config_uri: str | None = None, overrides: Iterable[str] = ()) -> Recipe:

@@ -75,5 +75,5 @@ def test_the_nineteenth_token_has_sixteen_ids(config: ModelConfig) -> None:
     assert packing_of(config).position_sizes == (16_384,) * 18 + (16,)
 
 
-def test_a_window_is_37_frames_of_15_seconds(config: ModelConfig) -> None:
-    assert config.framing.window_frames == 37
+def test_a_clip_of_15_seconds_is_one_window(config: ModelConfig) -> None:
+    assert config.framing.window_frames == config.framing.num_frames(15 * 24_000) == 38

@@ -78,7 +78,7 @@ def test_any_changed_byte_of_the_weights_is_damage(tmp_path: Path, name: str) ->
         bad = bytearray(good)
         bad[at] ^= 0x41
         (tmp_path / name).write_bytes(bytes(bad))
-        with pytest.raises(DamageError, match="restore|use the weights and the configuration of one"):
+        with pytest.raises(DamageError, match=r"restore|use the weights and the configuration of one"):
             Tokenizer.load(str(tmp_path))
     (tmp_path / name).write_bytes(good[:-7])
     with pytest.raises(DamageError, match="not a readable safetensors file"):
