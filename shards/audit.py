@@ -128,26 +128,25 @@ def _read(archive_uri: str, name: str) -> bytes | None:
 def _sum_findings(
     shard: str, part: bytes, encoded: bytes | None, sums: bytes | None, ledger: Ledger | None, found_rows: bool
 ) -> Iterable[Finding]:
+    """Whether part, ledger and checksums agree, and which of the three has changed when they do not."""
     if sums is None or encoded is None:
         return
-    promised = [line[:64] for line in sums.split(b"\n")]
-    intact_part = sha256(part).encode() in promised[:1] or (ledger is not None and ledger.part_sha256 == sha256(part))
-    intact_ledger = sha256(encoded).encode() in promised[1:2]
-    if not intact_part and not found_rows:
+    own = sha256(part)
+    witnessed = sums.startswith(own.encode()) or (ledger is not None and ledger.part_sha256 == own)
+    if not witnessed and not found_rows:
         yield Finding(part_name(shard), "sha256 differs: bytes outside the rows have changed")
-    if ledger is not None and not intact_ledger and ledger.part_sha256 != sha256(part) and intact_part:
+    if ledger is None or sums == sums_text(shard, ledger.part_sha256, sha256(encoded)):
+        return
+    if ledger.encode() != encoded or (witnessed and not _describes(ledger, shard, part)):
         yield Finding(ledger_name(shard), "sha256 differs")
-    elif sums != sums_text(shard, sha256(part), sha256(encoded)) and intact_part:
-        what = "sha256 differs" if _well_formed(shard, sums, part) else "the checksums have changed"
-        yield Finding(ledger_name(shard) if what == "sha256 differs" else sums_name(shard), what)
+    else:
+        yield Finding(sums_name(shard), "the checksums have changed")
 
 
-def _well_formed(shard: str, sums: bytes, part: bytes) -> bool:
-    """Whether the checksum file is right about the part and has its form, so that the ledger must be what changed."""
-    lines = sums.decode("latin-1").split("\n")
-    ledger_sum = lines[1][:64] if len(lines) > 1 else ""
-    is_hex = len(ledger_sum) == 64 and set(ledger_sum) <= set("0123456789abcdef")
-    return is_hex and sums == sums_text(shard, sha256(part), ledger_sum)
+def _describes(ledger: Ledger, shard: str, part: bytes) -> bool:
+    metadata = PartMetadata.of(open_part(io.BytesIO(part), part_name(shard)).metadata.metadata, part_name(shard))
+    told = (ledger.shard, ledger.shard_digest, ledger.part_sha256, ledger.part_size_bytes)
+    return told == (shard, metadata.shard_digest, sha256(part), len(part))
 
 
 def _index_findings(shard: str, ledger: Ledger, rows: pa.Table) -> Iterable[Finding]:

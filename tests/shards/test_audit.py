@@ -1,0 +1,133 @@
+"""The scrub finds every changed byte of parts, ledgers and checksums, and names part, rows and time span."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from shards.audit import audit_archive
+from shards.errors import NotFoundError
+from shards.packing import Packing
+from tests.archive_corpus import make_archive
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pristine")
+    make_archive(str(folder), num_utterances=64)
+    return folder
+
+
+@pytest.fixture
+def archive(pristine: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(pristine, tmp_path / "archive"))
+
+
+def flip(path: Path, at: int, bit: int = 0) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1 << bit
+    path.write_bytes(bytes(data))
+
+
+def token_page(part: Path, group: int) -> tuple[int, int]:
+    metadata = pq.ParquetFile(part).metadata.row_group(group)
+    column = next(c for c in map(metadata.column, range(metadata.num_columns)) if c.path_in_schema.startswith("tokens"))
+    return column.data_page_offset, column.total_compressed_size
+
+
+def test_an_intact_archive_has_no_findings_and_is_counted(archive: Path) -> None:
+    audit = audit_archive(str(archive))
+    assert audit.findings == [] and (audit.num_parts, audit.num_rows) == (3, 192)
+    assert audit.size_bytes == sum(p.stat().st_size for p in (archive / "parts").iterdir())
+
+
+@pytest.mark.parametrize("folder", ["parts", "ledger", "sums"])
+def test_any_flipped_bit_anywhere_is_found_in_its_file(archive: Path, folder: str) -> None:
+    rng = np.random.default_rng(7)
+    files = sorted((archive / folder).iterdir())
+    for _ in range(60):
+        path = files[rng.integers(len(files))]
+        at, bit = int(rng.integers(path.stat().st_size)), int(rng.integers(8))
+        flip(path, at, bit)
+        found = [f.file for f in audit_archive(str(archive)).findings]
+        assert f"{folder}/{path.name}" in found, f"byte {at}, bit {bit} of {path.name}: {found}"
+        flip(path, at, bit)
+    assert audit_archive(str(archive)).findings == []
+
+
+def test_damaged_tokens_are_named_by_row_and_time_and_the_rest_stays_readable(archive: Path) -> None:
+    part = archive / "parts/train-000001.parquet"
+    offset, size = token_page(part, 2)
+    flip(part, offset + size // 2)
+    findings = audit_archive(str(archive)).findings
+    ledger = pq.read_table(archive / "ledger/train-000001.parquet").to_pylist()
+    assert findings and all(f.file == "parts/train-000001.parquet" for f in findings)
+    named = [row for f in findings for row in range(f.rows[0], f.rows[1] + 1)]
+    assert named and set(named) <= set(range(32, 48))
+    recording, start, end = findings[0].spans[0]
+    first = ledger[findings[0].rows[0]]
+    assert recording == first["recording_id"] and start == first["start_sample"] / first["sample_rate"] < end
+    assert f"{recording} {start:.3f}..{end:.3f} s" in str(findings[0])
+    others = pq.ParquetFile(part, page_checksum_verification=True)
+    assert [others.read_row_group(g).num_rows for g in (0, 1, 3)] == [16, 16, 16]
+
+
+def test_a_wrong_row_with_right_page_checksums_is_found_exactly(archive: Path) -> None:
+    from shards.token_archive import encode_part
+
+    part = archive / "parts/train-000000.parquet"
+    file = pq.ParquetFile(part)
+    table = file.read().replace_schema_metadata({b"syllabary": file.metadata.metadata[b"syllabary"]})
+    tokens = table["tokens"].to_pylist()
+    tokens[20][18] = 16  # the last position of a frame has 16 ids
+    changed = table.set_column(8, table.schema.field("tokens"), pa.array(tokens, table.schema.field("tokens").type))
+    part.write_bytes(encode_part(changed, row_group_size=16))
+    findings = audit_archive(str(archive)).findings
+    assert [f.rows for f in findings] == [(20, 20)] and "checks" in findings[0].what
+
+
+def test_a_token_out_of_range_is_found_even_with_a_right_checksum(archive: Path) -> None:
+    from shards.audit import read_format, wrong_rows
+    from shards.token_archive import row_crc32cs
+
+    table = pq.read_table(archive / "parts/train-000000.parquet")
+    tokens = table["tokens"].to_pylist()
+    tokens[5][18] = 16
+    changed = table.set_column(8, table.schema.field("tokens"), pa.array(tokens, table.schema.field("tokens").type))
+    position = changed.schema.get_field_index("crc32c")
+    changed = changed.set_column(position, table.schema.field("crc32c"), [row_crc32cs(changed)])
+    assert np.flatnonzero(wrong_rows(changed, read_format(str(archive)))).tolist() == [5]
+
+
+@pytest.mark.parametrize(
+    ("folder", "what"),
+    [
+        ("parts", "the part is missing, its ledger or checksums are there"),
+        ("ledger", "the ledger is missing"),
+        ("sums", "the checksums are missing"),
+    ],
+)
+def test_a_missing_file_is_found(archive: Path, folder: str, what: str) -> None:
+    next(iter(sorted((archive / folder).iterdir()))).unlink()
+    assert [f.what for f in audit_archive(str(archive)).findings] == [what]
+
+
+def test_a_truncated_and_a_foreign_part_are_found(archive: Path, tmp_path: Path) -> None:
+    part = archive / "parts/train-000000.parquet"
+    part.write_bytes(part.read_bytes()[:-100])
+    make_archive(str(tmp_path / "other"), num_utterances=64, packing=Packing(128, 4, 5))
+    shutil.copy(tmp_path / "other/parts/train-000001.parquet", archive / "parts/train-000001.parquet")
+    findings = {f.file: f for f in audit_archive(str(archive)).findings}
+    assert "unreadable" in findings["parts/train-000000.parquet"].what
+    assert findings["parts/train-000000.parquet"].rows == (0, 63)
+    assert "metadata is not this archive's" in str(findings["parts/train-000001.parquet"])
+
+
+def test_no_archive_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError):
+        audit_archive(str(tmp_path))
