@@ -1,4 +1,4 @@
-"""``syllabary run``: the pipeline flow on this machine; Prefect is ephemeral unless PREFECT_API_URL is set."""
+"""``syllabary run``: the pipeline flow on this machine; with a Prefect server of its own unless one is configured."""
 
 from __future__ import annotations
 
@@ -36,11 +36,14 @@ def _run_flow(source: str | None, out: str, *, recipe: str, config: str | None, 
     started = time.monotonic()
     for key, value in _PREFECT.items():
         os.environ.setdefault(key, value)
-    where = os.environ.get("PREFECT_API_URL", "an ephemeral server")
-    _say(f"run  starting Prefect ({where})")
-    from flows.run_pipeline import run_pipeline
+    _say("run  starts Prefect")
+    from flows.local_server import prefect_server
 
-    run_pipeline(source=source, out=out, recipe=recipe, config=config, overrides=overrides)
+    with prefect_server() as url:
+        from flows.run_pipeline import run_pipeline
+
+        _say(f"run  flow runs are recorded at {url}")
+        run_pipeline(source=source, out=out, recipe=recipe, config=config, overrides=overrides)
     _say(f"run  done in {time.monotonic() - started:.0f} s")
 
 

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import logging
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from pydantic import ValidationError
 
 from shards.errors import InputError, SyllabaryError, explain
-from workers.jobs import PARENT_VARIABLE, RESULT_PREFIX, Job
+from workers.jobs import RESULT_PREFIX, Job
+from workers.lifetime import die_with_parent
 
 J = TypeVar("J", bound=Job)
-_PR_SET_PDEATHSIG = 1
 
 
 def run_job(job_type: type[J], verb: Callable[[J], Mapping[str, Any]]) -> None:
@@ -27,7 +25,7 @@ def run_job(job_type: type[J], verb: Callable[[J], Mapping[str, Any]]) -> None:
     Standard output carries the result line alone, so that a caller can read it; progress and errors go to standard
     error. A :class:`SyllabaryError` becomes one line and its exit code; anything else keeps its traceback.
     """
-    _die_with_parent()
+    die_with_parent()
     result_stream = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # libraries that print to standard output must not be taken for the result
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
@@ -42,22 +40,12 @@ def run_job(job_type: type[J], verb: Callable[[J], Mapping[str, Any]]) -> None:
     _leave(0)
 
 
-def _leave(status: int) -> None:
+def _leave(status: int) -> NoReturn:
     """End at once: native threads (Arrow's readahead, say) that outlive the interpreter abort a finished job."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
-
-
-def _die_with_parent() -> None:
-    """End this process when the submitter is killed, so that no orphan goes on beside its successor (Linux)."""
-    parent = os.environ.pop(PARENT_VARIABLE, None)
-    if parent is None or not sys.platform.startswith("linux"):
-        return
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != int(parent):  # it died before the call above
-        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _read_job(job_type: type[J]) -> J:

@@ -19,7 +19,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from shards.errors import JobError
-from workers.jobs import PARENT_VARIABLE, RESULT_PREFIX, Job
+from workers.jobs import RESULT_PREFIX, Job
+from workers.lifetime import parent_environment
 
 OnLine = Callable[[str], None]
 _KEPT_LINES = 30
@@ -45,11 +46,15 @@ def _print_line(line: str) -> None:
 
 def _run_as_subprocess(job: Job, on_line: OnLine) -> dict[str, Any]:
     command = [sys.executable, "-m", f"workers.{job.module}", job.model_dump_json()]
-    environment = {**os.environ, PARENT_VARIABLE: str(os.getpid())}
     process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment, text=True,
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=parent_environment(),
+        text=True,
         errors="replace",
-    )  # fmt: skip
+    )
     assert process.stdout is not None
     with _ended_with_us(process):
         result, last_lines = _follow((line.rstrip("\n") for line in process.stdout), on_line)
