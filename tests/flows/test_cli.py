@@ -1,0 +1,160 @@
+"""The command line: quick help, every verb documented, and one clear line for each mistake."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+
+from infra.stack.object_store import ObjectStore
+
+ROOT = Path(__file__).parent.parent.parent
+SYLLABARY = str(Path(sys.executable).parent / "syllabary")
+
+
+def syllabary(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [SYLLABARY, *arguments], capture_output=True, text=True, timeout=120, env={**os.environ, **environment},
+        check=False,
+    )  # fmt: skip
+
+
+def refusal(*arguments: str, **environment: str) -> str:
+    """The one line of a refused command."""
+    finished = syllabary(*arguments, **environment)
+    assert finished.returncode == 2, finished.stderr
+    lines = [line for line in finished.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and "Traceback" not in finished.stderr, finished.stderr
+    return lines[0]
+
+
+def test_help_needs_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom typer.testing import CliRunner\nfrom flows.cli import app\n"
+        "assert CliRunner().invoke(app, ['--help']).exit_code == 0\n"
+        "sys.exit(','.join({'torch', 'ray', 'prefect', 'pyarrow', 'numpy'} & set(sys.modules)) or 0)"
+    )
+    finished = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+
+
+def test_every_verb_is_in_the_readme_and_has_help() -> None:
+    from typer.main import get_command
+
+    from flows.cli import app
+
+    readme = (ROOT / "README.md").read_text()
+    commands = get_command(app).commands  # type: ignore[attr-defined]
+    for name, verb in commands.items():
+        assert f"syllabary {name}" in readme, f"{name} is not in the README"
+        assert verb.help
+
+
+def test_every_recipe_is_listed_with_what_it_is() -> None:
+    from workers.recipes import RECIPES
+
+    listing = syllabary("recipes").stdout
+    assert len(listing.splitlines()) == len(RECIPES)
+    for name in RECIPES:
+        assert any(line.startswith(name + " ") and len(line) > 40 for line in listing.splitlines())
+
+
+def test_a_missing_source_is_refused(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert "missing or empty" in refusal("run", str(tmp_path / "absent"), "--out", str(out))
+    assert not out.exists()
+
+
+def test_an_empty_source_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    out = tmp_path / "out"
+    assert "missing or empty" in refusal("run", str(tmp_path / "empty"), "--out", str(out))
+    assert not out.exists()
+
+
+def test_a_folder_without_audio_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("no sound")
+    line = refusal("shard", str(tmp_path / "texts"), "--out", str(tmp_path / "out"))
+    assert "audio" in line
+    assert not (tmp_path / "out" / "done.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("--recipe", "tinny"), "unknown recipe: 'tinny'; expected one of"),
+        (("--set", "pretrain.steps=3"), "unknown configuration key: 'pretrain.steps'"),
+        (("--set", "pretrain.num_steps"), "override is not key=value"),
+        (("--set", "pretrain.num_steps=many"), "pretrain.num_steps"),
+        (("--set", "model.fsq.levels=17"), "use group_size at most 3"),
+        (("--config", "absent.yaml"), "nothing there"),
+    ],
+)
+def test_a_recipe_that_does_not_resolve_is_refused(
+    arguments: tuple[str, ...], expected: str, corpus: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    assert expected in refusal("run", str(corpus), "--out", str(out), *arguments)
+    assert not out.exists()
+
+
+def test_an_output_of_another_recipe_is_refused_and_kept(corpus: Path, tmp_path: Path) -> None:
+    from workers.pipeline_layout import PipelineLayout, claim_run
+    from workers.recipes import resolve
+
+    claim_run(PipelineLayout(str(tmp_path / "out")), str(corpus), resolve("tiny"))
+    before = (tmp_path / "out" / "output.json").read_bytes()
+    (tmp_path / "out" / "done.json").write_text("{}")
+    line = refusal("run", str(corpus), "--out", str(tmp_path / "out"), "--set", "codec.num_steps=7")
+    assert "belongs to another run: config.codec.num_steps" in line and "use another --out" in line
+    assert (tmp_path / "out" / "output.json").read_bytes() == before
+
+
+def test_a_source_that_grew_is_another_run(tmp_path: Path) -> None:
+    from workers.pipeline_layout import PipelineLayout, claim_run
+    from workers.recipes import resolve
+
+    source = tmp_path / "speech"
+    source.mkdir()
+    sf.write(source / "a.wav", np.zeros(16_000), 16_000)
+    claim_run(PipelineLayout(str(tmp_path / "out")), str(source), resolve("tiny"))
+    (tmp_path / "out" / "done.json").write_text("{}")
+    sf.write(source / "b.wav", np.zeros(16_000), 16_000)
+    assert "inputs.files_digest" in refusal("run", str(source), "--out", str(tmp_path / "out"))
+
+
+def test_wrong_s3_keys_name_the_variables(s3: ObjectStore, corpus: Path) -> None:
+    line = refusal("run", str(corpus), "--out", s3.bucket() + "/run", AWS_SECRET_ACCESS_KEY="wrong")
+    assert "AWS_SECRET_ACCESS_KEY" in line
+    assert "wrong" not in line.replace("wrong keys", "")
+
+
+def test_too_little_disk_is_refused(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from shards.errors import StorageError
+    from workers import pipeline_layout
+    from workers.recipes import resolve
+
+    monkeypatch.setattr(pipeline_layout, "_NEEDED_BYTES", 1 << 60)
+    layout = pipeline_layout.PipelineLayout(str(tmp_path / "out"))
+    with pytest.raises(StorageError, match=r"GiB free at .*; expected .* GiB; free some space"):
+        pipeline_layout.claim_run(layout, str(corpus), resolve("tiny"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_wrong_tokenizer_or_archive_is_refused(tmp_path: Path) -> None:
+    nothing = str(tmp_path / "nothing")
+    for arguments in (
+        ("verify", "--archive", nothing),
+        ("restore", "--archive", nothing, "--tokenizer", nothing, "--out", str(tmp_path / "out")),
+        ("tokenize", "--shards", nothing, "--tokenizer", nothing, "--archive", str(tmp_path / "out")),
+        ("pretrain", "--shards", nothing, "--out", str(tmp_path / "out")),
+        ("train-codec", "--shards", nothing, "--encoder", nothing, "--out", str(tmp_path / "out")),
+    ):
+        assert nothing in refusal(*arguments)
+    assert not (tmp_path / "out").exists()

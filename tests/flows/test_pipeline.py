@@ -1,0 +1,141 @@
+"""The whole pipeline as a user runs it: one command, real servers, on S3 and on a folder, and after a kill."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow.parquet as pq
+import pytest
+import soundfile as sf
+
+from infra.stack.object_store import ObjectStore
+from shards import outputs, store
+from shards.packing import Packing
+
+SYLLABARY = str(Path(sys.executable).parent / "syllabary")
+SHORT = (
+    "pretrain.num_steps=6", "pretrain.checkpoint_every=2", "pretrain.validate_every=3",
+    "codec.num_steps=6", "codec.checkpoint_every=2", "codec.validate_every=3", "codec.discriminator_start_step=3",
+    "ingest.valid_percent=30",
+)  # fmt: skip
+
+
+def command(source: str, out: str) -> list[str]:
+    sets = [part for override in SHORT for part in ("--set", override)]
+    return [SYLLABARY, "run", source, "--out", out, "--recipe", "tiny", *sets]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Prefect's database and profiles in a folder of this test, and no other server."""
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    return tmp_path
+
+
+def run(source: str, out: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(source, out), capture_output=True, text=True, timeout=280, check=False)
+
+
+def upload(corpus: Path, bucket: str) -> str:
+    for path in corpus.rglob("*"):
+        if path.is_file():
+            store.publish_bytes(store.join(bucket, "corpus", path.relative_to(corpus).as_posix()), path.read_bytes())
+    return store.join(bucket, "corpus")
+
+
+@pytest.mark.timeout(600)
+def test_the_pipeline_runs_on_s3_and_a_second_run_has_nothing_to_do(s3: ObjectStore, corpus: Path, home: Path) -> None:
+    bucket = s3.bucket()
+    source, out = upload(corpus, bucket), store.join(bucket, "run")
+    first = run(source, out)
+    assert first.returncode == 0, first.stderr[-3000:]
+    check_archive(out)
+    check_restored(out)
+    check_summary(out)
+    started = time.monotonic()
+    second = run(source, out)
+    assert second.returncode == 0 and "nothing to do" in second.stderr
+    assert "Prefect" not in second.stderr, f"a finished run started a server ({time.monotonic() - started:.0f} s)"
+
+
+def check_archive(out: str) -> None:
+    """Without our reader: frames x 19 tokens, each valid for its position, for every utterance of the index."""
+    packing = Packing(128, 4, 7)
+    seen = []
+    for part in store.list_files(store.join(out, "archive", "parts"), suffix=".parquet"):
+        for row in pq.read_table(store.as_buffer(part.uri)).to_pylist():
+            tokens = np.array(row["tokens"], np.uint16).reshape(-1, 19)
+            assert len(tokens) == row["num_frames"] > 0
+            assert (tokens < np.array(packing.position_sizes)).all()
+            assert (packing.pack(packing.unpack(tokens)) == tokens).all()
+            seen.append(row["utterance_id"])
+    done = outputs.read_done(store.join(out, "shards"))
+    assert done is not None
+    assert len(seen) == len(set(seen)) == sum(split["num_utterances"] for split in done["splits"].values())
+
+
+def check_restored(out: str) -> None:
+    """Exactly num_samples for each restored utterance."""
+    lengths = {}
+    for part in store.list_files(store.join(out, "archive", "parts"), suffix=".parquet"):
+        lengths |= {r["utterance_id"]: r["num_samples"] for r in pq.read_table(store.as_buffer(part.uri)).to_pylist()}
+    files = store.list_files(store.join(out, "restored"), suffix=".flac")
+    assert files
+    for file in files:
+        samples, _ = sf.read(store.as_buffer(file.uri))
+        assert len(samples) in lengths.values()
+        assert np.abs(samples).max() > 0
+
+
+def check_summary(out: str) -> None:
+    text = store.read_bytes(store.join(out, "summary.md")).decode()
+    assert "640" in text and "held-out speakers" in text and "100.00 %" not in text.split("silence")[0]
+    for name in ("pretrain", "codec"):
+        assert store.read_bytes(store.join(out, "curves", f"{name}.png")).startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_a_run_killed_at_random_moments_ends_in_the_state_of_an_unbroken_one(corpus: Path, home: Path) -> None:
+    whole, broken = str(home / "whole"), str(home / "broken")
+    started = time.monotonic()
+    assert run(str(corpus), whole).returncode == 0
+    lasted = time.monotonic() - started
+    chance = random.Random(0)
+    for share in (0.15, 0.35, 0.5, 0.65, 0.8):
+        kill_after(command(str(corpus), broken), lasted * share * chance.uniform(0.8, 1.2))
+    last = run(str(corpus), broken)
+    assert last.returncode == 0, last.stderr[-3000:]
+    assert state(broken) == state(whole)
+
+
+def kill_after(arguments: list[str], seconds: float) -> None:
+    """SIGKILL to the command alone; what it started has to notice by itself."""
+    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ)
+    time.sleep(seconds)
+    children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert not alive, f"orphans: {[(p.pid, p.name()) for p in alive]}"
+
+
+def state(out: str) -> dict[str, str]:
+    """Digests of every output; timings are the machine's, and claims name the folder they are in."""
+    skipped = ("timings.parquet", "output.json", "summary.md")
+    return {
+        file.name: hashlib.sha256(store.read_bytes(file.uri)).hexdigest()
+        for file in store.list_files(out)
+        if not file.name.endswith(skipped) and "/checkpoints/" not in file.name
+    }
