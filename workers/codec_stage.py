@@ -24,7 +24,7 @@ from shards import store
 from shards.errors import ConfigError, explain
 from shards.outputs import pretty_json
 from workers.codec_validation import illustrate, validate_codec
-from workers.engine import build_engine, frozen, gradient_norm, lowered, set_learning_rate, sum_over_ranks, world
+from workers.engine import build_engine, frozen, lowered, set_learning_rate, step_engine, sum_over_ranks, world
 from workers.jepa_stage import CONFIG_FILE, ENCODER_FILE
 from workers.loader import Batch
 from workers.ray_training import RankJob
@@ -82,14 +82,21 @@ class CodecStage:
         adversarial = step > self._config.discriminator_start_step
         self._prepare(lr)
         sums: dict[str, Tensor] = {}
+        norms: dict[str, float] = {}
         for batch, share in zip(batches, self._shares(batches), strict=True):
-            for name, value in self._micro_step(batch.to(self._setup.device), share, adversarial).items():
+            found = self._micro_step(batch.to(self._setup.device), share, adversarial)
+            for name, value in found.items():
                 sums[name] = sums.get(name, 0) + value.double() * share.weight
-        stats = dict(zip(sums, sum_over_ranks(torch.stack(list(sums.values()))).tolist(), strict=True))
-        stats |= gradient_norm(self.engines["generator"], self._config)
+            norms = self._step_engines(adversarial)
+        means = sum_over_ranks(torch.stack(list(sums.values()))).tolist()
+        return dict(zip(sums, means, strict=True)) | norms
+
+    def _step_engines(self, adversarial: bool) -> dict[str, float]:
+        norms = step_engine(self.engines["generator"], self._config)
         if adversarial:
-            stats |= gradient_norm(self.engines["discriminators"], self._config, "discriminator_gradient_norm")
-        return stats
+            judged = step_engine(self.engines["discriminators"], self._config)
+            norms |= {f"discriminator_{name}": value for name, value in judged.items()}
+        return norms
 
     def _prepare(self, lr: float) -> None:
         self._codec.train()
@@ -115,9 +122,6 @@ class CodecStage:
                 judged = (real, judges(generated, batch.num_samples))
         losses = generator_losses(generated, batch.waveform, batch.num_samples, self._model.losses, judged=judged)
         self.engines["generator"].backward(losses.total * share.scale)
-        self.engines["generator"].step()
-        if adversarial:
-            self.engines["discriminators"].step()
         return stats | _named(losses)
 
     def _generate(self, batch: Batch) -> Tensor:

@@ -147,15 +147,27 @@ def set_learning_rate(engine: Any, lr: float) -> None:
         group["lr"] = lr
 
 
-def gradient_norm(engine: Any, train: TrainConfig, name: str = "gradient_norm") -> dict[str, float]:
-    """Norm of the last step's whole gradient, over all ranks, before clipping; empty when nothing measured it.
+def step_engine(engine: Any, train: TrainConfig) -> dict[str, float]:
+    """Count a micro-batch, and at the end of its step clip and apply the gradient.
 
-    Under fp16 an infinite norm is no failure: the loss scaler skips that step and scales down.
+    Returns the ``gradient_norm`` of an applied gradient, over all ranks, before clipping. Under fp16 it is left out when
+    it is infinite, which is no failure: the loss scaler skips that step and scales down.
     """
-    norm = engine.get_global_grad_norm()
+    applied = engine.is_gradient_accumulation_boundary()
+    norm = _whole_norm(engine, train) if applied else None
+    engine.step()
+    if applied and engine.zero_optimization_stage() > 0:
+        norm = engine.get_global_grad_norm()
     if norm is None or (train.precision == "fp16" and not math.isfinite(float(norm))):
         return {}
-    return {name: float(norm)}
+    return {"gradient_norm": float(norm)}
+
+
+def _whole_norm(engine: Any, train: TrainConfig) -> Tensor | None:
+    """DeepSpeed measures the norm under ZeRO only; without it every rank holds the whole, averaged gradient."""
+    if engine.zero_optimization_stage() > 0 or train.precision == "fp16":
+        return None
+    return nn.utils.get_total_norm([p.grad for p in engine.module.parameters() if p.grad is not None])
 
 
 def lowered(train: TrainConfig, device: torch.device) -> torch.autocast:

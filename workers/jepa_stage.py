@@ -22,9 +22,9 @@ from shards.outputs import pretty_json
 from workers.engine import (
     build_engine,
     gather_from_ranks,
-    gradient_norm,
     rows_of_all_ranks,
     set_learning_rate,
+    step_engine,
     sum_over_ranks,
     world,
 )
@@ -69,18 +69,19 @@ class JepaStage:
         counts = [int(mask.sum()) for mask in masks]
         total = float(sum_over_ranks(torch.tensor([float(sum(counts))], device=self._setup.device))[0])
         sums = torch.zeros(3, dtype=torch.float64, device=self._setup.device)
+        norm: dict[str, float] = {}
         for batch, mask, count in zip(batches, masks, counts, strict=True):
             batch = batch.to(self._setup.device)
             found = engine(batch.waveform, batch.num_samples, mask)
             # DeepSpeed divides by ranks and micro-batches; undone here, what is left is the share of masked frames.
             engine.backward(found.loss * (count * world()[1] * len(batches) / total))
-            engine.step()
+            norm = step_engine(engine, self._config)
             stats = torch.stack([found.loss.detach(), found.prediction_std, found.target_std])
             sums += stats.double() * (count / total)
         self._jepa.update_target()
         loss, prediction_std, target_std = sum_over_ranks(sums).tolist()
         stats_by_name = {"loss": loss, "prediction_std": prediction_std, "target_std": target_std}
-        return stats_by_name | gradient_norm(engine, self._config)
+        return stats_by_name | norm
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:

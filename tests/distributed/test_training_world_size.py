@@ -1,0 +1,55 @@
+"""Two ranks train as one rank with twice the batch, and a run that was cut short ends as one that was not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from training_testing import Gang, Trained, no_dropout, train_here, trained, training_recipe
+
+
+# Deviations within a micro-batch, which is another one when the batch is divided otherwise.
+BY_MICRO_BATCH = {("train", "prediction_std"), ("train", "target_std")}
+
+
+def _train(gang: Gang, stage: str, out: Path, shards: str, encoder: str, stop_after: int = 0, **changes) -> Trained | None:
+    recipe = training_recipe(**no_dropout(), **changes)
+    said = gang.run(train_here, stage, recipe, str(out), shards, encoder, stop_after)
+    return None if stop_after else trained(str(out), said[0])
+
+
+def _close(a: Trained, b: Trained, tolerance: float = 1e-5) -> None:
+    assert a.series.keys() == b.series.keys()
+    for key in a.series.keys() - BY_MICRO_BATCH:
+        assert a.series[key] == pytest.approx(b.series[key], rel=tolerance, abs=tolerance), key
+
+
+@pytest.mark.parametrize("zero", [0, 1, 2])
+def test_pretraining_on_two_ranks_equals_one_rank_with_twice_the_batch(pair, single, shards, encoder, tmp_path, zero):
+    two = _train(pair, "pretrain", tmp_path / "two", shards, encoder, pretrain__zero_stage=zero)
+    one = _train(single, "pretrain", tmp_path / "one", shards, encoder, pretrain__zero_stage=zero,
+                 pretrain__micro_batch_size=4)
+    _close(two, one)
+
+
+def test_accumulating_equals_one_large_batch(single, shards, encoder, tmp_path):
+    small = _train(single, "pretrain", tmp_path / "a", shards, encoder, pretrain__grad_accum_steps=2)
+    large = _train(single, "pretrain", tmp_path / "b", shards, encoder, pretrain__micro_batch_size=4)
+    _close(small, large)
+
+
+@pytest.mark.parametrize("zero", [0, 1, 2])
+def test_codec_on_two_ranks_equals_one_rank_with_twice_the_batch(pair, single, shards, encoder, tmp_path, zero):
+    # Crops of one length, shorter than every utterance: each loss term is then a plain mean over clips.
+    equal = {"codec__crop_s": 0.48, "codec__zero_stage": zero}
+    two = _train(pair, "codec", tmp_path / "two", shards, encoder, **equal)
+    one = _train(single, "codec", tmp_path / "one", shards, encoder, codec__micro_batch_size=4, **equal)
+    _close(two, one)
+
+
+def test_codec_accumulating_equals_one_large_batch(single, shards, encoder, tmp_path):
+    equal = {"codec__crop_s": 0.48, "codec__train_encoder": "finetune"}
+    small = _train(single, "codec", tmp_path / "a", shards, encoder, codec__grad_accum_steps=2, **equal)
+    large = _train(single, "codec", tmp_path / "b", shards, encoder, codec__micro_batch_size=4, **equal)
+    _close(small, large)
