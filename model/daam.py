@@ -22,6 +22,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from model.config import DaamConfig
+from model.precision import full_precision
 
 _EPS = 1e-6
 _MIN_VARIANCE = 1e-6
@@ -54,7 +55,7 @@ class Daam(nn.Module):
         self, x: Float[Tensor, "batch channels positions"], mask: Bool[Tensor, "batch positions"] | None
     ) -> DaamOutput:
         """Gate every position; statistics see those where ``mask`` is True (all when None)."""
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x.device):
             wide = x.float()
             attention = F.conv1d(wide, self.projection.weight.float(), cast(Tensor, self.projection.bias).float())[:, 0]
             density = self._log_density(attention, mask).exp()

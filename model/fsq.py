@@ -16,6 +16,7 @@ from jaxtyping import Float, Integer, UInt8
 from torch import Tensor, nn
 
 from model.config import FsqConfig
+from model.precision import full_precision
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Fsq(nn.Module):
     def forward(self, latents: Float[Tensor, "batch dim frames"]) -> QuantizeOutput:
         """Quantize latents of any range and floating type."""
         assert latents.shape[1] == self.dims, f"{latents.shape[1]} dims, expected {self.dims}"
-        with torch.autocast(latents.device.type, enabled=False):
+        with full_precision(latents.device):
             bounded = torch.tanh(latents.float())
             scaled = (bounded + 1) * (self.levels / 2)
             indices = scaled.floor().clamp(0, self.levels - 1).to(torch.uint8)

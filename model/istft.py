@@ -20,6 +20,7 @@ from model.config import IstftDecoderConfig
 from model.convnext import ChannelNorm, ConvNeXtStage
 from model.convolution import UpConv1d
 from model.padding import frame_mask, stretch, valid_mask, zero_invalid
+from model.precision import full_precision
 
 _MAX_MAGNITUDE = 1e2
 
@@ -41,7 +42,7 @@ class IstftHead(nn.Module):
     ) -> Float[Tensor, "batch samples"]:
         """``positions * hop_length`` samples; invalid positions add nothing to their neighbours."""
         log_magnitude, phase = self.project(self.norm(x)).float().chunk(2, dim=1)
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x.device):
             magnitude = log_magnitude.exp().clamp(max=_MAX_MAGNITUDE)
             spectrum = torch.complex(magnitude * phase.cos(), magnitude * phase.sin())
             segments = torch.fft.irfft(zero_invalid(spectrum, mask).transpose(1, 2), n=self.n_fft)

@@ -17,6 +17,7 @@ from torch import Tensor
 from model.config import CodecLossConfig
 from model.discriminators import DiscriminatorOutput, FeatureMap
 from model.padding import valid_mask
+from model.precision import full_precision
 
 _MAGNITUDE_FLOOR = 1e-5
 
@@ -79,7 +80,7 @@ def _stft_loss(
 
 def _magnitudes(waveform: Float[Tensor, "batch samples"], n_fft: int) -> Float[Tensor, "batch bins frames"]:
     """Magnitudes, at least 1e-5, of zero-padded centred frames."""
-    with torch.autocast(waveform.device.type, enabled=False):
+    with full_precision(waveform.device):
         window = torch.hann_window(n_fft, device=waveform.device)
         spectrum = torch.stft(
             waveform, n_fft, n_fft // 4, window=window, center=True, pad_mode="constant", return_complex=True

@@ -19,6 +19,7 @@ from model.convnext import ChannelNorm, ConvNeXtStage
 from model.convolution import DownConv1d, SameConv1d
 from model.daam import Daam
 from model.padding import stretch, zero_invalid
+from model.precision import full_precision
 
 _MAGNITUDE_FLOOR = 1e-5
 
@@ -36,7 +37,7 @@ class LogSpectrum(nn.Module):
     def forward(self, waveform: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch bins positions"]:
         """``samples`` is a multiple of the hop; bins = n_fft / 2 + 1."""
         margin = (self.n_fft - self.hop_length) // 2
-        with torch.autocast(waveform.device.type, enabled=False):
+        with full_precision(waveform.device):
             segments = F.pad(waveform.float(), (margin, margin)).unfold(-1, self.n_fft, self.hop_length)
             spectrum = torch.fft.rfft(segments * self.window)
             power = spectrum.real.square() + spectrum.imag.square()

@@ -126,3 +126,30 @@ class ReportJob(Job):
     tokenizer: str
     archive: str
     restored: str
+
+
+class ShowJob(RecipeJob):
+    """What a recipe is and costs: resolved configuration, parameters by part, rates, GFLOP per audio second."""
+
+    module: ClassVar[str] = "show"
+
+
+class EncodeJob(Job):
+    """Audio ``files`` to token files, beside them or below ``out``."""
+
+    module: ClassVar[str] = "encode_files"
+    files: tuple[str, ...]
+    tokenizer: str
+    out: str | None = None
+    device: str = "cpu"
+
+
+class DecodeJob(Job):
+    """Token ``files`` to audio files, beside them or below ``out``."""
+
+    module: ClassVar[str] = "decode_files"
+    files: tuple[str, ...]
+    tokenizer: str
+    out: str | None = None
+    audio_format: Literal["flac", "wav"] = "wav"
+    device: str = "cpu"
