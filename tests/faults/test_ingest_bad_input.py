@@ -110,9 +110,7 @@ def test_flac_without_samples(tmp_path: Path) -> None:
 def test_mp3_with_a_broken_header(tmp_path: Path) -> None:
     root = tmp_path / "in"
     good = write_audio(root / "good" / "good.mp3", tone(2))
-    data = good.read_bytes()
-    frame = data.index(b"\xff", 10)
-    (root / "bad.mp3").write_bytes(data.replace(data[frame : frame + 2], b"\x00\x00"))
+    (root / "bad.mp3").write_bytes(b"\0" * 4 + good.read_bytes()[4:])
     shard(root, tmp_path / "out", config(coverage="all"))
     ((status, detail),) = outcomes(tmp_path / "out", "bad.mp3")
     assert status == "quarantined"
