@@ -32,7 +32,10 @@ def training_recipe(**changes: Any) -> Recipe:
         "num_validation_utterances": 4, "log_every": 1, "keep_checkpoints": 2, "collective_timeout_s": 60,
     }  # fmt: skip
     model = CONFIGS["waveform"].model_copy(update={"losses": CodecLossConfig(stft_ffts=(256, 128, 64))})
-    pretrain, codec = PretrainConfig(**shared), CodecTrainConfig(**shared, discriminator_start_step=4)
+    pretrain, codec = (
+        PretrainConfig(**shared),
+        CodecTrainConfig(**shared, discriminator_start_step=4, num_samples_kept=0),
+    )
     values = Recipe(name="training-test", model=model, pretrain=pretrain, codec=codec).model_dump(mode="json")
     for path, value in changes.items():
         *parents, last = path.split("__")
@@ -79,10 +82,21 @@ def _write_shard(uri: str, split: str, part: int, numbers: range, lengths: tuple
             key = f"{split}-{number:04d}"
             rows.append(
                 {
-                    "utterance_id": key, "recording_id": key, "speaker": f"{split}-{number % 5}", "split": split,
-                    "shard": shard, "key": key, "offset": writer.add(key, flac, {}), "size_bytes": len(flac),
-                    "sample_rate": RATE, "num_samples": n, "start_sample": 0, "sha256": hashlib.sha256(flac).hexdigest(),
-                    "source": "synthesized", "language": None, "snr_db": None,
+                    "utterance_id": key,
+                    "recording_id": key,
+                    "speaker": f"{split}-{number % 5}",
+                    "split": split,
+                    "shard": shard,
+                    "key": key,
+                    "offset": writer.add(key, flac, {}),
+                    "size_bytes": len(flac),
+                    "sample_rate": RATE,
+                    "num_samples": n,
+                    "start_sample": 0,
+                    "sha256": hashlib.sha256(flac).hexdigest(),
+                    "source": "synthesized",
+                    "language": None,
+                    "snr_db": None,
                 }  # fmt: skip
             )
     index.publish_index(uri, shard, rows)
@@ -168,7 +182,9 @@ class StopHere(Exception):
     """Raised by a test in the place of a SIGKILL."""
 
 
-def train_here(stage: str, recipe: Recipe, out: str, shards: str, encoder: str | None = None, stop_after: int = 0) -> Any:
+def train_here(
+    stage: str, recipe: Recipe, out: str, shards: str, encoder: str | None = None, stop_after: int = 0
+) -> Any:
     """Run one stage on this process's rank; with ``stop_after`` die right after that step's checkpoint."""
     import torch
 

@@ -75,7 +75,7 @@ def spectrograms(clips: Sequence[tuple[str, np.ndarray]], sample_rate: int) -> b
         )
         axes.set(title=title, xlabel="time (s)", ylabel="frequency (kHz)")
         axes.title.set_fontsize(9)
-    return _png(figure)
+    return _png(figure, dpi=80)
 
 
 def _log_magnitude(samples: np.ndarray, n_fft: int = 512, hop: int = 128) -> np.ndarray:
@@ -121,10 +121,10 @@ def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tup
     return plt.subplots(rows, columns, figsize=(width, height), layout="constrained")
 
 
-def _png(figure: Figure) -> bytes:
+def _png(figure: Figure, dpi: int = 110) -> bytes:
     import matplotlib.pyplot as plt
 
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     plt.close(figure)
     return buffer.getvalue()

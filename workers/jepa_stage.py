@@ -119,8 +119,10 @@ class JepaStage:
         """Nothing to hear yet: latents have no sound before stage 2."""
 
     def publish(self) -> Mapping[str, Any]:
-        """The context encoder (the one the paper goes on with) and the configuration it was trained by."""
-        state = {k: v.detach().cpu().contiguous() for k, v in self._jepa.context_encoder.state_dict().items()}
+        """The encoder that the configuration asks for, and the configuration."""
+        is_target = self._config.export_encoder == "target"
+        encoder = self._jepa.target_encoder if is_target else self._jepa.context_encoder
+        state = {k: v.detach().cpu().contiguous() for k, v in encoder.state_dict().items()}
         store.publish_bytes(store.join(self._job.run_uri, ENCODER_FILE), to_safetensors(state))
         config = pretty_json(self._job.recipe.model_dump(mode="json"))
         store.publish_bytes(store.join(self._job.run_uri, CONFIG_FILE), config)

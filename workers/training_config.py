@@ -74,7 +74,10 @@ class TrainConfig(Config):
 
 
 class PretrainConfig(TrainConfig):
-    """Stage 1: the JEPA encoder."""
+    """Stage 1: the JEPA encoder. ``export_encoder`` "context" is the one that the paper goes on with; the "target", its
+    moving average, collapses more slowly in short runs."""
+
+    export_encoder: Literal["context", "target"] = "context"
 
 
 class CodecTrainConfig(TrainConfig):

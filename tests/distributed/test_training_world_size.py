@@ -13,7 +13,9 @@ from training_testing import Gang, Trained, no_dropout, train_here, trained, tra
 BY_MICRO_BATCH = {("train", "prediction_std"), ("train", "target_std")}
 
 
-def _train(gang: Gang, stage: str, out: Path, shards: str, encoder: str, stop_after: int = 0, **changes) -> Trained | None:
+def _train(
+    gang: Gang, stage: str, out: Path, shards: str, encoder: str, stop_after: int = 0, **changes
+) -> Trained | None:
     recipe = training_recipe(**no_dropout(), **changes)
     said = gang.run(train_here, stage, recipe, str(out), shards, encoder, stop_after)
     return None if stop_after else trained(str(out), said[0])
@@ -28,8 +30,9 @@ def _close(a: Trained, b: Trained, tolerance: float = 1e-5) -> None:
 @pytest.mark.parametrize("zero", [0, 1, 2])
 def test_pretraining_on_two_ranks_equals_one_rank_with_twice_the_batch(pair, single, shards, encoder, tmp_path, zero):
     two = _train(pair, "pretrain", tmp_path / "two", shards, encoder, pretrain__zero_stage=zero)
-    one = _train(single, "pretrain", tmp_path / "one", shards, encoder, pretrain__zero_stage=zero,
-                 pretrain__micro_batch_size=4)
+    one = _train(
+        single, "pretrain", tmp_path / "one", shards, encoder, pretrain__zero_stage=zero, pretrain__micro_batch_size=4
+    )
     _close(two, one)
 
 
