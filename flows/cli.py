@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -30,13 +31,21 @@ ShardsOption = Annotated[str, typer.Option("--shards", help="URI of shards.")]
 ArchiveOption = Annotated[str, typer.Option("--archive", help="URI of a token archive.")]
 TokenizerOption = Annotated[str, typer.Option("--tokenizer", help="URI of a tokenizer directory.")]
 WorkersOption = Annotated[int | None, typer.Option("--workers", min=1, help="Processes; default one per core.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, ...")]
+
+
+class AudioFormat(StrEnum):
+    """What audio is written as."""
+
+    flac = "flac"
+    wav = "wav"
 
 
 def _submit(job: Job) -> None:
     from workers.submit import submit
 
     result = submit(job)
-    typer.echo(json.dumps(result, indent=2))
+    typer.echo(result["text"] if "text" in result else json.dumps(result, indent=2, ensure_ascii=False))
 
 
 def _recipe(recipe: str, config: str | None, overrides: list[str] | None) -> dict[str, Any]:
@@ -131,12 +140,71 @@ def restore(
     tokenizer: TokenizerOption,
     out: OutOption,
     where: Annotated[str | None, typer.Option("--where", help="Expression over columns: \"speaker='19'\".")] = None,
+    ids: Annotated[list[str] | None, typer.Option("--id", help="An utterance id; may be repeated.")] = None,
+    recording: Annotated[str | None, typer.Option("--recording", help="One recording, joined in time.")] = None,
+    start_s: Annotated[float | None, typer.Option("--start", help="From this second of the recording.")] = None,
+    end_s: Annotated[float | None, typer.Option("--end", help="To this second of the recording.")] = None,
+    join: Annotated[bool, typer.Option("--join", help="Whole recordings instead of utterances.")] = False,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most so many utterances.")] = None,
+    audio_format: Annotated[AudioFormat, typer.Option("--format", help="Of the restored files.")] = AudioFormat.flac,
 ) -> None:
-    """Give the audio back."""
+    """Give the audio back: all of it, or what an expression, an id or a time range selects."""
     from workers.jobs import RestoreJob
 
-    _submit(RestoreJob(archive=archive, tokenizer=tokenizer, out=out, where=where, limit=limit))
+    _submit(
+        RestoreJob(
+            archive=archive,
+            tokenizer=tokenizer,
+            out=out,
+            where=where,
+            ids=tuple(ids or ()),
+            recording=recording,
+            start_s=start_s,
+            end_s=end_s,
+            join=join,
+            limit=limit,
+            audio_format=audio_format.value,
+        )
+    )
+
+
+@app.command()
+def encode(
+    files: Annotated[list[str], typer.Argument(help="Audio files.")],
+    tokenizer: TokenizerOption,
+    out: Annotated[str | None, typer.Option("--out", help="Folder for the token files; default beside each.")] = None,
+    device: DeviceOption = "cpu",
+) -> None:
+    """Turn audio files into token files."""
+    from workers.jobs import EncodeJob
+
+    _submit(EncodeJob(files=tuple(files), tokenizer=tokenizer, out=out, device=device))
+
+
+@app.command()
+def decode(
+    files: Annotated[list[str], typer.Argument(help="Token files.")],
+    tokenizer: TokenizerOption,
+    out: Annotated[str | None, typer.Option("--out", help="Folder for the audio files; default beside each.")] = None,
+    audio_format: Annotated[AudioFormat, typer.Option("--format", help="Of the audio files.")] = AudioFormat.wav,
+    device: DeviceOption = "cpu",
+) -> None:
+    """Turn token files back into audio files."""
+    from workers.jobs import DecodeJob
+
+    _submit(DecodeJob(files=tuple(files), tokenizer=tokenizer, out=out, audio_format=audio_format.value, device=device))
+
+
+@app.command()
+def show(
+    recipe: Annotated[str, typer.Argument(help="A named recipe.")],
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+) -> None:
+    """Show what a recipe is and costs: configuration, parameters by part, rates, GFLOP per audio second."""
+    from workers.jobs import ShowJob
+
+    _submit(ShowJob(**_recipe(recipe, config, overrides)))
 
 
 @app.command()
