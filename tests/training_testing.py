@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from small_models import CONFIGS, RATE
 
 from model.config import CodecLossConfig
 from shards import audio, index, outputs, store, wds
-from small_models import CONFIGS, RATE
 from workers.recipes import Recipe, validate
 from workers.training_config import CodecTrainConfig, OptimizerConfig, PretrainConfig
 
@@ -97,7 +97,7 @@ def _write_shard(uri: str, split: str, part: int, numbers: range, lengths: tuple
                     "source": "synthesized",
                     "language": None,
                     "snr_db": None,
-                }  # fmt: skip
+                }
             )
     index.publish_index(uri, shard, rows)
 
@@ -139,7 +139,7 @@ class Gang:
             self._members.append((process, ours))
 
     def run(self, function: Callable[..., Any], *args: Any) -> list[Any]:
-        """What ``function(*args)`` returns on each rank. Raises AssertionError with the traceback of the first failure."""
+        """What ``function(*args)`` returns on each rank. Raises AssertionError with the first traceback."""
         for _, pipe in self._members:
             pipe.send((function, args))
         answers = [pipe.recv() for _, pipe in self._members]
@@ -178,7 +178,7 @@ class Trained:
     said: list[str]
 
 
-class StopHere(Exception):
+class StoppedError(Exception):
     """Raised by a test in the place of a SIGKILL."""
 
 
@@ -200,13 +200,13 @@ def train_here(
     def dying(stage_: Any, run: Any, *, must_succeed: bool) -> None:
         original(stage_, run, must_succeed=must_succeed)
         if stop_after and run.step >= stop_after:
-            raise StopHere
+            raise StoppedError
 
     train_loop._checkpoint = dying
     torch.use_deterministic_algorithms(False)
     try:
         (train_jepa_rank if stage == "pretrain" else train_codec_rank)(job)
-    except StopHere:
+    except StoppedError:
         pass
     finally:
         train_loop._checkpoint = original

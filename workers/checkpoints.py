@@ -27,6 +27,7 @@ from shards.outputs import pretty_json, read_json
 
 MANIFEST = "manifest.json"
 _FORMAT_VERSION = 1
+_BLOCK_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class CheckpointStore:
 
     def put_file(self, step: int, name: str, local: Path) -> StoredFile:
         """Store one file of a checkpoint that is not yet committed; ``local`` may be moved away."""
-        stored = StoredFile(name, _sha256(local), local.stat().st_size)
+        stored = StoredFile(name, sha256_of(str(local)), local.stat().st_size)
         with store.publishing(store.join(self.step_uri(step), *name.split("/"))) as target:
             shutil.move(local, target)
         return stored
@@ -124,8 +125,7 @@ class CheckpointStore:
         try:
             manifest = Manifest.read(self.step_uri(step))
             for stored in manifest.files:
-                with store.open_read(store.join(self.step_uri(step), *stored.name.split("/"))) as handle:
-                    found = hashlib.file_digest(handle, "sha256").hexdigest()
+                found = sha256_of(store.join(self.step_uri(step), *stored.name.split("/")))
                 if found != stored.sha256:
                     return f"{stored.name} changed since it was written"
         except (FormatError, StorageError) as error:
@@ -134,7 +134,7 @@ class CheckpointStore:
 
     def newest_whole(self) -> tuple[int | None, list[str]]:
         """The newest step that verifies (None when there is none), and a line for each newer one that does not."""
-        reports = []
+        reports: list[str] = []
         for step in reversed(self.steps()):
             wrong = self.damage(step)
             if wrong is None:
@@ -181,6 +181,10 @@ def _step_of(folder: str) -> int:
     return int(digits) if digits.isdigit() else -1
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+def sha256_of(uri: str) -> str:
+    """sha256 (hex) of a stored file, read in pieces. Raises NotFoundError, StorageError."""
+    digest = hashlib.sha256()
+    with store.open_read(uri) as handle:
+        while block := handle.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()

@@ -150,8 +150,8 @@ def set_learning_rate(engine: Any, lr: float) -> None:
 def step_engine(engine: Any, train: TrainConfig) -> dict[str, float]:
     """Count a micro-batch, and at the end of its step clip and apply the gradient.
 
-    Returns the ``gradient_norm`` of an applied gradient, over all ranks, before clipping. Under fp16 it is left out when
-    it is infinite, which is no failure: the loss scaler skips that step and scales down.
+    Returns the ``gradient_norm`` of an applied gradient, over all ranks, before clipping. Under fp16 it is left out
+    when it is infinite, which is no failure: the loss scaler skips that step and scales down.
     """
     applied = engine.is_gradient_accumulation_boundary()
     norm = _whole_norm(engine, train) if applied else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import secrets
 import sys
@@ -32,7 +33,7 @@ def ray_session(*, num_cpus: int | None = None, show_worker_logs: bool = True) -
     if os.environ.get("RAY_ADDRESS"):
         import ray
 
-        ray.init(logging_level="ERROR", log_to_driver=show_worker_logs)
+        ray.init(logging_level=logging.ERROR, log_to_driver=show_worker_logs)
         try:
             yield
         finally:
@@ -43,7 +44,7 @@ def ray_session(*, num_cpus: int | None = None, show_worker_logs: bool = True) -
         import ray
 
         ray.init(
-            address="local", num_cpus=num_cpus, include_dashboard=False, logging_level="ERROR",
+            address="local", num_cpus=num_cpus, include_dashboard=False, logging_level=logging.ERROR,
             log_to_driver=show_worker_logs,
         )  # fmt: skip
         try:

@@ -113,7 +113,7 @@ def _fit_once(rank_main: Callable[[RankJob], None], train: TrainConfig, job: Ran
     use_gpu = train.device == "cuda" or (train.device == "auto" and _cluster_has_gpus(train.num_workers))
     resources = {"CPU": train.threads_per_worker} | ({"GPU": 1} if use_gpu else {})
     trainer = TorchTrainer(
-        rank_main,
+        rank_main,  # type: ignore[arg-type]
         train_loop_config=job,  # type: ignore[arg-type]
         scaling_config=ScalingConfig(num_workers=train.num_workers, use_gpu=use_gpu, resources_per_worker=resources),
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo", timeout_s=train.collective_timeout_s),

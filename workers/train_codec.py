@@ -10,11 +10,12 @@ from typing import Any
 
 from shards import outputs, store
 from shards.errors import ConfigError, InputError, explain
+from workers.checkpoints import sha256_of
 from workers.job_main import run_job, say
 from workers.jobs import TrainCodecJob
 from workers.ray_training import RankJob, train_on_ray
 from workers.recipes import Recipe, resolve
-from workers.training_run import claim_run, file_digest, read_summary
+from workers.training_run import claim_run, read_summary
 
 STAGE = "train-codec"
 
@@ -62,7 +63,7 @@ def encoder_digest(encoder_uri: str, recipe: Recipe) -> str:
                     fix="use the recipe it was trained with",
                 )
             )
-    return file_digest(store.join(encoder_uri, "encoder.safetensors"))
+    return sha256_of(store.join(encoder_uri, "encoder.safetensors"))
 
 
 def _rank_main(job: RankJob) -> None:

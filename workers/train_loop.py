@@ -119,7 +119,8 @@ def resume(stage: Stage, run: Run, step: int) -> None:
         load_engines(stage.engines, folder, written_by=manifest.world_size)
         run.history = History.from_parquet((folder / "metrics.parquet").read_bytes())
     run.step = step
-    run.best = tuple(manifest.state["best"]) if manifest.state["best"] else None  # type: ignore[assignment]
+    best = manifest.state["best"]
+    run.best = (best[0], best[1]) if best else None
     run.quarantined = dict(manifest.state["quarantined"])
     run.loader.seek(int(manifest.state["position"]))
     run.say(f"resumes from the checkpoint of step {step:,}")
@@ -221,7 +222,7 @@ def _store(stage: Stage, run: Run) -> str | None:
     if steps and steps[-1] == run.step and (run.best is None or values[-1] < run.best[1]):
         run.best = (run.step, values[-1])
     state = {"position": run.loader.position, "best": run.best, "quarantined": run.quarantined}
-    files = tuple(sorted((f for part in everyone for f in part), key=lambda f: f.name))
+    files = tuple(sorted((f for part in everyone if isinstance(part, list) for f in part), key=lambda f: f.name))
     try:
         run.checkpoints.commit(Manifest(run.step, world()[1], state, files))
         run.checkpoints.retain(last=run.train.keep_checkpoints, best=run.best[0] if run.best else None)

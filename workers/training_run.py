@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from shards import outputs, store
+from shards import outputs
 from shards.errors import InputError, explain
 from workers.training_config import TrainConfig
 
@@ -43,12 +42,6 @@ def shards_digest(shards: str) -> str:
     if done is None:
         raise InputError(explain("the shards are not complete", value=shards, fix="run `syllabary shard` again first"))
     return outputs.digest({"claim": claim, "done": done})
-
-
-def file_digest(uri: str) -> str:
-    """sha256 (hex) of a stored file. Raises NotFoundError."""
-    with store.open_read(uri) as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def read_summary(out: str) -> dict[str, Any]:

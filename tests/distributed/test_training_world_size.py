@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from training_testing import Gang, Trained, no_dropout, train_here, trained, training_recipe
-
 
 # Deviations within a micro-batch, which is another one when the batch is divided otherwise.
 BY_MICRO_BATCH = {("train", "prediction_std"), ("train", "target_std")}
