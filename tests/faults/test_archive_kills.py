@@ -1,0 +1,134 @@
+"""Exactly once, with real processes: whatever is killed, the archive ends with the same parts of the same bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from shards import index, store
+from shards.audit import audit_archive
+from tests.archive_corpus import make_shards, make_tokenizer
+from workers.encode_shard import ShardEncoder, archive_format
+from workers.jobs import RESULT_PREFIX, TokenizeJob
+from workers.tokenizer import Tokenizer
+
+NUM_SHARDS, DEADLINE_S = 16, 200.0
+pytestmark = pytest.mark.timeout(900)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of about 40 s of audio each, a tokenizer, and the archive as one process writes it without Ray."""
+    folder = tmp_path_factory.mktemp("kills")
+    make_shards(str(folder / "shards"), [f"train-{n:06}" for n in range(NUM_SHARDS)], num_utterances=40)
+    make_tokenizer(str(folder / "tokenizer"))
+    archive_format(Tokenizer.load(str(folder / "tokenizer"), decoder=False)).claim(str(folder / "archive"))
+    encoder = ShardEncoder(str(folder / "shards"), str(folder / "tokenizer"), str(folder / "archive"), 0.0)
+    for shard in index.committed_shards(str(folder / "shards")):
+        assert not encoder({"shard": shard})["error"]
+    return folder
+
+
+def contents(archive: str) -> dict[str, bytes]:
+    """All files of an archive but its summary, by name."""
+    return {e.name: store.read_bytes(e.uri) for e in store.list_files(archive) if e.name != "done.json"}
+
+
+class Driver:
+    """``python -m workers.tokenize_corpus`` as a real process; everything it started is ended with it."""
+
+    def __init__(self, base: Path, archive: str, **values) -> None:
+        self.job = TokenizeJob(
+            shards=str(base / "shards"), tokenizer=str(base / "tokenizer"), archive=archive, **values
+        )
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "workers.tokenize_corpus", self.job.model_dump_json()],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+
+    def wait_for(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + DEADLINE_S
+        while not condition():
+            assert time.monotonic() < deadline, "waited too long"
+            assert self.process.poll() is None, self.process.communicate()[1]
+            time.sleep(0.01)
+
+    def num_parts(self) -> int:
+        return len(store.list_files(store.join(self.job.archive, "parts")))
+
+    def descendants(self, name: str = "") -> list[psutil.Process]:
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        return [child for child in children if name in " ".join(child.cmdline())]
+
+    def finish(self) -> dict:
+        out, err = self.process.communicate(timeout=DEADLINE_S)
+        assert self.process.returncode == 0, err
+        return json.loads(out.split(RESULT_PREFIX)[1])
+
+    def kill(self) -> None:
+        """SIGKILL of the driver; what it started must end by itself, and is ended here if it does not."""
+        children = self.descendants()
+        self.process.send_signal(signal.SIGKILL)
+        self.process.communicate()
+        _, alive = psutil.wait_procs(children, timeout=20)
+        for child in alive:
+            child.kill()
+
+
+@pytest.fixture
+def drivers() -> Iterator[list[Driver]]:
+    started: list[Driver] = []
+    yield started
+    for driver in started:
+        if driver.process.poll() is None:
+            driver.kill()
+
+
+def test_a_killed_driver_leaves_whole_parts_and_its_rerun_finishes_the_rest(
+    base: Path, tmp_path: Path, drivers: list[Driver]
+) -> None:
+    archive = str(tmp_path / "archive")
+    drivers.append(Driver(base, archive, num_workers=1))
+    drivers[0].wait_for(lambda: drivers[0].num_parts() >= 2)
+    drivers[0].kill()
+    left = contents(archive)
+    parts = [name for name in left if name.startswith("parts/")]
+    expected = contents(str(base / "archive"))
+    assert 2 <= len(parts) < NUM_SHARDS and all(left[name] == expected[name] for name in left)
+    drivers.append(Driver(base, archive, num_workers=1))
+    assert drivers[1].finish()["num_new_parts"] == NUM_SHARDS - len(parts)
+    assert contents(archive) == expected
+    assert audit_archive(archive, str(base / "shards")).findings == []
+
+
+def test_a_killed_actor_and_two_drivers_racing_lose_and_double_nothing(
+    base: Path, tmp_path: Path, drivers: list[Driver]
+) -> None:
+    archive = str(tmp_path / "archive")
+    drivers += [Driver(base, archive, num_workers=1), Driver(base, archive, num_workers=2)]
+    drivers[0].wait_for(lambda: bool(drivers[0].descendants("ShardEncoder")))
+    drivers[0].wait_for(lambda: drivers[0].num_parts() >= 1)
+    actor = drivers[0].descendants("ShardEncoder")[0]
+    actor.kill()
+    results = [driver.finish() for driver in drivers]
+    assert all(result["num_parts"] == NUM_SHARDS for result in results)
+    assert contents(archive) == contents(str(base / "archive"))
+    assert audit_archive(archive, str(base / "shards")).findings == []
+
+
+@pytest.mark.slow
+def test_one_and_three_workers_write_the_same_bytes_to_s3(base: Path, s3, drivers: list[Driver]) -> None:
+    for num_workers in (1, 3):
+        archive = f"{s3.bucket()}/archive"
+        drivers.append(Driver(base, archive, num_workers=num_workers))
+        assert drivers[-1].finish()["num_new_parts"] == NUM_SHARDS
+        assert contents(archive) == contents(str(base / "archive"))

@@ -1,0 +1,148 @@
+"""Restoring: exact lengths, the right selection, whole recordings in their time, any decoder of the right encoder."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+
+from shards import audio, index, store
+from shards.errors import ConflictError, InputError, NotFoundError
+from tests.archive_corpus import RATE, make_shards, make_tokenizer
+from workers.encode_shard import ShardEncoder, archive_format
+from workers.jobs import RestoreJob
+from workers.restore import restore
+from workers.tokenizer import Tokenizer
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards, a tokenizer and their archive, made without Ray."""
+    folder = tmp_path_factory.mktemp("restore")
+    make_shards(str(folder / "shards"))
+    make_tokenizer(str(folder / "tokenizer"))
+    archive_format(Tokenizer.load(str(folder / "tokenizer"))).claim(str(folder / "archive"))
+    encoder = ShardEncoder(str(folder / "shards"), str(folder / "tokenizer"), str(folder / "archive"), 0.0)
+    for shard in index.committed_shards(str(folder / "shards")):
+        assert not encoder({"shard": shard})["error"]
+    return folder
+
+
+def job_of(base: Path, out: Path | str, **values) -> RestoreJob:
+    return RestoreJob(archive=str(base / "archive"), tokenizer=str(base / "tokenizer"), out=str(out), **values)
+
+
+def rows_of(base: Path) -> list[dict]:
+    return index.read_index(str(base / "shards")).to_pylist()
+
+
+@pytest.mark.parametrize("audio_format", ["flac", "wav"])
+def test_every_utterance_comes_back_exactly_as_long(base: Path, tmp_path: Path, audio_format: str) -> None:
+    result = restore(job_of(base, tmp_path, audio_format=audio_format))
+    rows = rows_of(base)
+    assert result["num_utterances"] == result["num_files"] == len(rows) == 12 and result["bytes_read"] > 0
+    for row in rows:
+        info = soundfile.info(tmp_path / "audio" / f"{row['utterance_id']}.{audio_format}")
+        assert (info.frames, info.samplerate, info.channels) == (row["num_samples"], RATE, 1)
+    manifest = pq.read_table(tmp_path / "manifest.parquet").to_pylist()
+    assert {m["utterance_id"] for m in manifest} == {r["utterance_id"] for r in rows}
+
+
+def test_the_sound_is_what_the_tokenizer_decodes(base: Path, tmp_path: Path) -> None:
+    row = rows_of(base)[5]
+    restore(job_of(base, tmp_path, ids=(row["utterance_id"],), audio_format="wav"))
+    tokenizer = Tokenizer.load(str(base / "tokenizer"))
+    table = pq.read_table(base / f"archive/parts/{row['shard']}.parquet").to_pylist()
+    tokens = next(np.array(r["tokens"]).reshape(-1, 19) for r in table if r["utterance_id"] == row["utterance_id"])
+    expected = tokenizer.decode(tokens, row["num_samples"], RATE)
+    restored, _ = soundfile.read(tmp_path / "audio" / f"{row['utterance_id']}.wav", dtype="int16")
+    assert np.array_equal(restored, audio.to_int16(expected))
+
+
+def test_where_limit_and_ids_select(base: Path, tmp_path: Path) -> None:
+    assert restore(job_of(base, tmp_path / "a", where="speaker = '101'"))["num_utterances"] == 4
+    assert restore(job_of(base, tmp_path / "b", where="speaker = '101' or split = 'valid'", limit=5))["num_files"] == 5
+    ids = tuple(row["utterance_id"] for row in rows_of(base)[2:4])
+    assert restore(job_of(base, tmp_path / "c", ids=ids))["num_utterances"] == 2
+
+
+def test_a_whole_recording_is_joined_sample_exact_in_time(base: Path, tmp_path: Path) -> None:
+    restore(job_of(base, tmp_path / "single", audio_format="wav"))
+    result = restore(job_of(base, tmp_path / "joined", join=True, audio_format="wav"))
+    assert result["num_files"] == 6 and result["num_utterances"] == 12
+    rows = [r for r in rows_of(base) if r["recording_id"] == "101/book/chapter_1"]
+    joined, _ = soundfile.read(tmp_path / "joined/audio/101/book/chapter_1.wav", dtype="int16")
+    expected = np.zeros(max(r["start_sample"] + r["num_samples"] for r in rows), np.int16)
+    for row in rows:
+        own, _ = soundfile.read(tmp_path / "single/audio" / f"{row['utterance_id']}.wav", dtype="int16")
+        expected[row["start_sample"] : row["start_sample"] + row["num_samples"]] = own
+    assert len(rows) == 2 and np.array_equal(joined, expected)
+    manifest = pq.read_table(tmp_path / "joined/manifest.parquet").to_pylist()
+    assert all(m["offset_in_file"] == m["start_sample"] for m in manifest)
+
+
+def test_a_time_range_of_a_recording_is_cut_from_the_whole(base: Path, tmp_path: Path) -> None:
+    restore(job_of(base, tmp_path / "whole", recording="102/book/chapter_0", audio_format="wav"))
+    range_job = job_of(base, tmp_path / "range", recording="102/book/chapter_0", start_s=0.25, end_s=1.75)
+    restore(range_job.model_copy(update={"audio_format": "wav"}))
+    whole, _ = soundfile.read(tmp_path / "whole/audio/102/book/chapter_0.wav", dtype="int16")
+    part, _ = soundfile.read(tmp_path / "range/audio/102/book/chapter_0.wav", dtype="int16")
+    assert np.array_equal(part, whole[4000:28000])
+
+
+def test_another_decoder_restores_and_another_encoder_is_refused(base: Path, tmp_path: Path) -> None:
+    sibling = make_tokenizer(str(tmp_path / "sibling"), decoder_seed=5)
+    job = job_of(base, tmp_path / "out", limit=1)
+    assert restore(job.model_copy(update={"tokenizer": sibling}))["num_files"] == 1
+    other = make_tokenizer(str(tmp_path / "other"), seed=3)
+    with pytest.raises(ConflictError, match=r"cannot restore .*encoder digest: '[0-9a-f]{16}'; expected [0-9a-f]{16}"):
+        restore(job.model_copy(update={"tokenizer": other, "out": str(tmp_path / "no")}))
+    assert not (tmp_path / "no").exists()
+
+
+def test_restoring_again_keeps_files_and_finishes_what_was_killed(base: Path, tmp_path: Path) -> None:
+    first = restore(job_of(base, tmp_path))
+    files = sorted((tmp_path / "audio").rglob("*.flac"))
+    kept, lost = files[0], files[1].read_bytes()
+    kept_at = kept.stat().st_mtime_ns
+    files[1].unlink()
+    (tmp_path / "done.json").unlink()
+    assert restore(job_of(base, tmp_path)) == first
+    assert kept.stat().st_mtime_ns == kept_at and files[1].read_bytes() == lost
+    with pytest.raises(ConflictError, match="belongs to another run"):
+        restore(job_of(base, tmp_path, where="speaker = '101'"))
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "message"),
+    [
+        ({"where": "speaker = 19"}, InputError, r"--where does not do: speaker is compared with 19.*'speaker = 19'"),
+        ({"where": "speaker = '19'"}, NotFoundError, "no utterance is selected: \"speaker = '19'\""),
+        ({"ids": ("nobody",)}, NotFoundError, "1 of 1 ids are not in the selection: 'nobody'"),
+        ({"recording": "nothing"}, NotFoundError, "no utterance is selected: 'nothing'"),
+        ({"start_s": 1.0}, InputError, "a time range without a recording"),
+        ({"where": "speaker = '1') or (speaker = '2'"}, InputError, "did not expect"),
+    ],
+)
+def test_a_selection_that_does_not_do_is_refused(
+    base: Path, tmp_path: Path, values: dict, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        restore(job_of(base, tmp_path / "out", **values))
+    assert not (tmp_path / "out").exists()
+
+
+def test_restores_from_and_to_s3(base: Path, s3) -> None:
+    bucket = s3.bucket()
+    for folder in ("archive", "tokenizer"):
+        for entry in store.list_files(str(base / folder)):
+            store.publish_bytes(store.join(bucket, folder, entry.name), store.read_bytes(entry.uri))
+    job = RestoreJob(archive=f"{bucket}/archive", tokenizer=f"{bucket}/tokenizer", out=f"{bucket}/out", limit=2)
+    assert restore(job)["num_files"] == 2
+    restored = store.list_files(f"{bucket}/out/audio")
+    lengths = [soundfile.info(io.BytesIO(store.read_bytes(e.uri))).frames for e in restored]
+    assert len(lengths) == 2 and set(lengths) <= {r["num_samples"] for r in rows_of(base)}
