@@ -115,6 +115,46 @@ class RestoreJob(Job):
     audio_format: Literal["flac", "wav"] = "flac"
 
 
+class PackJob(Job):
+    """Archive tokens become blocks of ``block_size`` ids for language models, or Megatron's ``.bin`` and ``.idx``.
+
+    ``splits`` "archive" keeps the archive's splits and refuses a speaker that is in two; "speaker" makes new ones.
+    """
+
+    module: ClassVar[str] = "pack_blocks"
+    archive: str
+    out: str
+    block_size: int = Field(default=2048, ge=2)
+    document: Literal["recording", "utterance"] = "recording"
+    output_format: Literal["parquet", "megatron"] = "parquet"
+    splits: Literal["archive", "speaker"] = "archive"
+    valid_percent: float = Field(default=2.0, ge=0, le=50)
+    test_percent: float = Field(default=2.0, ge=0, le=50)
+    seed: int = 0
+    bucket_mb: float = Field(default=32.0, gt=0, description="tokens held in memory at once")
+
+
+class RepackJob(Job):
+    """An archive with another group size or digit order, without encoding again; without ``out`` only the figures."""
+
+    module: ClassVar[str] = "repack"
+    archive: str
+    out: str | None = None
+    group_size: int = Field(default=7, ge=1)
+    digit_order: Literal["first_most_significant", "first_least_significant"] = "first_most_significant"
+
+
+class SalientJob(Job):
+    """The time spans whose salience is in the archive's top ``top_percent``; ``out`` receives them as Parquet."""
+
+    module: ClassVar[str] = "salient"
+    archive: str
+    top_percent: float = Field(default=5.0, gt=0, le=100)
+    where: str | None = None
+    out: str | None = None
+    limit: int = Field(default=100, ge=0, description="spans that are printed")
+
+
 class ReportJob(Job):
     """Write ``summary.md`` and the loss curves of a pipeline run."""
 

@@ -1,0 +1,98 @@
+"""``salient``: the time spans where the DAAM gate lifts frames most, found without decoding audio."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from shards import outputs, store, token_archive
+from shards.archive_reader import ArchiveReader
+from shards.errors import NotFoundError, explain
+from shards.where import Condition, parse_where
+from workers.job_main import run_job, say
+from workers.jobs import SalientJob
+
+_COLUMNS = ["utterance_id", "recording_id", "start_sample", "num_samples", "sample_rate", "salience"]
+
+
+def salient(job: SalientJob) -> dict[str, Any]:
+    """List the spans of frames at or above the threshold that ``top_percent`` of the frames reach.
+
+    Raises:
+        InputError: ``where`` does not parse.
+        NotFoundError: no frame is selected.
+    """
+    reader = ArchiveReader.open(job.archive)
+    condition = parse_where(job.where, reader.schema) if job.where is not None else None
+    counts = _histogram(reader, condition)
+    if not counts.sum():
+        raise NotFoundError(explain("no frame is selected", value=job.where or job.archive))
+    threshold = salience_threshold(counts, job.top_percent)
+    spans: list[dict[str, Any]] = []
+    for span in _spans(reader, condition, threshold):
+        if len(spans) < job.limit:
+            say("salient", f"{span['recording_id']} {span['start_s']:.2f}..{span['end_s']:.2f} s  {span['salience']}")
+        spans.append(span)
+    if job.out is not None:
+        _publish(job, reader, spans)
+    share = 100 * counts[threshold:].sum() / counts.sum()
+    say("salient", f"{len(spans):,} spans hold {share:.2f} % of the frames, salience {threshold} and above")
+    return {"num_spans": len(spans), "threshold": int(threshold), "percent_of_frames": round(float(share), 3),
+            "spans": spans[: job.limit]}  # fmt: skip
+
+
+def salience_threshold(counts: NDArray[np.int64], top_percent: float) -> int:
+    """The lowest salience that at most ``top_percent`` of the frames reach; the highest that occurs if none is rare."""
+    reached = np.cumsum(counts[::-1])[::-1]
+    rare = np.flatnonzero((reached <= counts.sum() * top_percent / 100) & (reached > 0))
+    return int(rare[0]) if len(rare) else int(np.flatnonzero(counts)[-1])
+
+
+def _histogram(reader: ArchiveReader, condition: Condition | None) -> NDArray[np.int64]:
+    counts = np.zeros(256, np.int64)
+    for table in reader.scan(condition, ["salience"]):
+        for values in token_archive.list_values(table["salience"]):
+            counts += np.bincount(values, minlength=256)
+    return counts
+
+
+def _spans(reader: ArchiveReader, condition: Condition | None, threshold: int) -> Iterator[dict[str, Any]]:
+    frame_s = reader.format.hop_length / reader.format.model_sample_rate
+    for table in reader.scan(condition, _COLUMNS):
+        salience = token_archive.list_values(table["salience"])
+        for row, own in zip(table.drop_columns("salience").to_pylist(), salience, strict=True):
+            yield from _spans_of(row, own, threshold, frame_s)
+
+
+def _spans_of(
+    row: dict[str, Any], salience: NDArray[np.uint8], threshold: int, frame_s: float
+) -> Iterator[dict[str, Any]]:
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], salience >= threshold, [0]]).astype(np.int8)))
+    begin, length = row["start_sample"] / row["sample_rate"], row["num_samples"] / row["sample_rate"]
+    for first, last in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
+        yield {
+            "recording_id": row["recording_id"],
+            "start_s": round(begin + first * frame_s, 6),
+            "end_s": round(begin + min(last * frame_s, length), 6),
+            "utterance_id": row["utterance_id"],
+            "salience": int(salience[first:last].max()),
+        }
+
+
+def _publish(job: SalientJob, reader: ArchiveReader, spans: list[dict[str, Any]]) -> None:
+    assert job.out is not None
+    inputs = {"encoder_digest": reader.format.encoder_digest}
+    outputs.claim(job.out, "report", inputs=inputs, config={"top_percent": job.top_percent, "where": job.where})
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(spans), sink, compression="zstd", write_page_checksum=True)
+    store.publish_bytes(store.join(job.out, "spans.parquet"), sink.getvalue())
+
+
+if __name__ == "__main__":
+    run_job(SalientJob, salient)
