@@ -11,8 +11,10 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
+from typing import IO
 
 import httpx
 
@@ -36,31 +38,47 @@ def prefect_server() -> Iterator[str]:
         return
     port = _free_port()
     url = f"http://127.0.0.1:{port}/api"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "flows.local_server", str(port)],
-        env=parent_environment() | {"PREFECT_UI_ENABLED": "0", "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL"},
-    )
-    try:
-        _wait_until_healthy(url, process)
-        with temporary_settings({PREFECT_API_URL: url}):
-            yield url
-    finally:
-        process.terminate()
+    with tempfile.TemporaryFile() as log:
+        process = _start(port, log)
         try:
-            process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            process.kill()
+            _wait_until_healthy(url, process, log)
+            with temporary_settings({PREFECT_API_URL: url}):
+                yield url
+                _flush_logs()
+        finally:
+            process.terminate()
+            try:
+                process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
-def _wait_until_healthy(url: str, process: subprocess.Popen[bytes]) -> None:
+def _start(port: int, log: IO[bytes]) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "flows.local_server", str(port)]
+    quiet = {"PREFECT_UI_ENABLED": "0", "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
+    return subprocess.Popen(command, env=parent_environment() | quiet, stdout=log, stderr=log)
+
+
+def _flush_logs() -> None:
+    """Send what the flow runs have logged while there is still a server to take it."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    APILogWorker.drain_all(timeout=10)
+    EventsWorker.drain_all(timeout=10)
+
+
+def _wait_until_healthy(url: str, process: subprocess.Popen[bytes], log: IO[bytes]) -> None:
     deadline = time.monotonic() + _PATIENCE_S
     while time.monotonic() < deadline and process.poll() is None:
         with contextlib.suppress(httpx.HTTPError):
             if httpx.get(f"{url}/health", timeout=2).status_code == 200:
                 return
         time.sleep(0.2)
+    log.seek(0)
+    last = log.read().decode(errors="replace").strip().rpartition("\n")[2]
     raise SyllabaryError(
-        explain("the local Prefect server did not come up", value=url, fix="set PREFECT_API_URL to one that runs")
+        explain(f"the local Prefect server did not come up ({last})", fix="set PREFECT_API_URL to one that runs")
     )
 
 
