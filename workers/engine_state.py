@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from shards import store
 from shards.errors import DamageError, StorageError, explain
 from workers.checkpoints import CheckpointStore, StoredFile
@@ -46,11 +48,21 @@ def load_engines(engines: Mapping[str, Any], folder: Path, *, written_by: int) -
         DamageError: DeepSpeed finds no checkpoint there.
     """
     for name, engine in engines.items():
-        with _loadable(folder / name, needs_universal(engine.zero_optimization_stage(), written_by)) as loadable:
+        convert = needs_universal(engine.zero_optimization_stage(), written_by)
+        if convert:
+            _load_module(engine, folder / name)
+        with _loadable(folder / name, convert) as loadable:
             path, _ = engine.load_checkpoint(str(loadable.parent), tag=loadable.name, load_lr_scheduler_states=False)
             gather_from_ranks(None)  # no rank may delete the converted files while another still reads them
         if path is None:
             raise DamageError(explain(f"no {name} in the checkpoint", value=str(folder)))
+
+
+def _load_module(engine: Any, source: Path) -> None:
+    """Load every parameter and buffer: DeepSpeed's universal form leaves out what the optimizer does not train, such as
+    the EMA target."""
+    stored = torch.load(source / "mp_rank_00_model_states.pt", map_location="cpu", weights_only=True)
+    engine.module.load_state_dict(stored["module"])
 
 
 def needs_universal(zero_stage: int, written_by: int) -> bool:

@@ -1,0 +1,104 @@
+"""A run that was cut short ends, bit for bit, as one that was not; with another number of ranks it goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from training_testing import Gang, Trained, no_dropout, train_here, trained, training_recipe
+
+from shards import store
+from workers.checkpoints import CheckpointStore
+
+
+def _run(gang: Gang, stage: str, out: Path | str, inputs: tuple[str, str], stop_after: int = 0, **changes) -> list[str]:
+    return gang.run(train_here, stage, training_recipe(**changes), str(out), *inputs, stop_after)[0]
+
+
+def _uninterrupted(gang: Gang, stage: str, folder: Path, inputs: tuple[str, str], **changes) -> Trained:
+    _run(gang, stage, folder / "whole", inputs, **changes)
+    return trained(str(folder / "whole"))
+
+
+@pytest.mark.parametrize("zero", [0, 1, 2])
+@pytest.mark.parametrize("stage", ["pretrain", "codec"])
+def test_resuming_gives_the_same_weights_and_metrics(pair, shards, encoder, tmp_path, stage, zero):
+    changes = {f"{stage}__zero_stage": zero}
+    whole = _uninterrupted(pair, stage, tmp_path, (shards, encoder), **changes)
+    # Stage 2 is cut once before the discriminators start (step 4) and once after.
+    for stop_after in (2, 6):
+        _run(pair, stage, tmp_path / "cut", (shards, encoder), stop_after, **changes)
+    said = _run(pair, stage, tmp_path / "cut", (shards, encoder), **changes)
+    assert "resumes from the checkpoint of step 6" in said
+    cut = trained(str(tmp_path / "cut"))
+    assert (cut.weights, cut.series) == (whole.weights, whole.series)
+
+
+def test_resuming_from_s3_in_bf16_and_a_step_after_the_checkpoint(pair, shards, encoder, tmp_path, s3):
+    changes = {"pretrain__precision": "bf16", "pretrain__checkpoint_every": 3}
+    whole = _uninterrupted(pair, "pretrain", tmp_path, (shards, encoder), **changes)
+    out = f"{s3.bucket()}/run"
+    pair.run(_use_store, s3.env)
+    _run(pair, "pretrain", out, (shards, encoder), 3, **changes)
+    _run(pair, "pretrain", out, (shards, encoder), **changes)
+    assert trained(out).weights == whole.weights
+
+
+def _use_store(variables: dict[str, str]) -> None:
+    import os
+
+    import s3fs
+
+    os.environ.update(variables)
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.mark.parametrize("zero", [0, 1, 2])
+def test_another_number_of_ranks_goes_on(pair, single, shards, encoder, tmp_path, zero):
+    changes = no_dropout() | {"pretrain__zero_stage": zero}
+    _run(pair, "pretrain", tmp_path / "two", (shards, encoder), **changes)
+    _run(pair, "pretrain", tmp_path / "moved", (shards, encoder), 4, **changes)
+    said = _run(single, "pretrain", tmp_path / "moved", (shards, encoder), pretrain__micro_batch_size=4, **changes)
+    assert "resumes from the checkpoint of step 4" in said
+    two, moved = trained(str(tmp_path / "two")), trained(str(tmp_path / "moved"))
+    for key in (("train", "loss"), ("valid", "loss"), ("train", "gradient_norm")):
+        assert moved.series[key] == pytest.approx(two.series[key], rel=1e-4)
+
+
+def test_more_ranks_go_on(pair, single, shards, encoder, tmp_path):
+    changes = no_dropout() | {"codec__zero_stage": 1, "codec__crop_s": 0.48}
+    _run(single, "codec", tmp_path / "one", (shards, encoder), codec__micro_batch_size=4, **changes)
+    _run(single, "codec", tmp_path / "moved", (shards, encoder), 6, codec__micro_batch_size=4, **changes)
+    _run(pair, "codec", tmp_path / "moved", (shards, encoder), **changes)
+    one, moved = trained(str(tmp_path / "one")), trained(str(tmp_path / "moved"))
+    for key in (("train", "mrstft"), ("train", "discriminator_loss"), ("valid", "mrstft")):
+        assert moved.series[key] == pytest.approx(one.series[key], rel=1e-4)
+
+
+def test_a_damaged_newest_checkpoint_is_skipped_and_named(single, shards, encoder, tmp_path):
+    whole = _uninterrupted(single, "pretrain", tmp_path, (shards, encoder))
+    out = str(tmp_path / "cut")
+    _run(single, "pretrain", out, (shards, encoder), 4)
+    checkpoints = CheckpointStore(out)
+    weights = store.join(checkpoints.step_uri(4), "jepa", "mp_rank_00_model_states.pt")
+    data = bytearray(store.read_bytes(weights))
+    data[len(data) // 2] ^= 1
+    store.publish_bytes(weights, bytes(data))
+    said = _run(single, "pretrain", out, (shards, encoder))
+    assert any(
+        "skipped the damaged checkpoint of step 4" in line and "model_states.pt changed" in line for line in said
+    )
+    assert "resumes from the checkpoint of step 2" in said
+    assert trained(out).weights == whole.weights
+
+
+def test_retention_keeps_the_newest_and_the_best_and_sweeps_orphans(single, shards, encoder, tmp_path):
+    out = tmp_path / "run"
+    _run(single, "pretrain", out, (shards, encoder), 2)
+    orphan = out / "checkpoints" / "step-00000003" / "jepa" / "mp_rank_00_model_states.pt"
+    orphan.parent.mkdir(parents=True)
+    orphan.write_bytes(b"half of a checkpoint")
+    said = _run(single, "pretrain", out, (shards, encoder), pretrain__keep_checkpoints=1)
+    assert any("swept 1 unfinished" in line for line in said)
+    assert not orphan.exists()
+    assert CheckpointStore(str(out)).steps() == [8]
