@@ -41,6 +41,27 @@ class AudioFormat(StrEnum):
     wav = "wav"
 
 
+class DocumentUnit(StrEnum):
+    """What a packed document is."""
+
+    recording = "recording"
+    utterance = "utterance"
+
+
+class BlockFormat(StrEnum):
+    """What blocks are written as."""
+
+    parquet = "parquet"
+    megatron = "megatron"
+
+
+class DigitOrder(StrEnum):
+    """Which dim of a token counts most."""
+
+    first_most_significant = "first_most_significant"
+    first_least_significant = "first_least_significant"
+
+
 def _submit(job: Job) -> None:
     from workers.submit import submit
 
@@ -169,6 +190,65 @@ def restore(
 
 
 @app.command()
+def pack(
+    archive: ArchiveOption,
+    out: OutOption,
+    block_size: Annotated[int, typer.Option("--block-size", help="Ids a block.")] = 2048,
+    document: Annotated[DocumentUnit, typer.Option("--document", help="What separators divide.")] = (
+        DocumentUnit.recording
+    ),
+    output_format: Annotated[BlockFormat, typer.Option("--format", help="Of the blocks.")] = BlockFormat.parquet,
+    seed: Annotated[int, typer.Option("--seed", help="Of the shuffle.")] = 0,
+) -> None:
+    """Pack tokens into fixed blocks to train language models from."""
+    from workers.jobs import PackJob
+
+    _submit(
+        PackJob(
+            archive=archive,
+            out=out,
+            block_size=block_size,
+            document=document.value,
+            output_format=output_format.value,
+            seed=seed,
+        )
+    )
+
+
+@app.command()
+def repack(
+    archive: ArchiveOption,
+    out: Annotated[str | None, typer.Option("--out", help="The new archive; without it only the figures.")] = None,
+    group_size: Annotated[int, typer.Option("--group-size", help="Dims a token.")] = 7,
+    digit_order: Annotated[DigitOrder, typer.Option("--digit-order", help="Of the dims in a token.")] = (
+        DigitOrder.first_most_significant
+    ),
+) -> None:
+    """Change group size or digit order without encoding again, and show what each choice costs."""
+    from workers.jobs import RepackJob
+
+    _submit(RepackJob(archive=archive, out=out, group_size=group_size, digit_order=digit_order.value))
+
+
+@app.command()
+def salient(
+    archive: ArchiveOption,
+    top: Annotated[str, typer.Option("--top", help="Share of the frames: 5%.")] = "5%",
+    where: Annotated[str | None, typer.Option("--where", help="Expression over columns.")] = None,
+    out: Annotated[str | None, typer.Option("--out", help="A Parquet file that receives all spans.")] = None,
+) -> None:
+    """List the time spans of highest salience without decoding audio."""
+    from shards.errors import InputError, explain
+    from workers.jobs import SalientJob
+
+    try:
+        top_percent = float(top.removesuffix("%"))
+    except ValueError:
+        raise InputError(explain("--top is no percentage", value=top, expected="5% or 5")) from None
+    _submit(SalientJob(archive=archive, top_percent=top_percent, where=where, out=out))
+
+
+@app.command()
 def encode(
     files: Annotated[list[str], typer.Argument(help="Audio files.")],
     tokenizer: TokenizerOption,
@@ -218,6 +298,8 @@ def recipes() -> None:
 
 def main() -> None:
     """Entry point: a failure the user can act on is one line on standard error and a non-zero exit code."""
+    from pydantic import ValidationError
+
     from shards.errors import SyllabaryError
 
     try:
@@ -225,6 +307,11 @@ def main() -> None:
     except SyllabaryError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(error.exit_code)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = "--" + ".".join(str(part) for part in first["loc"]).replace("_", "-")
+        sys.stderr.write(f"error: {where}: {first['msg']}: {first['input']!r}\n")
+        sys.exit(2)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; run the same command again to go on\n")
         sys.exit(130)

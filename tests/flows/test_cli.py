@@ -147,6 +147,20 @@ def test_too_little_disk_is_refused(corpus: Path, tmp_path: Path, monkeypatch: p
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("pack", "--archive", "a", "--out", "b", "--block-size", "1"), "--block-size"),
+        (("repack", "--archive", "a", "--group-size", "0"), "--group-size"),
+        (("salient", "--archive", "a", "--top", "some"), "--top is no percentage: 'some'"),
+        (("salient", "--archive", "a", "--top", "101%"), "--top-percent"),
+        (("restore", "--archive", "a", "--tokenizer", "b", "--out", "c", "--start", "-1"), "--start-s"),
+    ],
+)
+def test_a_number_out_of_range_is_refused_naming_the_option(arguments: tuple[str, ...], expected: str) -> None:
+    assert expected in refusal(*arguments)
+
+
 def test_a_wrong_tokenizer_or_archive_is_refused(tmp_path: Path) -> None:
     nothing = str(tmp_path / "nothing")
     for arguments in (
