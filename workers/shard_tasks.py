@@ -16,6 +16,7 @@ from shards.recordings import Recording, RecordingError
 Result = dict[str, Any]
 T = TypeVar("T")
 _IN_FLIGHT_PER_CPU = 2
+_STOP_S = 60
 
 
 def write_planned_shard(out: str, plan: ShardPlan, config: IngestConfig) -> Result:
@@ -68,12 +69,25 @@ def run_all(function: Callable[..., Result], arguments: Iterable[tuple[Any, ...]
     task = ray.remote(num_cpus=1, max_retries=3)(function)
     limit = _IN_FLIGHT_PER_CPU * max(1, int(ray.cluster_resources().get("CPU", 1)))
     running: list[Any] = []
-    for values in arguments:
-        running.append(task.remote(*values))
-        while len(running) >= limit:
+    try:
+        for values in arguments:
+            running.append(task.remote(*values))
+            while len(running) >= limit:
+                yield _next_result(running)
+        while running:
             yield _next_result(running)
-    while running:
-        yield _next_result(running)
+    finally:
+        _stop(running)
+
+
+def _stop(running: list[Any]) -> None:
+    """After a failure: no task starts any more, and none is still writing when the error is told."""
+    import ray
+
+    for reference in running:
+        ray.cancel(reference, force=False)
+    if running:
+        ray.wait(running, num_returns=len(running), timeout=_STOP_S)
 
 
 def _next_result(running: list[Any]) -> Result:

@@ -39,17 +39,21 @@ def shard_tar(job: ShardJob, config: IngestConfig) -> tuple[dict[str, Any], int]
     if (done := outputs.read_done(job.out)) is not None:
         _require_same_size(job, done)
         return done, 0
-    with tempfile.TemporaryDirectory(prefix="syllabary-") as spool, ray_session(num_cpus=job.num_workers):
-        feed = TarFeed(TarStream(job.source, config, Path(spool)), job.out, config, _put)
-        try:
-            wrote = _write(feed)
-        except DamageError:
-            for part in ("index", "ledger", "shards"):
-                store.delete(store.join(job.out, part))
-            raise
+    feed, wrote = _stream(job, config)
     publish_plan(job.out, 0, feed.plans)
     about = {"source_md5": feed.stream.md5, "source_size_bytes": feed.stream.size_bytes}
     return ingest.finish(job.out, feed.plans, config, about), wrote
+
+
+def _stream(job: ShardJob, config: IngestConfig) -> tuple[TarFeed, int]:
+    try:
+        with tempfile.TemporaryDirectory(prefix="syllabary-") as spool, ray_session(num_cpus=job.num_workers):
+            feed = TarFeed(TarStream(job.source, config, Path(spool)), job.out, config, _put)
+            return feed, _write(feed)
+    except DamageError:
+        for part in ("index", "ledger", "shards"):
+            store.delete(store.join(job.out, part))
+        raise
 
 
 def _require_same_size(job: ShardJob, done: dict[str, Any]) -> None:
