@@ -1,0 +1,111 @@
+"""Time and memory of verify, filter by speaker, fetch one id and pack on synthetic archives of growing size.
+
+    python infra/benchmarks/bench_archive_scale.py 100000 1000000 [10000000]
+
+Utterances of 0.4 to 0.8 s keep the disk small; what is counted is rows. Each step is a process of its own, its peak
+memory is the kernel's. Memory must stay level from one size to the next.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from shards import index, outputs, token_archive
+from shards.archive_ledger import LEDGER_SCHEMA, TOKENIZED, Ledger, publish_part, sha256
+from shards.archive_reader import ArchiveReader
+from shards.packing import Packing
+from shards.token_archive import ArchiveFormat, PartMetadata
+from shards.where import parse_where
+
+RATE, ROWS_A_PART, ROWS_A_SPEAKER = 16_000, 8_192, 500
+FORM = ArchiveFormat("e" * 64, "c" * 64, Packing(128, 4, 7), RATE, 6_400)
+
+
+def make(uri: str, num_rows: int) -> None:
+    """An archive of ``num_rows`` rows in parts of 8,192, written like the real one."""
+    FORM.claim(uri)
+    rng = np.random.default_rng(0)
+    num_parts = -(-num_rows // ROWS_A_PART)
+    for number in range(num_parts):
+        first = number * ROWS_A_PART
+        _make_part(uri, f"train-{number:06}", first, min(ROWS_A_PART, num_rows - first), rng)
+    outputs.mark_done(uri, {"num_parts": num_parts})
+
+
+def _make_part(uri: str, shard: str, first: int, num_rows: int, rng: np.random.Generator) -> None:
+    numbers = np.arange(first, first + num_rows)
+    speakers = [str(n // ROWS_A_SPEAKER) for n in numbers]
+    recordings = [f"{s}/r{n // 50:08}" for s, n in zip(speakers, numbers, strict=True)]
+    columns = {
+        "utterance_id": [f"{r}@{n:010}" for r, n in zip(recordings, numbers, strict=True)], "recording_id": recordings,
+        "speaker": speakers, "split": ["train"] * num_rows, "shard": [shard] * num_rows, "key": speakers,
+        "offset": numbers, "size_bytes": numbers, "sample_rate": np.full(num_rows, RATE, np.int32),
+        "num_samples": rng.integers(6_401, 12_800, num_rows), "start_sample": numbers % 50 * 20_000,
+        "sha256": ["0"] * num_rows, "source": recordings, "language": ["en"] * num_rows,
+        "snr_db": np.full(num_rows, 20.0),
+    }  # fmt: skip
+    rows = pa.table({f.name: pa.array(columns[f.name], f.type) for f in index.INDEX_SCHEMA}, schema=index.INDEX_SCHEMA)
+    digits = rng.integers(0, 4, (num_rows * 2, 128), dtype=np.uint8)
+    tokens = list(FORM.packing.pack(digits).reshape(num_rows, 2, 19))
+    salience = list(rng.integers(0, 256, (num_rows, 2), dtype=np.uint8))
+    metadata = PartMetadata(FORM, shard, "0" * 64)
+    part = token_archive.encode_part(token_archive.part_table(rows, tokens, salience, metadata))
+    status = {"status": [TOKENIZED] * num_rows, "reason": pa.nulls(num_rows, pa.string())}
+    ledger = pa.table({n: status[n] if n in status else rows[n] for n in LEDGER_SCHEMA.names}).cast(LEDGER_SCHEMA)
+    publish_part(uri, part, Ledger(shard, "0" * 64, sha256(part), len(part), ledger))
+
+
+def filter_by(uri: str, where: str) -> None:
+    """Read the rows that ``where`` selects, and say how many and how many bytes."""
+    reader = ArchiveReader.open(uri)
+    found = sum(len(table) for table in reader.scan(parse_where(where, reader.schema)))
+    print(f"{found} rows, {reader.bytes_read / 1e6:.1f} MB, {reader.num_row_groups_read} row groups", end="")
+
+
+def measured(*arguments: str) -> tuple[float, float, str]:
+    """Seconds, peak MB and last words of a child process."""
+    started = time.monotonic()
+    child = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert child.stdout is not None
+    said = child.stdout.read()
+    _, status, usage = os.wait4(child.pid, 0)
+    assert status == 0, arguments
+    return time.monotonic() - started, usage.ru_maxrss / 1024, said
+
+
+def main() -> None:
+    """Print a row for each size and step."""
+    print("| rows | archive MB | step | s | peak MB | |\n| --- | --- | --- | --- | --- | --- |", flush=True)
+    for num_rows in map(int, sys.argv[1:]):
+        with tempfile.TemporaryDirectory() as folder:
+            uri = f"{folder}/archive"
+            me = __file__
+            steps = {
+                "write": (me, "--make", uri, str(num_rows)),
+                "verify": ("-m", "workers.verify", f'{{"archive": "{uri}"}}'),
+                "filter by speaker": (me, "--filter", uri, "speaker = '77'"),
+                "fetch one id": (me, "--filter", uri, "utterance_id = '77/r00000771@0000038555'"),
+                "pack": ("-m", "workers.pack_blocks", f'{{"archive": "{uri}", "out": "{folder}/packed"}}'),
+            }
+            for step, arguments in steps.items():
+                seconds, peak_mb, said = measured(*arguments)
+                size_mb = sum(p.stat().st_size for p in Path(uri).rglob("*.parquet")) / 1e6
+                note = said if step in ("filter by speaker", "fetch one id") else ""
+                print(f"| {num_rows:,} | {size_mb:.0f} | {step} | {seconds:.1f} | {peak_mb:.0f} | {note} |", flush=True)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "--make":
+        make(sys.argv[2], int(sys.argv[3]))
+    elif sys.argv[1] == "--filter":
+        filter_by(sys.argv[2], sys.argv[3])
+    else:
+        main()
