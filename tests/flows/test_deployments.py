@@ -1,0 +1,43 @@
+"""``prefect.yaml``: a deployment for every flow, each loading as Prefect loads it, with a form of its parameters."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent.parent
+DEPLOYMENTS = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+
+
+def flow_files() -> list[str]:
+    return sorted(p.name for p in (ROOT / "flows").glob("*.py") if "\n@flow(" in p.read_text())
+
+
+def test_every_flow_has_a_deployment() -> None:
+    assert sorted(d["entrypoint"].partition(":")[0].removeprefix("flows/") for d in DEPLOYMENTS) == flow_files()
+
+
+def test_every_entrypoint_loads_with_its_folder_first_on_the_path() -> None:
+    """As Prefect does it, in a process of its own: no name in flows/ hides a package (see the architecture tests)."""
+    code = (
+        "import sys\nfrom prefect.flows import load_flow_from_entrypoint\n"
+        "from prefect.utilities.callables import parameter_schema\n"
+        "for entrypoint in sys.argv[1:]:\n"
+        "    schema = parameter_schema(load_flow_from_entrypoint(entrypoint))\n"
+        "    assert schema.properties, entrypoint\n"
+    )
+    entrypoints = [d["entrypoint"] for d in DEPLOYMENTS]
+    finished = subprocess.run(
+        [sys.executable, "-c", code, *entrypoints], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert finished.returncode == 0, finished.stderr
+
+
+@pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda d: d["name"])
+def test_a_deployment_says_what_it_does(deployment: dict) -> None:
+    assert len(deployment["description"]) > 20
+    assert deployment["work_pool"]["name"] == "syllabary"
