@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SOURCE ?=
 RECIPE ?= tiny
+ARGS ?=
 OUT ?= $(if $(SOURCE),runs/$(notdir $(patsubst %/,%,$(SOURCE))),runs/demo)
 
 .PHONY: setup run test test-slow check bench clean help
@@ -20,8 +21,8 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-run: $(READY)    ## the whole pipeline on the demo speech, or on SOURCE=<folder or URI>; OUT=, RECIPE=
-	@$(BIN)/syllabary run $(if $(SOURCE),'$(SOURCE)') --out '$(OUT)' --recipe '$(RECIPE)'
+run: $(READY)    ## the whole pipeline on the demo speech, or on SOURCE=<folder or URI>; OUT=, RECIPE=, ARGS='--set a.b=c'
+	@$(BIN)/syllabary run $(if $(SOURCE),'$(SOURCE)') --out '$(OUT)' --recipe '$(RECIPE)' $(ARGS)
 
 test: $(READY)   ## the tests (those marked slow excepted)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup

@@ -8,6 +8,7 @@ from shards import ingest_ledger, outputs, store
 from shards.errors import InputError, explain
 from workers.job_main import run_job, say
 from workers.jobs import ReportJob
+from workers.metrics import METRICS, History
 from workers.rates import rates_of
 from workers.recipes import Recipe, validate
 
@@ -26,7 +27,7 @@ def report(job: ReportJob) -> dict[str, Any]:
         picture = store.read_bytes(store.join(getattr(job, stage), curve))
         store.publish_bytes(store.join(job.run, "curves", f"{stage}.png"), picture)
     restored = _done(job.restored)
-    headline = _headline(recipe, done, restored)
+    headline = _headline(job, recipe, done, restored)
     text = _summary(job, recipe, done, headline)
     store.publish_bytes(store.join(job.run, "summary.md"), text.encode())
     say("report", f"wrote {store.join(job.run, 'summary.md')}")
@@ -40,7 +41,9 @@ def _done(uri: str) -> dict[str, Any]:
     return found
 
 
-def _headline(recipe: Recipe, done: dict[str, dict[str, Any]], restored: dict[str, Any]) -> dict[str, str]:
+def _headline(
+    job: ReportJob, recipe: Recipe, done: dict[str, dict[str, Any]], restored: dict[str, Any]
+) -> dict[str, str]:
     audio_s = sum(split["duration_s"] for split in done["shards"]["splits"].values())
     archive, jepa, codec = done["archive"], done["pretrain"], done["codec"]
     size = archive["size_bytes"] / max(archive["tokenized_s"], 1e-9)
@@ -48,10 +51,21 @@ def _headline(recipe: Recipe, done: dict[str, dict[str, Any]], restored: dict[st
         "speech": f"{audio_s / 60:.1f} min in {_utterances(done['shards']):,} utterances",
         "stage-1 masked loss": _fall(jepa, "loss"),
         "stage-2 spectral loss": _fall(codec, "mrstft"),
+        "use of the codes": _code_use(job, recipe),
         "tokens": f"{rates_of(recipe.model).tokens_per_s:g} a second, {archive['num_tokenized']:,} utterances",
         "archive": f"{archive['size_bytes'] / 1e6:.2f} MB, {size:.0f} bytes a second of speech",
         "restored": f"{restored['num_utterances']:,} utterances as FLAC",
     }
+
+
+def _code_use(job: ReportJob, recipe: Recipe) -> str:
+    """How much of the code the tokens use on held-out speakers: a loss alone does not show a collapsed encoder."""
+    history = History.from_parquet(store.read_bytes(store.join(job.codec, METRICS)))
+    final = {name: history.series("valid", name)[1][-1] for name in ("level_perplexity", "dead_dims")}
+    return (
+        f"{final['level_perplexity']:.2f} of {recipe.model.fsq.levels} levels a dim, "
+        f"{final['dead_dims']:.0f} of {recipe.model.encoder.latent_dim} dims constant"
+    )
 
 
 def _utterances(shards: dict[str, Any]) -> int:
