@@ -1,0 +1,139 @@
+"""Real Ray Train jobs whose ranks, or whose whole driver, are killed: the finished weights are those of a quiet run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from training_testing import Gang, train_here, trained, training_recipe, write_training_shards
+
+from shards import store
+from shards.outputs import pretty_json
+from workers.jobs import RESULT_PREFIX
+
+NUM_STEPS = 40
+
+
+@pytest.fixture(scope="module")
+def quiet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """Shards, and the sha256 of the weights that an undisturbed run of two ranks ends with."""
+    folder = tmp_path_factory.mktemp("quiet")
+    shards = write_training_shards(str(folder / "shards"))
+    gang = Gang(2)
+    gang.run(train_here, "pretrain", _recipe(), str(folder / "out"), shards)
+    gang.stop()
+    yield shards, trained(str(folder / "out")).weights
+
+
+def _recipe() -> Any:
+    return training_recipe(
+        pretrain__num_steps=NUM_STEPS, pretrain__num_workers=2, pretrain__checkpoint_every=4, pretrain__device="cpu",
+        pretrain__collective_timeout_s=30,
+    )  # fmt: skip
+
+
+class Training:
+    """`python -m workers.pretrain_jepa` in its own session, with its progress lines."""
+
+    def __init__(self, out: str, shards: str, config: Path) -> None:
+        config.write_bytes(pretty_json({k: v for k, v in _recipe().model_dump(mode="json").items() if k != "name"}))
+        job = json.dumps({"shards": shards, "out": out, "config": str(config)})
+        self.log = config.with_suffix(".log")
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "workers.pretrain_jepa", job], stdout=subprocess.PIPE, stderr=log,
+                start_new_session=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+            )  # fmt: skip
+
+    def wait_for(self, seen: Callable[[str], bool], limit_s: float = 120) -> None:
+        """Until a progress line satisfies ``seen``."""
+        deadline = time.monotonic() + limit_s
+        while not any(map(seen, self.log.read_text().splitlines())):
+            assert self.process.poll() is None, self.log.read_text()[-3000:]
+            assert time.monotonic() < deadline, self.log.read_text()[-3000:]
+            time.sleep(0.05)
+
+    def ranks(self) -> list[psutil.Process]:
+        """The processes of the ranks."""
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        return [child for child in children if "RayTrainWorker" in _title(child)]
+
+    def result(self) -> dict[str, Any]:
+        """Its result line, after it ended well."""
+        out, _ = self.process.communicate(timeout=200)
+        assert self.process.returncode == 0, self.log.read_text()[-3000:]
+        return dict(json.loads(out.decode().removeprefix(RESULT_PREFIX)))
+
+    def kill(self) -> None:
+        """SIGKILL the driver. Its ranks must end by themselves; Ray's idle agents may take longer and are ended here."""
+        started = psutil.Process(self.process.pid).children(recursive=True)
+        os.kill(self.process.pid, signal.SIGKILL)
+        self.process.communicate()
+        _, alive = psutil.wait_procs(started, timeout=10)
+        assert not [child for child in alive if "RayTrainWorker" in _title(child)]
+        for child in alive:
+            child.kill()
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def _at_step(step: int) -> Callable[[str], bool]:
+    return lambda line: line.startswith(f"pretrain  {step}/{NUM_STEPS} steps")
+
+
+def test_a_killed_rank_is_restarted_and_the_weights_are_the_same(quiet, tmp_path):
+    shards, weights = quiet
+    training = Training(str(tmp_path / "out"), shards, tmp_path / "recipe.yaml")
+    training.wait_for(_at_step(10))
+    training.ranks()[1].kill()
+    result = training.result()
+    assert "restarting from step" in training.log.read_text()
+    assert result["steps"] == NUM_STEPS
+    assert trained(str(tmp_path / "out")).weights == weights
+
+
+def test_a_killed_job_on_s3_goes_on_and_a_finished_one_does_nothing(quiet, tmp_path, s3):
+    shards, weights = quiet
+    bucket = s3.bucket()
+    for entry in store.list_files(shards):
+        store.publish_bytes(store.join(bucket, "shards", entry.name), store.read_bytes(entry.uri))
+    out, config = f"{bucket}/run", tmp_path / "recipe.yaml"
+    first = Training(out, f"{bucket}/shards", config)
+    first.wait_for(_at_step(13))
+    first.kill()
+    assert store.list_files(out, suffix="done.json") == []
+    second = Training(out, f"{bucket}/shards", config)
+    result = second.result()
+    assert "resumes from the checkpoint of step 12" in second.log.read_text()
+    assert trained(out).weights == weights
+    before = [(f.name, f.size_bytes) for f in store.list_files(out)]
+    third = Training(out, f"{bucket}/shards", config)
+    assert third.result() == result
+    assert "already complete" in third.log.read_text()
+    assert [(f.name, f.size_bytes) for f in store.list_files(out)] == before
+
+
+@pytest.mark.slow
+def test_a_hung_rank_ends_in_a_timeout_and_the_run_goes_on(quiet, tmp_path):
+    shards, weights = quiet
+    training = Training(str(tmp_path / "out"), shards, tmp_path / "recipe.yaml")
+    training.wait_for(_at_step(10))
+    hung = training.ranks()[1]
+    hung.suspend()
+    training.result()
+    assert "a rank failed" in training.log.read_text()
+    assert trained(str(tmp_path / "out")).weights == weights
