@@ -1,0 +1,184 @@
+"""What the engines may and may not touch: EMA, frozen weights, discriminators, precision, schedule."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import pytest
+import torch
+from training_testing import Lines, no_dropout, train_here, trained, training_recipe
+
+from shards.errors import ConfigError
+from workers.engine import deepspeed_config, frozen, learning_rate, select_device
+from workers.training_config import CodecTrainConfig, OptimizerConfig, PretrainConfig, TrainConfig
+
+
+def _watched(stage: str, recipe: Any, out: str, shards: str, encoder: str, watch: Any) -> Any:
+    """Run a stage on this rank up to its loop, hand stage and run to ``watch`` instead."""
+    import workers.train_rank as train_rank
+    from workers.codec_stage import train_codec_rank
+    from workers.jepa_stage import train_jepa_rank
+    from workers.ray_training import RankJob
+
+    seen: list[Any] = []
+    original = train_rank.train
+    train_rank.train = lambda stage_, run: seen.append(watch(stage_, run))
+    try:
+        job = RankJob(out, shards, recipe, Lines(), encoder)
+        (train_jepa_rank if stage == "pretrain" else train_codec_rank)(job)
+    finally:
+        train_rank.train = original
+    return seen[0]
+
+
+def _sha(module: torch.nn.Module) -> str:
+    digest = hashlib.sha256()
+    for parameter in module.parameters():
+        digest.update(parameter.detach().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _ema_follows(stage: Any, run: Any) -> float:
+    jepa, decay = stage._jepa, stage._jepa.config.ema_decay
+    expected = [p.detach().double().clone() for p in jepa.target_encoder.parameters()]
+    for step in range(1, 4):
+        stage.train_step(step, run.loader.take(), 1e-3, detailed=True)
+        context = [p.detach().double() for p in jepa.context_encoder.parameters()]
+        expected = [decay * e + (1 - decay) * c for e, c in zip(expected, context, strict=True)]
+    run.loader.close()
+    assert all(p.grad is None and p.dtype == torch.float32 for p in jepa.target_encoder.parameters())
+    found = jepa.target_encoder.parameters()
+    return max(float((f - e).abs().max()) for f, e in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize(("zero", "precision"), [(0, "fp32"), (1, "bf16"), (2, "fp32"), (2, "bf16")])
+def test_the_target_is_the_moving_average_in_fp32(pair, shards, encoder, tmp_path, zero, precision):
+    recipe = training_recipe(pretrain__zero_stage=zero, pretrain__precision=precision)
+    errors = pair.run(_watched, "pretrain", recipe, str(tmp_path / "out"), shards, encoder, _ema_follows)
+    assert max(errors) < 1e-6
+
+
+def _generator_alone(stage: Any, run: Any) -> dict[str, Any]:
+    """Three steps before the discriminators start: only the generator may move."""
+    judges, encoder = _sha(stage._discriminators), _sha(stage._codec.encoder)
+    generator = _sha(stage._codec.generator)
+    for step in range(1, 4):
+        stage.train_step(step, run.loader.take(), 1e-3, detailed=True)
+    run.loader.close()
+    optimizer = stage.engines["generator"].optimizer
+    state = getattr(optimizer, "optimizer", optimizer).state
+    return {
+        "judges_moved": judges != _sha(stage._discriminators),
+        "encoder_moved": encoder != _sha(stage._codec.encoder),
+        "generator_moved": generator != _sha(stage._codec.generator),
+        "encoder_grads": sum(p.grad is not None for p in stage._codec.encoder.parameters()),
+        "in_engine": len(list(stage.engines["generator"].module.parameters())),
+        "generator_tensors": len(list(stage._codec.generator.parameters())),
+        "with_state": len(state),
+    }
+
+
+def test_a_frozen_encoder_has_no_gradient_no_optimizer_state_and_no_place_in_the_engine(
+    single, shards, encoder, tmp_path
+):
+    recipe = training_recipe(codec__train_encoder="frozen")
+    (found,) = single.run(_watched, "codec", recipe, str(tmp_path / "out"), shards, encoder, _generator_alone)
+    assert found["generator_moved"]
+    assert not found["encoder_moved"]
+    assert not found["judges_moved"]
+    assert found["encoder_grads"] == 0
+    assert found["in_engine"] == found["generator_tensors"] == found["with_state"]
+
+
+def _discriminators_learn(stage: Any, run: Any) -> tuple[str, str, float]:
+    """Two adversarial steps; then the gradient that a generator's loss leaves in the discriminators."""
+    before = _sha(stage._discriminators)
+    for step in (5, 6):
+        stage.train_step(step, run.loader.take(), 1e-3, detailed=True)
+    batch = run.loader.take()[0]
+    run.loader.close()
+    stage._discriminators.zero_grad()
+    with frozen(stage._discriminators):
+        judged = stage._discriminators(stage._generate(batch), batch.num_samples)
+    stage.engines["generator"].backward(sum(score.values.sum() for score in judged.scores))
+    leaked = sum(float(p.grad.abs().sum()) for p in stage._discriminators.parameters() if p.grad is not None)
+    reached = sum(float(p.grad.abs().sum()) for p in stage._codec.generator.parameters() if p.grad is not None)
+    assert reached > 0 or stage.engines["generator"].zero_optimization_stage() > 0
+    assert all(p.requires_grad for p in stage._discriminators.parameters())
+    return before, _sha(stage._discriminators), leaked
+
+
+@pytest.mark.parametrize("zero", [0, 1, 2])
+def test_two_ranks_hold_equal_discriminators_and_the_generator_leaks_nothing_into_them(
+    pair, shards, encoder, tmp_path, zero
+):
+    recipe = training_recipe(codec__zero_stage=zero)
+    found = pair.run(_watched, "codec", recipe, str(tmp_path / "out"), shards, encoder, _discriminators_learn)
+    (before_0, after_0, leaked_0), (before_1, after_1, leaked_1) = found
+    assert before_0 == before_1 != after_0 == after_1
+    assert leaked_0 == leaked_1 == 0
+
+
+def test_cached_latents_train_the_same_codec(single, shards, encoder, tmp_path):
+    for name, cached in (("plain", False), ("cached", True)):
+        # Crops as long as the window, so that a clip is the same in every epoch without the cache too.
+        recipe = training_recipe(**no_dropout(), model__encoder__window_s=1.5, codec__cache_latents=cached)
+        single.run(train_here, "codec", recipe, str(tmp_path / name), shards, encoder, 0)
+    plain, cached = trained(str(tmp_path / "plain")), trained(str(tmp_path / "cached"))
+    for key in (("train", "mrstft"), ("valid", "mrstft"), ("train", "discriminator_loss")):
+        assert cached.series[key] == pytest.approx(plain.series[key], rel=1e-4)
+
+
+def test_bf16_learns_like_fp32(single, shards, encoder, tmp_path):
+    curves = []
+    for precision in ("fp32", "bf16"):
+        out = str(tmp_path / precision)
+        recipe = training_recipe(**no_dropout(), pretrain__precision=precision)
+        single.run(train_here, "pretrain", recipe, out, shards, encoder, 0)
+        curves.append(trained(out).series["train", "loss"])
+    assert curves[1] == pytest.approx(curves[0], rel=0.02)
+    assert curves[1] != curves[0]
+
+
+def test_fp16_on_the_cpu_and_a_missing_gpu_are_refused_in_one_line():
+    with pytest.raises(ConfigError, match=r"precision fp16 needs a GPU.*bf16") as refused:
+        select_device(TrainConfig(precision="fp16", device="cpu"))
+    assert "\n" not in str(refused.value)
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="no GPU"):
+            select_device(TrainConfig(device="cuda"))
+
+
+def test_zero_3_is_refused_with_its_reason():
+    with pytest.raises(ValueError, match=r"EMA target .* need them whole; use zero_stage 0, 1 or 2"):
+        PretrainConfig(zero_stage=3)
+
+
+def test_cached_latents_need_a_frozen_encoder_and_no_augmentation():
+    with pytest.raises(ValueError, match="cache_latents needs train_encoder frozen"):
+        CodecTrainConfig(cache_latents=True, train_encoder="finetune")
+    with pytest.raises(ValueError, match="cache_latents needs augment off"):
+        CodecTrainConfig(cache_latents=True, train_encoder="frozen", augment={"gain_db": 3})
+
+
+def test_warm_up_then_cosine_decay():
+    optimizer = OptimizerConfig(lr=2.0, warmup_steps=4, final_lr_fraction=0.5)
+    rates = [learning_rate(optimizer, step, 12) for step in range(1, 13)]
+    assert rates[:4] == [0.5, 1.0, 1.5, 2.0]
+    assert rates[7] == pytest.approx(1.5)
+    assert rates[11] == pytest.approx(1.0)
+    assert learning_rate(OptimizerConfig(lr=3.0), 7, 10) == 3.0
+
+
+def test_deepspeed_is_told_nothing_but_what_it_takes():
+    config = deepspeed_config(TrainConfig(precision="bf16", zero_stage=1, optimizer=OptimizerConfig(clip_norm=0.5)))
+    assert config["gradient_clipping"] == 0.5
+    assert config["zero_optimization"] == {"stage": 1}
+    assert config["torch_autocast"]["dtype"] == "bfloat16"
+
+
+def test_the_shared_memory_operator_can_still_be_declared_incompatible():
+    import deepspeed.ops
+
+    assert "deepspeed_shm_comm" in deepspeed.ops.__compatible_ops__
