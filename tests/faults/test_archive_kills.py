@@ -93,7 +93,7 @@ def drivers() -> Iterator[list[Driver]]:
             driver.kill()
 
 
-def test_a_killed_driver_leaves_whole_parts_and_its_rerun_finishes_the_rest(
+def test_a_killed_driver_leaves_whole_parts_and_its_rerun_finishes_the_rest_and_mends_damage(
     base: Path, tmp_path: Path, drivers: list[Driver]
 ) -> None:
     archive = str(tmp_path / "archive")
@@ -104,8 +104,11 @@ def test_a_killed_driver_leaves_whole_parts_and_its_rerun_finishes_the_rest(
     parts = [name for name in left if name.startswith("parts/")]
     expected = contents(str(base / "archive"))
     assert 2 <= len(parts) < NUM_SHARDS and all(left[name] == expected[name] for name in left)
+    damaged = Path(archive) / parts[0]
+    damaged.write_bytes(left[parts[0]][:-200] + bytes(1) + left[parts[0]][-199:])
+    assert [f.file for f in audit_archive(archive).findings] == [parts[0]]
     drivers.append(Driver(base, archive, num_workers=1))
-    assert drivers[1].finish()["num_new_parts"] == NUM_SHARDS - len(parts)
+    assert drivers[1].finish()["num_new_parts"] == NUM_SHARDS - len(parts) + 1
     assert contents(archive) == expected
     assert audit_archive(archive, str(base / "shards")).findings == []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -185,6 +186,22 @@ def test_damage_is_not_skipped(shards: str, tokenizer: str, tmp_path: Path) -> N
         assert intact_ledger(job.archive, "train-000000") is None
         path.write_bytes(original)
     assert intact_ledger(job.archive, "train-000000") is not None
+
+
+def test_a_disk_that_takes_no_more_is_one_line_and_leaves_nothing_half_written(
+    shards: str, tokenizer: str, tmp_path: Path
+) -> None:
+    encoder = ShardEncoder(shards, tokenizer, str(tmp_path / "archive"), 0.0)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3_000, hard))  # room for ledger and checksums, not for the part
+    try:
+        result = encoder({"shard": "train-000000"})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert result["storage"] and "cannot write" in result["error"] and "\n" not in result["error"]
+    assert [p for p in (tmp_path / "archive").rglob("*") if p.is_file() and p.parent.name == "parts"] == []
+    assert not encoder({"shard": "train-000000"})["error"]
+    assert intact_ledger(str(tmp_path / "archive"), "train-000000") is not None
 
 
 def test_a_store_that_comes_back_is_waited_for_and_one_that_does_not_raises() -> None:
