@@ -1,6 +1,6 @@
 """The first steps of both stages at ``tiny``, recorded: a refactor must reproduce the curve.
 
-Record anew with ``REWRITE_GOLDEN=1 python -m pytest tests/golden/test_training_golden.py`` and say in the commit why the
+Record anew with ``REWRITE_GOLDEN=1 python -m pytest tests/golden/test_training_golden.py``; say in the commit why the
 numbers moved. The tolerance covers what processors with other vector units round differently.
 """
 
