@@ -131,7 +131,7 @@ class PackJob(Job):
     valid_percent: float = Field(default=2.0, ge=0, le=50)
     test_percent: float = Field(default=2.0, ge=0, le=50)
     seed: int = 0
-    bucket_mb: float = Field(default=32.0, gt=0, description="tokens held in memory at once")
+    bucket_mb: float = Field(default=16.0, gt=0, description="compressed tokens held in memory at once")
 
 
 class RepackJob(Job):

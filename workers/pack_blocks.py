@@ -7,10 +7,10 @@ its commit; a rerun goes on where a killed one stopped.
 
 from __future__ import annotations
 
-import contextlib
 import io
 import shutil
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ _SPILL = pa.schema(
 )
 _COLUMNS = ["utterance_id", "recording_id", "speaker", "split", "start_sample", "tokens"]
 Document = tuple[str, NDArray[np.integer]]
+Bucket = tuple[str, int]  # split and number
 
 
 def pack(job: PackJob) -> dict[str, Any]:
@@ -89,20 +90,30 @@ def _deal(job: PackJob, reader: ArchiveReader, folder: Path, num_buckets: int) -
     """Deal every utterance into the bucket of its document, keeping splits apart."""
     progress = Progress("pack", len(reader.shards), "parts read")
     splits: dict[str, str] = {}
-    with contextlib.ExitStack() as stack:
-        writers: dict[tuple[str, int], pa.ipc.RecordBatchStreamWriter] = {}
-        for shard in reader.shards:
-            for table in reader.scan(None, _COLUMNS, [shard]):
-                for key, rows in _dealt(job, table, splits, num_buckets).items():
-                    if key not in writers:
-                        sink = stack.enter_context((folder / _bucket_name(*key)).open("wb"))
-                        writers[key] = stack.enter_context(pa.ipc.new_stream(sink, _SPILL))
-                    writers[key].write_table(rows)
-            progress.add(1)
+    held: dict[Bucket, list[pa.Table]] = defaultdict(list)
+    held_bytes = 0
+    for shard in reader.shards:
+        for table in reader.scan(None, _COLUMNS, [shard]):
+            for bucket, rows in _dealt(job, table, splits, num_buckets).items():
+                held[bucket].append(rows)
+            held_bytes += table.nbytes
+            if held_bytes > job.bucket_mb * 1e6:
+                _spill(held, folder)
+                held_bytes = 0
+        progress.add(1)
+    _spill(held, folder)
     progress.finish()
 
 
-def _dealt(job: PackJob, table: pa.Table, splits: dict[str, str], num_buckets: int) -> dict[tuple[str, int], pa.Table]:
+def _spill(held: dict[Bucket, list[pa.Table]], folder: Path) -> None:
+    """Append what is held to the files of its buckets, an Arrow stream each time: no file stays open."""
+    for bucket, tables in held.items():
+        with (folder / _bucket_name(*bucket)).open("ab") as sink, pa.ipc.new_stream(sink, _SPILL) as writer:
+            writer.write_table(pa.concat_tables(tables))
+    held.clear()
+
+
+def _dealt(job: PackJob, table: pa.Table, splits: dict[str, str], num_buckets: int) -> dict[Bucket, pa.Table]:
     documents = table["recording_id" if job.document == "recording" else "utterance_id"].to_pylist()
     keys = [shuffle_key(job.seed, document) for document in documents]
     chosen = [_split(job, speaker, split, splits) for speaker, split in _speakers(table)]
@@ -110,7 +121,7 @@ def _dealt(job: PackJob, table: pa.Table, splits: dict[str, str], num_buckets: i
         {"key": keys, "document_id": documents, "start_sample": table["start_sample"], "tokens": table["tokens"]},
         schema=None,
     ).cast(_SPILL)
-    places: dict[tuple[str, int], list[int]] = {}
+    places: dict[Bucket, list[int]] = {}
     for row, (key, split) in enumerate(zip(keys, chosen, strict=True)):
         places.setdefault((split, key * num_buckets // _KEY_RANGE), []).append(row)
     return {place: rows.take(pa.array(own)) for place, own in places.items()}
@@ -146,9 +157,13 @@ def _documents(folder: Path, split: str, bucket: int) -> Iterator[Document]:
     path = folder / _bucket_name(split, bucket)
     if not path.exists():
         return
-    with pa.memory_map(str(path)) as source:
-        table = pa.ipc.open_stream(source).read_all()
-    table = table.sort_by([("key", "ascending"), ("document_id", "ascending"), ("start_sample", "ascending")])
+    streams = []
+    with pa.OSFile(str(path)) as source:
+        while source.tell() < source.size():
+            streams.append(pa.ipc.open_stream(source).read_all())
+    table = pa.concat_tables(streams).sort_by(
+        [("key", "ascending"), ("document_id", "ascending"), ("start_sample", "ascending")]
+    )
     name, tokens = "", list[NDArray[np.integer]]()
     for document, own in zip(table["document_id"].to_pylist(), token_archive.list_values(table["tokens"]), strict=True):
         if tokens and document != name:
