@@ -32,8 +32,13 @@ class SnakeBeta(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch channels positions"]) -> Float[Tensor, "batch channels positions"]:
         """Elementwise; maps 0 to 0."""
-        alpha = (F.softplus(self.raw_alpha) + _ALPHA_FLOOR)[:, None].to(x.dtype)
-        return x + torch.sin(alpha * x).square() * (1 / alpha).clamp(max=_MAX_INVERSE_ALPHA)
+        alpha, inverse = (c[:, None].to(x.dtype) for c in self.coefficients())
+        return x + torch.sin(alpha * x).square() * inverse
+
+    def coefficients(self) -> tuple[Float[Tensor, "channels"], Float[Tensor, "channels"]]:
+        """alpha and the capped 1 / alpha."""
+        alpha = F.softplus(self.raw_alpha) + _ALPHA_FLOOR
+        return alpha, (1 / alpha).clamp(max=_MAX_INVERSE_ALPHA)
 
 
 class SameConv1d(nn.Conv1d):
@@ -49,10 +54,15 @@ class SameConv1d(nn.Conv1d):
 
     def forward(self, input: Float[Tensor, "batch inc positions"]) -> Float[Tensor, "batch outc positions"]:
         """Convolve the whole length; invalid positions must already be zero."""
-        reach = min((self.kernel_size[0] - 1) // 2, (input.shape[-1] - 1) // self.dilation[0])
+        weight = self.live_weight(input.shape[-1])
+        padding = weight.shape[-1] // 2 * self.dilation[0]
+        return F.conv1d(input, weight, self.bias, padding=padding, dilation=self.dilation)
+
+    def live_weight(self, positions: int) -> Float[Tensor, "outc inc taps"]:
+        """The taps that see something of an input of so many positions: an odd number around the centre."""
         centre = self.kernel_size[0] // 2
-        weight = self.weight[..., centre - reach : centre + reach + 1]
-        return F.conv1d(input, weight, self.bias, padding=reach * self.dilation[0], dilation=self.dilation)
+        reach = min(centre, (positions - 1) // self.dilation[0])
+        return self.weight[..., centre - reach : centre + reach + 1]
 
 
 class DownConv1d(nn.Conv1d):

@@ -58,13 +58,14 @@ class Daam(nn.Module):
         with full_precision(x.device):
             wide = x.float()
             attention = F.conv1d(wide, self.projection.weight.float(), cast(Tensor, self.projection.bias).float())[:, 0]
-            density = self._log_density(attention, mask).exp()
+            density = self.log_density(attention, mask).exp()
             values = wide * (1 + self.alpha.float() * density)[:, None]
         return DaamOutput(values.to(x.dtype), density)
 
-    def _log_density(
+    def log_density(
         self, attention: Float[Tensor, "batch positions"], mask: Bool[Tensor, "batch positions"] | None
     ) -> Float[Tensor, "batch positions"]:
+        """log g of the projected channel a, fp32."""
         mean, variance = _clip_statistics(attention, mask)
         sigma = variance.clamp(min=_MIN_VARIANCE).sqrt()
         scale = F.softplus(self.raw_scale.float()) + _MIN_SCALE

@@ -106,7 +106,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.framing = config.framing
         front_end = config.front_end
-        self.front_end: WaveformFrontEnd | SpectralFrontEnd
+        self.front_end: nn.Module  # waveform or spectral, or a fused form of the former (model/fused.py)
         if isinstance(front_end, WaveformFrontEndConfig):
             self.front_end = WaveformFrontEnd(front_end, config.daam)
         else:

@@ -23,6 +23,9 @@ from model.config import (
 )
 from workers.tokenizer import Tokenizer, save_tokenizer
 
+# Two test processes of two threads each on two cores spin against one another; tests that mean two threads say so.
+torch.set_num_threads(1)
+
 RATE = 2_000
 HOP = 120
 _CONFORMER = ConformerConfig(num_layers=2, num_heads=2, conv_kernel=5)

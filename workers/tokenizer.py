@@ -24,14 +24,13 @@ from jaxtyping import Float, Float32, UInt8, UInt16
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from model.codec import make_generator
 from model.config import ModelConfig
-from model.encoder import Encoder
 from model.framing import Framing, Span
 from model.fsq import Fsq
 from shards.audio import resample, resampled_length
 from shards.errors import InputError, explain
 from shards.packing import Packing
+from workers.inference import build_encoder, build_generator
 from workers.rates import packing_of
 from workers.tokenizer_files import Digests, TokenizerFiles, load_tokenizer, save_tokenizer
 
@@ -81,16 +80,12 @@ class Tokenizer:
         self.framing: Framing = files.config.framing
         self.packing: Packing = packing_of(files.config)
         self.digests: Digests = files.digests
-        self.device = torch.device(device)
-        self._encoder = Encoder(files.config.encoder)
-        self._encoder.load_state_dict(files.encoder_state)
-        self._encoder.requires_grad_(False).eval().to(self.device)
+        self.device = _checked_device(device)
+        self._encoder = build_encoder(files.config, files.encoder_state, self.device)
         self._fsq = Fsq(files.config.fsq, files.config.encoder.latent_dim)
         self._generator = None
         if files.decoder_state is not None:
-            self._generator = make_generator(files.config)
-            self._generator.load_state_dict(files.decoder_state)
-            self._generator.requires_grad_(False).eval().to(self.device)
+            self._generator = build_generator(files.config, files.decoder_state, self.device)
 
     @classmethod
     def load(cls, uri: str, *, decoder: bool = True, device: str = "cpu") -> Tokenizer:
@@ -328,6 +323,16 @@ def _fade_in(out: Float[Tensor, "samples"], old: Float[Tensor, "samples"], new: 
 def _salience(windows: list[_Frames]) -> Float[Tensor, "frames"]:
     density = torch.cat([w.density for w in windows])
     return density / (1 + density)
+
+
+def _checked_device(device: str) -> torch.device:
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise InputError(explain("unknown device", value=device, expected="cpu, cuda or cuda:N")) from error
+    if found.type not in ("cpu", "cuda") or (found.type == "cuda" and not torch.cuda.is_available()):
+        raise InputError(explain("device is not available here", value=device, expected="cpu", fix="use --device cpu"))
+    return found
 
 
 def _checked_rate(sample_rate: int) -> int:

@@ -9,10 +9,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_models import CONFIGS, HOP, RATE, small_tokenizer
+from small_models import CONFIGS, HOP, RATE, small_codec, small_tokenizer
 
+from model.codec import Codec
 from shards.errors import InputError
-from workers.tokenizer import Tokenizer
+from workers.tokenizer import Tokenizer, save_tokenizer
 
 KINDS = sorted(CONFIGS)
 WINDOW = 20 * HOP
@@ -78,33 +79,29 @@ def test_long_audio_is_encoded_in_windows(tokenizers: dict[str, Tokenizer], kind
     assert np.array_equal(found, np.concatenate(expected))
 
 
-def test_no_residual_tap_ever_reaches_beyond_the_window(tokenizers: dict[str, Tokenizer]) -> None:
-    """Taps as far away as the window is long change nothing however long the audio, because they are never used."""
-    tokenizer, wav = tokenizers["waveform"], speechlike(70 * HOP)
-    before = tokenizer.encode(wav, RATE).tokens
+def test_no_residual_tap_ever_reaches_beyond_the_window(tmp_path: Path) -> None:
+    """Taps as far away as the window is long are untrained; however long the audio, they change nothing."""
+    config, codec = CONFIGS["waveform"], small_codec("waveform")
+    wav, found = speechlike(70 * HOP), []
+    for value in (None, 1e3):
+        touched = _fill_unreachable_taps(codec, value) if value else 1
+        states = codec.encoder.state_dict(), codec.generator.state_dict()
+        save_tokenizer(str(tmp_path / str(value)), config, *states, recipe={})
+        found.append(Tokenizer.load(str(tmp_path / str(value))).encode(wav, RATE).tokens)
+    assert touched > 1
+    assert np.array_equal(*found)
+
+
+def _fill_unreachable_taps(codec: Codec, value: float) -> int:
     touched = 0
-    for name, module in tokenizer._encoder.named_modules():
-        if hasattr(module, "dilation") and module.dilation[0] >= _positions(name):
+    for block, positions in zip(
+        codec.encoder.front_end.blocks, (WINDOW // 8, WINDOW // 40, WINDOW // 120), strict=True
+    ):
+        for conv in (c for residual in block.residual for c in residual.dilated if c.dilation[0] >= positions):
             with torch.no_grad():
-                module.weight[..., [0, 2]] = 1e3
+                conv.weight[..., [0, 2]] = value
             touched += 1
-    after = tokenizer.encode(wav, RATE).tokens
-    assert touched > 0
-    assert np.array_equal(before, after)
-    _reset(tokenizers)
-
-
-def _positions(name: str) -> int:
-    """Length at the block a module belongs to, for one window."""
-    block = int(name.split("blocks.")[1].split(".")[0]) if "blocks." in name else -1
-    return {0: WINDOW // 8, 1: WINDOW // 40, 2: WINDOW // 120}.get(block, 10**9)
-
-
-def _reset(tokenizers: dict[str, Tokenizer]) -> None:
-    torch.manual_seed(0)
-    from model.codec import Codec
-
-    tokenizers["waveform"]._encoder.load_state_dict(Codec(CONFIGS["waveform"]).encoder.state_dict())
+    return touched
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -115,8 +112,9 @@ def test_decode_joins_chunks_without_a_seam(tokenizers: dict[str, Tokenizer], ki
     joined = tokenizer.decode(tokenizer.packing.pack(digits), frames * HOP)
     values = (2 * torch.from_numpy(digits.T.astype(np.float32))[None] - 3) / 4
     with torch.inference_mode():
-        whole = tokenizer._generator(values, torch.tensor([frames * HOP]))[0].numpy()
-    if tokenizer._generator.is_local:
+        generator = small_codec(kind).generator
+        whole = generator(values, torch.tensor([frames * HOP]))[0].numpy()
+    if generator.is_local:
         np.testing.assert_allclose(joined, whole, atol=1e-5)
     else:
         step = np.abs(np.diff(joined))
@@ -207,3 +205,10 @@ def test_what_a_tokenizer_cannot_do_it_refuses(tokenizers: dict[str, Tokenizer],
         encoder_only.decode(tokens, HOP)
     with pytest.raises(InputError, match="salience of a tokenizer without DAAM"):
         tokenizers["no_daam"].salience(speechlike(HOP), RATE)
+
+
+@pytest.mark.parametrize("device", ["abacus", "cuda:99", "meta"])
+def test_devices_that_are_not_there_are_refused(tmp_path: Path, device: str) -> None:
+    small_tokenizer("waveform", tmp_path)
+    with pytest.raises(InputError, match="device"):
+        Tokenizer.load(str(tmp_path), device=device)
