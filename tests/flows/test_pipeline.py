@@ -127,7 +127,7 @@ def kill_after(arguments: list[str], seconds: float) -> None:
     children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
     process.send_signal(signal.SIGKILL)
     process.wait()
-    _, alive = psutil.wait_procs(children, timeout=30)
+    _, alive = psutil.wait_procs(children, timeout=120)  # Ray's agents notice the raylet's end by polling
     assert not alive, f"orphans: {[(p.pid, p.name()) for p in alive]}"
 
 
