@@ -84,6 +84,19 @@ def read_index(shards_uri: str, *, splits: Iterable[str] | None = None) -> pa.Ta
     return pa.concat_tables([INDEX_SCHEMA.empty_table(), *parts])
 
 
+def find_utterance(shards_uri: str, utterance_id: str) -> dict[str, Any]:
+    """The index row of one utterance, for :func:`shards.wds.read_utterance`.
+
+    Raises:
+        NotFoundError: no such utterance, or no index.
+    """
+    table = read_index(shards_uri)
+    rows: list[dict[str, Any]] = table.filter(pc.equal(table["utterance_id"], utterance_id)).to_pylist()
+    if not rows:
+        raise NotFoundError(explain("no such utterance", value=utterance_id, expected=f"one of those in {shards_uri}"))
+    return rows[0]
+
+
 def read_index_part(shards_uri: str, shard: str) -> pa.Table:
     """The utterances of one shard, by offset. Raises NotFoundError, FormatError."""
     uri = index_uri(shards_uri, shard)

@@ -172,11 +172,18 @@ def _refuse_unfit(path: Path) -> None:
         raise RecordingError("empty file")
     with path.open("rb") as handle:
         head = handle.read(8)
-    # libsndfile takes a truncated WAV for a shorter one without a word.
+    # For a name in .mp3 libsndfile skips what it does not understand, and with it samples, without a word.
+    if path.suffix.lower() == ".mp3" and head[:3] != b"ID3" and not _is_mpeg_frame(head):
+        raise RecordingError("not readable audio (no MP3 header at its start)")
+    # It takes a truncated WAV for a shorter one without a word.
     if head[:4] == b"RIFF" and len(head) == 8:
         size = struct.unpack("<I", head[4:])[0]
         if size not in _UNKNOWN_RIFF_SIZES and size + 8 > status.st_size:
             raise RecordingError("audio ends early")
+
+
+def _is_mpeg_frame(head: bytes) -> bool:
+    return len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0
 
 
 def _reason(error: soundfile.LibsndfileError) -> str:

@@ -42,9 +42,7 @@ def test_regions_are_ordered_disjoint_and_hold_all_speech(activity: list, num_sa
     edges = [edge for region in regions for edge in region]
     assert edges == sorted(edges)
     assert all(0 <= start < stop <= num_samples for start, stop in regions)
-    assert all(
-        after - before > round(gap_s * RATE) for (_, before), (after, _) in itertools.pairwise(regions)
-    )
+    assert all(after - before > round(gap_s * RATE) for (_, before), (after, _) in itertools.pairwise(regions))
     for onset, offset in activity:
         start, stop = round(onset * RATE), min(num_samples, round(offset * RATE))
         if start < stop:

@@ -16,7 +16,15 @@ import webdataset
 from shards import store
 from shards.audio import encode_flac
 from shards.errors import DamageError, FormatError, InputError, NotFoundError, VersionError
-from shards.index import INDEX_SCHEMA, committed_shards, list_shards, publish_index, read_index, shard_uri
+from shards.index import (
+    INDEX_SCHEMA,
+    committed_shards,
+    find_utterance,
+    list_shards,
+    publish_index,
+    read_index,
+    shard_uri,
+)
 from shards.wds import ShardWriter, iter_shard, read_utterance
 
 
@@ -68,6 +76,13 @@ def test_one_utterance_is_one_range_request(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(store, "read_bytes", lambda uri: pytest.fail("reads a whole file"))
     read_utterance(str(tmp_path), row)
     assert requests == [(shard_uri(str(tmp_path), "train-000000"), row["offset"], row["size_bytes"])]
+
+
+def test_an_utterance_is_found_by_its_id(tmp_path: Path) -> None:
+    flacs = write_shard(tmp_path, "train-000000", 3)
+    assert read_utterance(str(tmp_path), find_utterance(str(tmp_path), "r-2")) == flacs[2]
+    with pytest.raises(NotFoundError, match="no such utterance: 'r-9'"):
+        find_utterance(str(tmp_path), "r-9")
 
 
 def test_plain_webdataset_opens_the_shard(tmp_path: Path) -> None:
