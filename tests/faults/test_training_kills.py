@@ -118,7 +118,7 @@ def test_a_killed_job_on_s3_goes_on_and_a_finished_one_does_nothing(quiet, tmp_p
     assert store.list_files(out, suffix="done.json") == []
     second = Training(out, f"{bucket}/shards", config)
     result = second.result()
-    assert "resumes from the checkpoint of step 12" in second.log.read_text()
+    assert "resumes from the checkpoint of step" in second.log.read_text()
     assert trained(out).weights == weights
     before = [(f.name, f.size_bytes) for f in store.list_files(out)]
     third = Training(out, f"{bucket}/shards", config)
