@@ -74,7 +74,7 @@ class Training:
         return dict(json.loads(out.decode().removeprefix(RESULT_PREFIX)))
 
     def kill(self) -> None:
-        """SIGKILL the driver. Its ranks must end by themselves; Ray's idle agents may take longer and are ended here."""
+        """SIGKILL the driver. Its ranks must end by themselves; Ray's idle agents take longer and are ended here."""
         started = psutil.Process(self.process.pid).children(recursive=True)
         os.kill(self.process.pid, signal.SIGKILL)
         self.process.communicate()
