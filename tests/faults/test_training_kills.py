@@ -106,6 +106,7 @@ def test_a_killed_rank_is_restarted_and_the_weights_are_the_same(quiet, tmp_path
     assert trained(str(tmp_path / "out")).weights == weights
 
 
+@pytest.mark.slow
 def test_a_killed_job_on_s3_goes_on_and_a_finished_one_does_nothing(quiet, tmp_path, s3):
     shards, weights = quiet
     bucket = s3.bucket()
