@@ -13,6 +13,8 @@ import argparse
 import hashlib
 import multiprocessing
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -22,7 +24,6 @@ import numpy as np
 
 from shards import audio, index, outputs, store
 from shards.wds import ShardWriter
-from workers import tokenize_corpus
 from workers.jobs import TokenizeJob
 from workers.recipes import resolve
 
@@ -103,14 +104,37 @@ def bare(tokenizer_uri: str, num_processes: int, seconds: float) -> float:
 def pipeline(shards: str, tokenizer: str, archive: str, num_workers: int, shard_s: int) -> tuple[float, float]:
     """Audio-seconds a second between the first and last published part, and seconds until the first."""
     job = TokenizeJob(shards=shards, tokenizer=tokenizer, archive=archive, num_workers=num_workers)
-    began = time.monotonic()
-    tokenize_corpus._claim(job)
-    for _ in tokenize_corpus._encoded_shards(job, index.committed_shards(shards)):
-        pass
+    started = time.time()
+    command = [sys.executable, "-m", "workers.tokenize_corpus", job.model_dump_json()]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     published = sorted(p.stat().st_mtime for p in (Path(archive) / "parts").iterdir())
-    started = time.time() - time.monotonic() + began
     rest = published[num_workers:]  # one shard a worker is under way when the clock starts
     return len(rest) * shard_s / (published[-1] - published[num_workers - 1]), published[0] - started
+
+
+def cpu_share(shards: str, tokenizer_uri: str, rounds: int) -> float:
+    """CPU seconds of the bare forward over those of the whole path from shard to part bytes, without Ray.
+
+    Processor time does not depend on what else the machine does, so this holds on a busy machine too.
+    """
+    import torch
+
+    from workers.encode_shard import decoded_utterances, encode_shard
+    from workers.tokenizer import Tokenizer
+
+    torch.set_num_threads(1)
+    tokenizer = Tokenizer.load(tokenizer_uri, decoder=False)
+    shard = index.committed_shards(shards)[0]
+    waves = [u.waveform for u in decoded_utterances(shards, shard, tokenizer.sample_rate) if u.waveform is not None]
+    shares = []
+    for _ in range(rounds):
+        began = time.process_time()
+        for wave in waves:
+            tokenizer.encode(wave, tokenizer.sample_rate)
+        between = time.process_time()
+        encode_shard(tokenizer, shards, shard)
+        shares.append((between - began) / (time.process_time() - between))
+    return statistics.median(shares)
 
 
 def main() -> None:
@@ -120,11 +144,16 @@ def main() -> None:
     parser.add_argument("--shards", type=int, default=8)
     parser.add_argument("--shard-s", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--cpu-only", action="store_true", help="only the CPU share, for a busy machine")
     options = parser.parse_args()
     shard_s = options.shard_s // UTTERANCE_S * UTTERANCE_S
     with tempfile.TemporaryDirectory() as folder:
         make_shards(f"{folder}/shards", options.shards, shard_s)
         make_tokenizer(f"{folder}/tokenizer", options.recipe)
+        share_of_cpu = cpu_share(f"{folder}/shards", f"{folder}/tokenizer", options.rounds)
+        print(f"{options.recipe}: bare forward as a share of the path's CPU time: {share_of_cpu:.3f}", flush=True)
+        if options.cpu_only:
+            return
         measured: dict[str, list[float]] = {}
         for turn in range(options.rounds):
             for workers in (1, 2):
