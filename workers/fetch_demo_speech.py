@@ -118,8 +118,8 @@ def _write_corpus(unpacked: Path, out: Path) -> dict[str, Any]:
 
 def _decode_g722(path: Path) -> np.ndarray:
     with av.open(str(path), format="g722") as container:
-        blocks = [np.zeros(0), *(frame.to_ndarray().reshape(-1) for frame in container.decode(audio=0))]
-    return (np.concatenate(blocks) / 32768.0).astype(np.float32)
+        blocks = [np.zeros(0, np.int16), *(frame.to_ndarray().reshape(-1) for frame in container.decode(audio=0))]
+    return np.concatenate(blocks).astype(np.float32) / 32768
 
 
 if __name__ == "__main__":
