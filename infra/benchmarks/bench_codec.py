@@ -1,0 +1,161 @@
+"""Encode and decode against the published structure, same weights, same clip, same threads, interleaved runs.
+
+    python infra/benchmarks/bench_codec.py [--seconds 15] [--rounds 3] [--recipes paper,base16k]
+
+For each recipe: the plain published structure (tests/parity/published_model.py), ours at fp32 and ours at bf16. CPU
+seconds of this process at one thread (which a busy machine disturbs less than wall time), the best of the rounds;
+share of the GEMM peak measured in the same run; flipped indices; largest difference of decoded samples; peak memory of
+a process of its own for each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from model.codec import Codec
+from workers.inference import build_encoder, build_generator
+from workers.recipes import RECIPES
+from workers.show import gflop_of
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "parity"))
+import published_model
+
+CPU = torch.device("cpu")
+
+
+def best_of(rounds: int, actions: dict[str, Callable[[], torch.Tensor]]) -> tuple[dict[str, float], dict]:
+    """Best CPU seconds and the last result of each action, one round of all after another."""
+    best, results = dict.fromkeys(actions, float("inf")), {}
+    for _ in range(rounds):
+        for name, action in actions.items():
+            started = time.process_time()
+            results[name] = action()
+            best[name] = min(best[name], time.process_time() - started)
+    return best, results
+
+
+def gemm_gflops() -> float:
+    """Peak of a large fp32 matrix product at one thread."""
+    a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
+    best, _ = best_of(8, {"gemm": lambda: a @ b})
+    return 2 * 2048**3 / best["gemm"] / 1e9
+
+
+def variants(recipe: str, seconds: float) -> tuple[dict, dict, Codec, float]:
+    """Encode and decode actions of the three variants."""
+    config = RECIPES[recipe]().model
+    torch.manual_seed(0)
+    codec = Codec(config).eval().requires_grad_(False)
+    framing = config.framing
+    frames = framing.num_frames(int(seconds * framing.sample_rate))
+    length = torch.tensor([frames * framing.hop_length])
+    wave = torch.randn(1, int(length), generator=torch.Generator().manual_seed(1)) * 0.1
+    values = codec.fsq(torch.randn(1, codec.fsq.dims, frames, generator=torch.Generator().manual_seed(2))).values
+    states = codec.encoder.state_dict(), codec.generator.state_dict()
+    ours = build_encoder(config, states[0], CPU)
+    half = config.model_copy(update={"encoder": config.encoder.model_copy(update={"precision": "bf16"})})
+    bf16 = build_encoder(half, states[0], CPU)
+    generator = build_generator(config, states[1], CPU)
+
+    def encode_bf16() -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return bf16(wave.clone(), length).latents.float()
+
+    is_published = RECIPES[recipe]().model.decoder.kind == "hifigan"
+    encoders = {"ours fp32": lambda: ours(wave.clone(), length).latents, "ours bf16": encode_bf16}
+    decoders = {"ours fp32": lambda: generator(values.clone(), length)}
+    if is_published:
+        encoders = {"published fp32": lambda: published_model.encode(codec, wave), **encoders}
+        decoders = {"published fp32": lambda: published_model.decode(codec, values), **decoders}
+    return encoders, decoders, codec, int(length) / framing.sample_rate
+
+
+def report(recipe: str, seconds: float, rounds: int) -> None:
+    """One table for one recipe."""
+    encoders, decoders, codec, audio_s = variants(recipe, seconds)
+    gflop, peak = gflop_of(RECIPES[recipe]().model), gemm_gflops()
+    print(f"\n## {recipe}: {audio_s:.1f} s of audio; GEMM peak {peak:.0f} GFLOP/s at one thread\n")
+    print("| | CPU s per audio s | GFLOP/s | of peak | against published | result |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for what, actions in (("encode", encoders), ("decode", decoders)):
+        best, results = best_of(rounds, actions)
+        first = next(iter(best))
+        for name, cpu_s in best.items():
+            rate = gflop[what] * audio_s / cpu_s
+            note = compare(what, codec, results[first], results[name])
+            print(f"| {what} {name} | {cpu_s / audio_s:.4f} | {rate:.0f} | {rate / peak:.0%} | "
+                  f"{best[first] / cpu_s:.2f} x | {note} |", flush=True)  # fmt: skip
+
+
+def compare(what: str, codec: Codec, expected: torch.Tensor, found: torch.Tensor) -> str:
+    """Equal indices of latents, or the largest difference of samples."""
+    if what == "decode":
+        return f"differs by at most {float((expected - found).abs().max()):.1e}"
+    equal = codec.fsq(found).level_indices == codec.fsq(expected).level_indices
+    return f"{float(equal.float().mean()):.2%} of indices equal"
+
+
+def peak_mib(recipe: str, seconds: float, what: str, name: str) -> float:
+    """Peak resident memory of one variant in a process of its own."""
+    command = [sys.executable, __file__, "--peak", json.dumps([recipe, seconds, what, name])]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+
+
+def run_for_peak(recipe: str, seconds: float, what: str, name: str) -> None:
+    """Build and run one variant only, and print this process's peak in MiB."""
+    config = RECIPES[recipe]().model
+    torch.manual_seed(0)
+    codec = Codec(config).eval().requires_grad_(False)
+    framing = config.framing
+    frames = framing.num_frames(int(seconds * framing.sample_rate))
+    length = torch.tensor([frames * framing.hop_length])
+    wave, values = torch.randn(1, int(length)) * 0.1, torch.zeros(1, codec.fsq.dims, frames)
+    if name == "ours":
+        codec.encoder = build_encoder(config, codec.encoder.state_dict(), CPU)
+        codec.generator = build_generator(config, codec.generator.state_dict(), CPU)
+    _reset_peak()
+    if name == "published":
+        _ = published_model.encode(codec, wave) if what == "encode" else published_model.decode(codec, values)
+    else:
+        _ = codec.encoder(wave, length) if what == "encode" else codec.generator(values, length)
+    # VmHWM, not ru_maxrss: the latter starts at the size of the process that forked this one.
+    status = Path("/proc/self/status").read_text()
+    print(int(status.split("VmHWM:")[1].split()[0]) / 1024)
+
+
+def _reset_peak() -> None:
+    """Forget the peak of building the model: what counts is the peak while it runs, its weights included."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def main() -> None:
+    """Parse the command line and print the tables."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seconds", type=float, default=15.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--recipes", default="paper,base16k")
+    parser.add_argument("--peak")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    with torch.inference_mode():
+        if arguments.peak:
+            run_for_peak(*json.loads(arguments.peak))
+            return
+        for recipe in arguments.recipes.split(","):
+            report(recipe, arguments.seconds, arguments.rounds)
+            if RECIPES[recipe]().model.decoder.kind == "hifigan":
+                for what in ("encode", "decode"):
+                    sizes = {n: peak_mib(recipe, arguments.seconds, what, n) for n in ("published", "ours")}
+                    print(f"peak memory to {what}: " + ", ".join(f"{n} {mib:.0f} MiB" for n, mib in sizes.items()))
+
+
+if __name__ == "__main__":
+    main()
