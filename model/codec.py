@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -40,7 +39,7 @@ class Codec(nn.Module):
         self._encoder_is_frozen = True
         self.encoder.requires_grad_(False).eval()
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> Codec:
         """As in torch, but a frozen encoder stays without dropout."""
         super().train(mode)
         if self._encoder_is_frozen:

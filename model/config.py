@@ -7,7 +7,7 @@ The classes live together, not beside their modules, because the modules import 
 from __future__ import annotations
 
 import math
-from typing import Literal, Self
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -65,7 +65,7 @@ class WaveformFrontEndConfig(Config):
     residual_kernel: int = 3
 
     @model_validator(mode="after")
-    def _channels_fit_strides(self) -> Self:
+    def _channels_fit_strides(self) -> WaveformFrontEndConfig:
         if len(self.channels) != len(self.strides) + 1:
             raise ValueError(
                 f"channels has {len(self.channels)} entries; expected one more than strides "
@@ -89,7 +89,7 @@ class SpectralFrontEndConfig(Config):
     expansion: int = 3
 
     @model_validator(mode="after")
-    def _stages_fit(self) -> Self:
+    def _stages_fit(self) -> SpectralFrontEndConfig:
         if not len(self.channels) == len(self.strides) == len(self.num_blocks):
             raise ValueError(
                 f"channels, strides and num_blocks have {len(self.channels)}, {len(self.strides)} and "
@@ -118,7 +118,7 @@ class EncoderConfig(Config):
         return Framing(self.sample_rate, self.front_end.strides, self.window_s)
 
     @model_validator(mode="after")
-    def _heads_divide(self) -> Self:
+    def _heads_divide(self) -> EncoderConfig:
         if self.latent_dim % self.conformer.num_heads:
             raise ValueError(
                 f"latent_dim {self.latent_dim} is not a multiple of conformer.num_heads "
@@ -157,7 +157,7 @@ class FsqConfig(Config):
     digit_order: Literal["first_most_significant", "first_least_significant"] = "first_most_significant"
 
     @model_validator(mode="after")
-    def _fits_uint16(self) -> Self:
+    def _fits_uint16(self) -> FsqConfig:
         if self.levels**self.group_size > 1 << 16:
             largest = int(math.log(1 << 16, self.levels) + 1e-9)
             raise ValueError(
@@ -181,7 +181,7 @@ class HifiganDecoderConfig(Config):
     daam: bool = False
 
     @model_validator(mode="after")
-    def _lists_fit(self) -> Self:
+    def _lists_fit(self) -> HifiganDecoderConfig:
         if len(self.channels) != len(self.strides) + 1:
             raise ValueError(
                 f"decoder.channels has {len(self.channels)} entries; expected one more than strides "
@@ -210,7 +210,7 @@ class IstftDecoderConfig(Config):
     expansion: int = 3
 
     @model_validator(mode="after")
-    def _stages_fit(self) -> Self:
+    def _stages_fit(self) -> IstftDecoderConfig:
         if not len(self.channels) == len(self.strides) == len(self.num_blocks):
             raise ValueError(
                 f"decoder channels, strides and num_blocks have {len(self.channels)}, "
@@ -252,7 +252,7 @@ class ModelConfig(Config):
     losses: CodecLossConfig = CodecLossConfig()
 
     @model_validator(mode="after")
-    def _decoder_mirrors_encoder(self) -> Self:
+    def _decoder_mirrors_encoder(self) -> ModelConfig:
         up, down = math.prod(self.decoder.strides), math.prod(self.encoder.front_end.strides)
         if up != down:
             raise ValueError(

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -74,7 +73,7 @@ class Jepa(nn.Module):
         self.mask_token = nn.Parameter(torch.zeros(encoder.latent_dim))
         self.target_encoder = copy.deepcopy(self.context_encoder).requires_grad_(False).eval()
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> Jepa:
         """As in torch, but the target encoder stays without dropout."""
         super().train(mode)
         self.target_encoder.eval()
