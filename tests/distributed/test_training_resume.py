@@ -20,7 +20,7 @@ def _uninterrupted(gang: Gang, stage: str, folder: Path, inputs: tuple[str, str]
     return trained(str(folder / "whole"))
 
 
-@pytest.mark.parametrize("zero", [0, 1, 2])
+@pytest.mark.parametrize("zero", [0, pytest.param(1, marks=pytest.mark.slow), 2])
 @pytest.mark.parametrize("stage", ["pretrain", "codec"])
 def test_resuming_gives_the_same_weights_and_metrics(pair, shards, encoder, tmp_path, stage, zero):
     changes = {f"{stage}__zero_stage": zero}
@@ -53,7 +53,7 @@ def _use_store(variables: dict[str, str]) -> None:
     s3fs.S3FileSystem.clear_instance_cache()
 
 
-@pytest.mark.parametrize("zero", [0, 1, 2])
+@pytest.mark.parametrize("zero", [0, pytest.param(1, marks=pytest.mark.slow), 2])
 def test_another_number_of_ranks_goes_on(pair, single, shards, encoder, tmp_path, zero):
     changes = no_dropout() | {"pretrain__zero_stage": zero}
     _run(pair, "pretrain", tmp_path / "two", (shards, encoder), **changes)

@@ -25,7 +25,7 @@ def _close(a: Trained, b: Trained, tolerance: float = 1e-5) -> None:
         assert a.series[key] == pytest.approx(b.series[key], rel=tolerance, abs=tolerance), key
 
 
-@pytest.mark.parametrize("zero", [0, 1, 2])
+@pytest.mark.parametrize("zero", [0, pytest.param(1, marks=pytest.mark.slow), 2])
 def test_pretraining_on_two_ranks_equals_one_rank_with_twice_the_batch(pair, single, shards, encoder, tmp_path, zero):
     two = _train(pair, "pretrain", tmp_path / "two", shards, encoder, pretrain__zero_stage=zero)
     one = _train(
@@ -40,7 +40,7 @@ def test_accumulating_equals_one_large_batch(single, shards, encoder, tmp_path):
     _close(small, large)
 
 
-@pytest.mark.parametrize("zero", [0, 1, 2])
+@pytest.mark.parametrize("zero", [0, pytest.param(1, marks=pytest.mark.slow), 2])
 def test_codec_on_two_ranks_equals_one_rank_with_twice_the_batch(pair, single, shards, encoder, tmp_path, zero):
     # Crops of one length, shorter than every utterance: each loss term is then a plain mean over clips.
     equal = {"codec__crop_s": 0.48, "codec__zero_stage": zero}
