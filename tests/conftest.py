@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,6 +37,14 @@ def _forget_s3_clients() -> None:
     import s3fs
 
     s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture
+def open_tmp() -> Iterator[Path]:
+    """A temporary folder that a user without privileges can reach, too: pytest's own are closed to others."""
+    with tempfile.TemporaryDirectory(prefix="syllabary-open-") as folder:
+        Path(folder).chmod(0o777)
+        yield Path(folder)
 
 
 def voiced(rng: np.random.Generator, seconds: float, pitch_hz: float) -> np.ndarray:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from ingest_testing import (
     shard,
     tone,
     tree,
+    without_privileges,
     write_audio,
     write_librilight_file,
 )
@@ -297,28 +296,6 @@ def test_a_pipe_named_flac_does_not_hang(tmp_path: Path) -> None:
     os.mkfifo(root / "good" / "b" / "pipe.flac")
     shard(root, tmp_path / "out")
     assert outcomes(tmp_path / "out", "good/b/pipe") == {("quarantined", "not a regular file")}
-
-
-@contextmanager
-def without_privileges() -> Iterator[None]:
-    """Root may read everything: act as nobody for the length of the block."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-
-
-@pytest.fixture
-def open_tmp(tmp_path: Path) -> Path:
-    """A temporary folder that nobody can reach and write to."""
-    for folder in (tmp_path, *tmp_path.parents):
-        if folder == tmp_path or "pytest" in folder.name:
-            folder.chmod(0o777)
-    return tmp_path
 
 
 def test_unreadable_file_and_folder(open_tmp: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -13,7 +13,16 @@ from typing import Any
 
 import pytest
 import s3fs
-from ingest_testing import config, librilight_json, outcomes, shard, tone, tree, write_librilight_file
+from ingest_testing import (
+    config,
+    librilight_json,
+    outcomes,
+    shard,
+    tone,
+    tree,
+    without_privileges,
+    write_librilight_file,
+)
 
 from shards import store
 from shards.errors import NotFoundError, StorageError
@@ -90,21 +99,12 @@ def test_full_disk_is_one_line_and_leaves_no_half_shard(
     shard(source, tmp_path / "out")
 
 
-def test_read_only_output_is_one_line(source: Path, tmp_path: Path) -> None:
-    for folder in (tmp_path, *tmp_path.parents):
-        if folder == tmp_path or "pytest" in folder.name:
-            folder.chmod(0o755)
-    (tmp_path / "closed").mkdir(mode=0o555)
-    as_root = os.geteuid() == 0
-    if as_root:
-        os.seteuid(65534)
-    try:
-        with pytest.raises(StorageError, match="access denied"):
-            shard(source, tmp_path / "closed" / "out")
-    finally:
-        if as_root:
-            os.seteuid(0)
-    assert not list((tmp_path / "closed").iterdir())
+def test_read_only_output_is_one_line(source: Path, open_tmp: Path) -> None:
+    shutil.copytree(source, open_tmp / "in")
+    (open_tmp / "closed").mkdir(mode=0o555)
+    with without_privileges(), pytest.raises(StorageError, match="access denied"):
+        shard(open_tmp / "in", open_tmp / "closed" / "out")
+    assert not list((open_tmp / "closed").iterdir())
 
 
 def test_output_below_a_file_is_one_line(source: Path, tmp_path: Path) -> None:
