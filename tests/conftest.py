@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 import soundfile as sf
@@ -14,6 +15,12 @@ import soundfile as sf
 from infra.stack.object_store import ObjectStore, start_object_store
 
 RATE = 16_000
+
+# Machines differ in speed and a test must not: no deadlines, and the same examples in every run.
+hypothesis.settings.register_profile(
+    "syllabary", deadline=None, derandomize=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("syllabary")
 
 
 @pytest.fixture(scope="session")
