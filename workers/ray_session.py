@@ -41,7 +41,6 @@ def ray_session(*, num_cpus: int | None = None, show_worker_logs: bool = True) -
         return
     with tempfile.TemporaryDirectory(prefix="syllabary-ray-") as folder:
         _use_private_token(Path(folder))
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its warnings about itself go to our terminal
         import ray
 
         ray.init(
