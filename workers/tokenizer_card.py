@@ -26,7 +26,7 @@ Tokens of one utterance do not depend on its batch, on padding or on the number 
 promised bit for bit on one kind of processor; on another, a frame whose margin is near zero may differ.
 
 `config.json` holds the resolved recipe. How well the tokenizer keeps speech intelligible depends on its training:
-measure with `syllabary evaluate` before relying on it.
+measure it on speech of your own before relying on it.
 """
 
 

@@ -112,12 +112,21 @@ def test_a_run_killed_at_random_moments_ends_in_the_state_of_an_unbroken_one(cor
     started = time.monotonic()
     assert run(str(corpus), whole).returncode == 0
     lasted = time.monotonic() - started
+    check_readme_reader(whole)
     chance = random.Random(0)
     for share in (0.15, 0.35, 0.5, 0.65, 0.8):
         kill_after(command(str(corpus), broken), lasted * share * chance.uniform(0.8, 1.2))
     last = run(str(corpus), broken)
     assert last.returncode == 0, last.stderr[-3000:]
     assert state(broken) == state(whole)
+
+
+def check_readme_reader(out: str) -> None:
+    """The README's ten lines read this archive with pyarrow alone."""
+    readme = (Path(__file__).parent.parent.parent / "README.md").read_text()
+    code = readme.split("```python\n")[1].split("```")[0].replace("runs/demo", out)
+    reader = subprocess.run([sys.executable, "-c", code], cwd="/", capture_output=True, text=True, check=False)
+    assert reader.returncode == 0 and "frames of 19 tokens" in reader.stdout, reader.stderr
 
 
 def kill_after(arguments: list[str], seconds: float) -> None:
