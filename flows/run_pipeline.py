@@ -38,7 +38,7 @@ def run_pipeline(
         run_job(FetchDemoJob(out=layout.corpus))
         source = layout.corpus
     choice: dict[str, Any] = {"recipe": recipe, "config": config, "overrides": overrides}
-    shard_corpus(source, layout.shards, **choice)
+    shard_corpus(source, layout.shards, hold_out="recordings_if_no_speaker", **choice)
     pretrain_encoder(layout.shards, layout.pretrain, **choice)
     train_tokenizer(layout.shards, layout.pretrain, layout.codec, layout.tokenizer, **choice)
     tokenize_shards(layout.shards, layout.tokenizer, layout.archive)

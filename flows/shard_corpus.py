@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from prefect import flow
 
@@ -18,8 +18,17 @@ def shard_corpus(
     config: str | None = None,
     overrides: tuple[str, ...] = (),
     num_workers: int | None = None,
+    hold_out: Literal["as_configured", "recordings_if_no_speaker"] = "as_configured",
 ) -> dict[str, Any]:
     """Shard the speech at ``source`` into ``out``; what is there already stays as it is."""
     return run_job(
-        ShardJob(source=source, out=out, recipe=recipe, config=config, overrides=overrides, num_workers=num_workers)
+        ShardJob(
+            source=source,
+            out=out,
+            recipe=recipe,
+            config=config,
+            overrides=overrides,
+            num_workers=num_workers,
+            hold_out=hold_out,
+        )
     )

@@ -37,12 +37,17 @@ class FetchDemoJob(Job):
 
 
 class ShardJob(RecipeJob):
-    """Speech at ``source`` becomes WebDataset shards at ``out``."""
+    """Speech at ``source`` becomes WebDataset shards at ``out``.
+
+    ``recordings_if_no_speaker`` splits by recording, and says so, where no speaker of a listed source hashes into the
+    valid split: what the whole pipeline wants of a corpus of a handful of speakers.
+    """
 
     module: ClassVar[str] = "write_shards"
     source: str
     out: str
     num_workers: int | None = None
+    hold_out: Literal["as_configured", "recordings_if_no_speaker"] = "as_configured"
 
 
 class PretrainJob(RecipeJob):

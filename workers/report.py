@@ -46,11 +46,12 @@ def _headline(
 ) -> dict[str, str]:
     audio_s = sum(split["duration_s"] for split in done["shards"]["splits"].values())
     archive, jepa, codec = done["archive"], done["pretrain"], done["codec"]
+    held_out = f"held-out {outputs.read_claim(job.shards)['config']['split_by']}s"
     size = archive["size_bytes"] / max(archive["tokenized_s"], 1e-9)
     return {
         "speech": f"{audio_s / 60:.1f} min in {_utterances(done['shards']):,} utterances",
-        "stage-1 masked loss": _fall(jepa, "loss"),
-        "stage-2 spectral loss": _fall(codec, "mrstft"),
+        "stage-1 masked loss": f"{_fall(jepa, 'loss')} on {held_out}",
+        "stage-2 spectral loss": f"{_fall(codec, 'mrstft')} on {held_out}",
         "use of the codes": _code_use(job, recipe),
         "tokens": f"{rates_of(recipe.model).tokens_per_s:g} a second, {archive['num_tokenized']:,} utterances",
         "archive": f"{archive['size_bytes'] / 1e6:.2f} MB, {size:.0f} bytes a second of speech",
@@ -74,7 +75,7 @@ def _utterances(shards: dict[str, Any]) -> int:
 
 def _fall(done: dict[str, Any], name: str) -> str:
     first, final = done[f"first_valid_{name}"], done[f"final_valid_{name}"]
-    return f"{first:.4f} → {final:.4f} on held-out speakers ({100 * (final / first - 1):+.0f} %)"
+    return f"{first:.4f} → {final:.4f} ({100 * (final / first - 1):+.0f} %)"
 
 
 def _summary(job: ReportJob, recipe: Recipe, done: dict[str, dict[str, Any]], headline: dict[str, str]) -> str:

@@ -11,7 +11,9 @@ from shards.ingest_config import IngestConfig
 from shards.manifest import list_manifest
 from shards.outputs import read_done
 from shards.planning import ShardPlan
+from shards.recordings import Recording
 from shards.sources import list_recordings
+from shards.splits import split_of
 from workers.job_main import Progress, run_job, say
 from workers.jobs import ShardJob
 from workers.ray_session import ray_session
@@ -37,6 +39,8 @@ def _shard_files(job: ShardJob, config: IngestConfig) -> tuple[dict[str, Any], i
     say(STAGE, f"lists {job.source}")
     manifest = job.source.endswith(".jsonl")
     recordings = list_manifest(job.source) if manifest else list_recordings(job.source, config)
+    if job.hold_out == "recordings_if_no_speaker":
+        config = with_held_out(config, recordings)
     ingest.claim_output(job.out, job.source, config)
     plans = ingest.update_plan(job.out, recordings, config)
     todo = ingest.pending(job.out, plans)
@@ -45,6 +49,15 @@ def _shard_files(job: ShardJob, config: IngestConfig) -> tuple[dict[str, Any], i
         _write(job, config, plans, todo)
     summary = read_done(job.out) if not todo else None
     return summary or ingest.finish(job.out, plans, config), len(todo)
+
+
+def with_held_out(config: IngestConfig, recordings: list[Recording]) -> IngestConfig:
+    """The configuration, or the same split by recording where no speaker of ``recordings`` falls into valid."""
+    if any(split_of(r.speaker, r.recording_id, config) == "valid" for r in recordings):
+        return config
+    num_speakers = len({r.speaker for r in recordings})
+    say(STAGE, f"none of {num_speakers:,} speakers hashes into valid: splits by recording, which shares speakers")
+    return config.model_copy(update={"split_by": "recording"})
 
 
 def _write(job: ShardJob, config: IngestConfig, plans: list[ShardPlan], todo: list[ShardPlan]) -> None:

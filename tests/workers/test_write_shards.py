@@ -12,8 +12,10 @@ from typing import Any
 
 import psutil
 import pytest
-from ingest_testing import make_tar, tree
+import soundfile
+from ingest_testing import RATE, make_tar, tone, tree
 
+from shards.ingest_config import IngestConfig
 from workers.jobs import RESULT_PREFIX, ShardJob
 
 OVERRIDES = ("ingest.shard_size_mb=0.4",)
@@ -116,3 +118,18 @@ def test_storage_that_fails_inside_a_task_is_one_line(corpus: Path, tmp_path: Pa
     assert str(out / "shards") in line
     assert "Traceback" not in errors
     assert (out / "shards").is_file()
+
+
+def test_a_corpus_of_one_speaker_is_split_by_recording_only_when_asked(tmp_path: Path) -> None:
+    from shards.sources import list_recordings
+    from shards.splits import split_of
+    from workers.write_shards import with_held_out
+
+    for number in range(30):
+        soundfile.write(tmp_path / f"{number}.wav", tone(1, seed=number), RATE)
+    config = IngestConfig(valid_percent=10, test_percent=10)
+    recordings = list_recordings(str(tmp_path), config)
+    assert {split_of(r.speaker, r.recording_id, config) for r in recordings} == {"train"}
+    by_recording = with_held_out(config, recordings)
+    assert {split_of(r.speaker, r.recording_id, by_recording) for r in recordings} >= {"train", "valid"}
+    assert with_held_out(by_recording, recordings) == by_recording
