@@ -141,8 +141,8 @@ def kill_after(arguments: list[str], seconds: float) -> None:
 
 
 def state(out: str) -> dict[str, str]:
-    """Digests of every output; timings are the machine's, and claims name the folder they are in."""
-    skipped = ("timings.parquet", "output.json", "summary.md")
+    """Digests of every output; timings (TensorBoard's too) are the machine's, and claims name the folder they are in."""
+    skipped = ("timings.parquet", ".syllabary", "output.json", "summary.md")
     return {
         file.name: hashlib.sha256(store.read_bytes(file.uri)).hexdigest()
         for file in store.list_files(out)
