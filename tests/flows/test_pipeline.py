@@ -141,7 +141,7 @@ def kill_after(arguments: list[str], seconds: float) -> None:
 
 
 def state(out: str) -> dict[str, str]:
-    """Digests of every output; timings (TensorBoard's too) are the machine's, and claims name the folder they are in."""
+    """Digests of every output; timings (TensorBoard's too) are the machine's, and claims name their own folder."""
     skipped = ("timings.parquet", ".syllabary", "output.json", "summary.md")
     return {
         file.name: hashlib.sha256(store.read_bytes(file.uri)).hexdigest()
