@@ -73,7 +73,8 @@ def claim_run(layout: PipelineLayout, source: str | None, recipe: Recipe) -> Non
         ConflictError: the folder belongs to another source or recipe.
     """
     inputs = {"source": DEMO} if source is None else _fingerprint(source)
-    _require_free_disk(layout.root)
+    if outputs.read_done(layout.root) is None:  # a finished run needs no more space
+        _require_free_disk(layout.root)
     outputs.claim(layout.root, "run", inputs=inputs, config=recipe.model_dump(mode="json"))
 
 

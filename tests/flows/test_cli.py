@@ -146,6 +146,12 @@ def test_too_little_disk_is_refused(corpus: Path, tmp_path: Path, monkeypatch: p
         pipeline_layout.claim_run(layout, str(corpus), resolve("tiny"))
     assert not (tmp_path / "out").exists()
 
+    monkeypatch.undo()
+    pipeline_layout.claim_run(layout, str(corpus), resolve("tiny"))
+    (tmp_path / "out" / "done.json").write_text("{}")
+    monkeypatch.setattr(pipeline_layout, "_NEEDED_BYTES", 1 << 60)
+    assert pipeline_layout.is_done(layout, str(corpus), resolve("tiny"))  # a finished run asks for no space
+
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import soundfile
 from ingest_testing import RATE, config, outcomes, shard, tone, write_audio
 
+from shards import store
 from shards.errors import ConflictError, InputError
-from shards.index import read_index
+from shards.index import read_index, shard_uri
 from shards.manifest import list_manifest
 
 
@@ -94,3 +96,23 @@ def test_paths_that_climb_give_ids_that_do_not(tmp_path: Path) -> None:
     (tmp_path / "lists").mkdir()
     shard(manifest(tmp_path / "lists", {"path": "../a.flac"}), tmp_path / "out", config(coverage="all"))
     assert outcomes(tmp_path / "out", "%2E%2E/a") == {("shard", "")}
+
+
+def test_a_manifest_on_s3_gives_the_bytes_of_the_same_manifest_on_disk(tmp_path: Path, s3: Any) -> None:
+    lines = (
+        {"path": "audio/long.flac", "speaker": "anna", "start_s": 1, "end_s": 3.5},
+        {"path": "audio/long.flac", "speaker": "bob", "start_s": 4},
+        {"path": "gone.flac"},
+    )
+    write_audio(tmp_path / "audio" / "long.flac", tone(8))
+    path = manifest(tmp_path, *lines)
+    bucket = s3.bucket()
+    store.publish_bytes(f"{bucket}/lists/audio/long.flac", (tmp_path / "audio" / "long.flac").read_bytes())
+    store.publish_bytes(f"{bucket}/lists/list.jsonl", path.read_bytes())
+    for source, out in ((str(path), str(tmp_path / "out")), (f"{bucket}/lists/list.jsonl", f"{bucket}/out")):
+        shard(source, out, config(coverage="all"))
+    local, remote = (read_index(uri) for uri in (str(tmp_path / "out"), f"{bucket}/out"))
+    assert remote.num_rows == 2 and remote.equals(local)
+    name = remote["shard"][0].as_py()
+    tars = [store.read_bytes(shard_uri(uri, name)) for uri in (str(tmp_path / "out"), f"{bucket}/out")]
+    assert tars[0] == tars[1]
