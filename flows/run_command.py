@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 
 from shards import outputs, store
+from workers.job_log import emit
 from workers.pipeline_layout import PipelineLayout, is_done
 from workers.recipes import resolve
 
@@ -36,15 +36,15 @@ def _run_flow(source: str | None, out: str, *, recipe: str, config: str | None, 
     started = time.monotonic()
     for key, value in _PREFECT.items():
         os.environ.setdefault(key, value)
-    _say("run  starts Prefect")
+    _say("starts Prefect")
     from flows.local_server import prefect_server
 
     with prefect_server() as url:
         from flows.run_pipeline import run_pipeline
 
-        _say(f"run  flow runs are recorded at {url}")
+        _say(f"flow runs are recorded at {url}")
         run_pipeline(source=source, out=out, recipe=recipe, config=config, overrides=overrides)
-    _say(f"run  done in {time.monotonic() - started:.0f} s")
+    _say(f"done in {time.monotonic() - started:.0f} s")
 
 
 def _say_where(layout: PipelineLayout) -> None:
@@ -56,5 +56,4 @@ def _say_where(layout: PipelineLayout) -> None:
 
 
 def _say(text: str) -> None:
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
+    emit("run", text)

@@ -13,6 +13,7 @@ from typing import Any, NoReturn, TypeVar
 from pydantic import ValidationError
 
 from shards.errors import InputError, SyllabaryError, explain
+from workers import job_log
 from workers.jobs import RESULT_PREFIX, Job
 from workers.lifetime import die_with_parent
 
@@ -28,16 +29,31 @@ def run_job(job_type: type[J], verb: Callable[[J], Mapping[str, Any]]) -> None:
     die_with_parent()
     result_stream = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # libraries that print to standard output must not be taken for the result
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    _log_warnings()
     try:
         job = _read_job(job_type)
+        _name_run(job)
         result = verb(job)
     except SyllabaryError as error:
-        sys.stderr.write(f"error: {error}\n")
+        job_log.record(job_type.module, str(error), level="error", exit_code=error.exit_code)
+        sys.stderr.write(f"error: {error}\n")  # the submitter looks for this line
         _leave(error.exit_code)
     result_stream.write(RESULT_PREFIX + json.dumps(result) + "\n")
     result_stream.flush()
     _leave(0)
+
+
+def _log_warnings() -> None:
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    if job_log.is_json():
+        for handler in logging.getLogger().handlers:
+            handler.setFormatter(job_log.JsonFormatter())
+
+
+def _name_run(job: Job) -> None:
+    values = job.model_dump(mode="json")
+    run = next((values[name] for name in ("out", "archive", "run") if values.get(name)), None)
+    job_log.begin(job=job.module, run=run, recipe=values.get("recipe"))
 
 
 def _leave(status: int) -> NoReturn:
@@ -94,12 +110,10 @@ class Progress:
         left = max(self.total - self.done, 0) / rate if rate else 0
         clock = f"{int(left // 3600)}:{int(left % 3600 // 60):02}:{int(left % 60):02}"
         tail = f" · {note}" if note else ""
-        line = f"{self.stage}  {self.done:,.0f}/{self.total:,.0f} {self.unit} · {rate:,.0f}/s · {clock} left{tail}"
-        sys.stderr.write(line + "\n")
-        sys.stderr.flush()
+        figures = f"{self.done:,.0f}/{self.total:,.0f} {self.unit} · {rate:,.0f}/s · {clock} left{tail}"
+        job_log.emit(self.stage, figures)
 
 
-def say(stage: str, text: str) -> None:
-    """One progress line without figures of rate."""
-    sys.stderr.write(f"{stage}  {text}\n")
-    sys.stderr.flush()
+def say(stage: str, text: str, *, shard: str | None = None) -> None:
+    """One line of a stage, in the form that the job tells its lines; ``shard`` is a field of a JSON line."""
+    job_log.emit(stage, text, **({"shard": shard} if shard else {}))

@@ -11,6 +11,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from workers.job_log import worker_environment
+
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
@@ -33,7 +35,9 @@ def ray_session(*, num_cpus: int | None = None, show_worker_logs: bool = True) -
     if os.environ.get("RAY_ADDRESS"):
         import ray
 
-        ray.init(logging_level=logging.ERROR, log_to_driver=show_worker_logs)
+        ray.init(
+            logging_level=logging.ERROR, log_to_driver=show_worker_logs, runtime_env={"env_vars": worker_environment()}
+        )
         try:
             yield
         finally:
