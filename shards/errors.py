@@ -6,7 +6,8 @@
     ├── InputError            a value, file or folder given by the user does not do
     │   └── ConfigError       a recipe, override or configuration file does not resolve
     ├── StorageError          storage refuses, fails or is full
-    │   └── NotFoundError     nothing at that URI
+    │   ├── NotFoundError     nothing at that URI
+    │   └── UnavailableError  the store does not answer, or answers that it is overloaded: later it may (exit code 75)
     ├── ConflictError         the output already belongs to another input or recipe
     ├── FormatError           bytes are not what their format says
     │   ├── VersionError      a format version this code does not know
@@ -41,6 +42,12 @@ class NotFoundError(StorageError):
     """Nothing is stored at that URI."""
 
 
+class UnavailableError(StorageError):
+    """The store does not answer, or says that it cannot for now: the same request may succeed later."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h
+
+
 class ConflictError(SyllabaryError):
     """The output already belongs to another input or recipe."""
 
@@ -62,13 +69,16 @@ class JobError(SyllabaryError):
 
     Attributes:
         last_lines: the job's own last lines of output, oldest first.
+        may_pass: whether the same job may succeed when it is run again: storage was away, or the job was killed or
+            lost with its cluster, rather than refused or broken.
     """
 
     exit_code = 1
 
-    def __init__(self, message: str, last_lines: tuple[str, ...] = ()) -> None:
+    def __init__(self, message: str, last_lines: tuple[str, ...] = (), *, may_pass: bool = False) -> None:
         super().__init__(message)
         self.last_lines = last_lines
+        self.may_pass = may_pass
 
 
 def explain(what: str, *, value: object = None, expected: str = "", fix: str = "") -> str:

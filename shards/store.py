@@ -25,9 +25,13 @@ from typing import Any, BinaryIO, cast
 import fsspec
 from fsspec import AbstractFileSystem
 
-from shards.errors import InputError, NotFoundError, StorageError, explain
+from shards.errors import InputError, NotFoundError, StorageError, UnavailableError, explain
 
 TEMPORARY_PREFIX = ".tmp-"
+_PASSING = {  # what s3fs makes of "slow down" and of 5xx answers, and the kernel of a connection that fails
+    errno.EBUSY, errno.EREMOTEIO, errno.ETIMEDOUT, errno.ECONNREFUSED, errno.ECONNRESET, errno.EPIPE,
+    errno.EHOSTUNREACH, errno.ENETUNREACH,
+}  # fmt: skip
 _S3_CONFIG = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 5, "mode": "standard"}}
 
 
@@ -112,12 +116,22 @@ def _storage_errors(action: str, uri: str) -> Iterator[None]:
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         what = f"cannot {action}, no space left" if full else f"cannot {action} ({error})"
-        raise StorageError(explain(what, value=uri, fix="free some space, then run again" if full else "")) from error
+        kind = UnavailableError if is_remote(uri) and _may_pass(error) else StorageError
+        raise kind(explain(what, value=uri, fix="free some space, then run again" if full else "")) from error
     except Exception as error:
         if not type(error).__module__.startswith(("botocore", "aiobotocore", "s3fs", "aiohttp", "fsspec")):
             raise
         fix = "check AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-        raise StorageError(explain(f"cannot {action} ({error})", value=uri, fix=fix)) from error
+        kind = UnavailableError if _may_pass(error) else StorageError
+        raise kind(explain(f"cannot {action} ({error})", value=uri, fix=fix)) from error
+
+
+def _may_pass(error: Exception) -> bool:
+    """Overloaded, refused, reset or timed out, as botocore, aiohttp and the kernel tell it; not a bad request."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return getattr(error, "errno", None) in _PASSING or bool(
+        names & {"HTTPClientError", "ConnectionError", "ClientConnectionError", "ServerTimeoutError"}
+    )
 
 
 def exists(uri: str) -> bool:

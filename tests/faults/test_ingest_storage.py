@@ -25,7 +25,7 @@ from ingest_testing import (
 )
 
 from shards import store
-from shards.errors import NotFoundError, StorageError
+from shards.errors import NotFoundError, StorageError, UnavailableError
 from shards.index import read_index
 from shards.wds import ShardWriter, read_utterance
 
@@ -225,6 +225,7 @@ def test_an_s3_that_cannot_be_listed_is_refused(tmp_path: Path, status: int) -> 
         shard("s3://b/in", tmp_path / "out")
     assert "\n" not in str(error.value)
     assert "s3://b/in" in str(error.value)
+    assert isinstance(error.value, UnavailableError) == (status in (500, 0)), "only what may pass is tried again"
     assert not (tmp_path / "out").exists()
 
 
