@@ -2,7 +2,7 @@
 
 A job runs as ``python -m workers.<module> '<json>'`` either way and hands back the one result line it prints. The
 cluster is named by RAY_API_SERVER_ADDRESS (Ray's own variable, ``http://host:8265``); unset, the job is a subprocess
-with an embedded Ray, and dies with its submitter.
+with an embedded Ray, and dies with its submitter. Either way a submitter that is cancelled takes its job with it.
 """
 
 from __future__ import annotations
@@ -10,21 +10,20 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shlex
 import subprocess
 import sys
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from shards.errors import JobError
+from shards.errors import JobError, UnavailableError
 from workers.jobs import RESULT_PREFIX, Job
 from workers.lifetime import parent_environment
 
 OnLine = Callable[[str], None]
 _KEPT_LINES = 30
 _ERROR_PREFIX = "error: "
+_HIGHEST_OWN_STATUS = 128  # above it a shell tells the signal that ended a command
 
 
 def submit(job: Job, on_line: OnLine | None = None) -> dict[str, Any]:
@@ -80,34 +79,16 @@ def _ended_with_us(process: subprocess.Popen[str]) -> Iterator[None]:
 
 
 def _run_on_cluster(job: Job, address: str, on_line: OnLine) -> dict[str, Any]:
-    from ray.job_submission import JobStatus, JobSubmissionClient
+    from workers.ray_jobs import RayJob
 
-    client = JobSubmissionClient(address)
-    entrypoint = shlex.join(["python", "-m", f"workers.{job.module}", job.model_dump_json()])
-    job_id = client.submit_job(entrypoint=entrypoint)
-    result, last_lines = None, deque[str](maxlen=_KEPT_LINES)
-    try:
-        result, last_lines = _follow(_cluster_lines(client, job_id), on_line)
-    finally:
-        if not client.get_job_status(job_id).is_terminal():
-            client.stop_job(job_id)
-    status = client.get_job_status(job_id)
-    if status != JobStatus.SUCCEEDED or result is None:
-        raise _failure(job, f"Ray job {job_id} {status.value.lower()}", last_lines, 1)
+    running = RayJob(address, job)
+    on_line(f"{job.module}  is Ray job {running.job_id}{', still running from before' if running.taken_up else ''}")
+    with running.stopped_with_us():
+        result, last_lines = _follow(running.lines(), on_line)
+    succeeded, status, how = running.outcome()
+    if not succeeded or result is None:
+        raise _failure(job, how, last_lines, status)
     return result
-
-
-def _cluster_lines(client: Any, job_id: str, every_s: float = 1.0) -> Iterator[str]:
-    """The job's log, whole lines as they come, until the job has ended and its log is read out."""
-    shown, ended = 0, False
-    while not ended:
-        ended = client.get_job_status(job_id).is_terminal()
-        lines = client.get_job_logs(job_id).split("\n")
-        complete = lines if ended else lines[:-1]
-        yield from complete[shown:]
-        shown = len(complete)
-        if not ended:
-            time.sleep(every_s)
 
 
 def _follow(lines: Iterator[str], on_line: OnLine) -> tuple[dict[str, Any] | None, deque[str]]:
@@ -123,11 +104,19 @@ def _follow(lines: Iterator[str], on_line: OnLine) -> tuple[dict[str, Any] | Non
     return result, last_lines
 
 
-def _failure(job: Job, how: str, last_lines: deque[str], exit_code: int) -> JobError:
-    """The job's own error line where it has one, else how it ended and its last line."""
+def _failure(job: Job, how: str, last_lines: deque[str], status: int | None) -> JobError:
+    """The job's own error line where it has one, else how it ended and its last line.
+
+    ``status`` is None where a cluster does not know it: the job was stopped, or its node is gone.
+    """
     lines = tuple(line for line in last_lines if line.strip())
     own = [line.removeprefix(_ERROR_PREFIX) for line in lines if line.startswith(_ERROR_PREFIX)]
     last = lines[-1] if lines else "it printed nothing"
-    error = JobError(own[-1] if own else f"job {job.module} failed ({how}): {last}", lines)
-    error.exit_code = exit_code if own and exit_code > 0 else 1
+    was_killed = status is None or status < 0 or status > _HIGHEST_OWN_STATUS
+    error = JobError(
+        own[-1] if own else f"job {job.module} failed ({how}): {last}",
+        lines,
+        may_pass=status == UnavailableError.exit_code or (was_killed and not own),
+    )
+    error.exit_code = status if own and status is not None and status > 0 else 1
     return error

@@ -19,11 +19,13 @@ from workers.submit import submit
 
 WORKER = """
 import os, sys, time
-from shards.errors import InputError
+from typing import ClassVar
+from shards.errors import InputError, UnavailableError
 from workers.job_main import run_job, say
 from workers.jobs import Job
 
 class ProbeJob(Job):
+    module: ClassVar[str] = "probe_for_tests"
     how: str
     note: str = ""
 
@@ -32,6 +34,10 @@ def probe(job):
     say("probe", "working")
     if job.how == "refuse":
         raise InputError("no speech: 'x'; expected a folder")
+    if job.how == "away":
+        raise UnavailableError("cannot read")
+    if job.how == "killed":
+        os.kill(os.getpid(), 9)
     if job.how == "crash":
         raise RuntimeError("boom")
     if job.how == "sleep":
@@ -80,6 +86,13 @@ def test_a_crash_names_the_job_and_keeps_its_last_lines(probe: Path) -> None:
         submit(ProbeJob(how="crash"), lambda line: None)
     assert "probe  working" in caught.value.last_lines
     assert caught.value.exit_code == 1
+
+
+@pytest.mark.parametrize(("how", "may_pass"), [("refuse", False), ("crash", False), ("away", True), ("killed", True)])
+def test_only_what_may_pass_is_worth_another_try(probe: Path, how: str, may_pass: bool) -> None:
+    with pytest.raises(JobError) as caught:
+        submit(ProbeJob(how=how), lambda line: None)
+    assert caught.value.may_pass == may_pass
 
 
 def test_a_job_dies_with_its_submitter(probe: Path) -> None:
