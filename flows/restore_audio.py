@@ -6,7 +6,9 @@ from typing import Any
 
 from prefect import flow
 
+from flows import artifacts
 from flows.narration import run_job
+from shards import store
 from workers.jobs import RestoreJob
 
 
@@ -15,4 +17,7 @@ def restore_audio(
     archive: str, tokenizer: str, out: str, where: str | None = None, limit: int | None = None
 ) -> dict[str, Any]:
     """Restore the utterances that ``where`` selects (all without it) as FLAC into ``out``."""
-    return run_job(RestoreJob(archive=archive, tokenizer=tokenizer, out=out, where=where, limit=limit))
+    result = run_job(RestoreJob(archive=archive, tokenizer=tokenizer, out=out, where=where, limit=limit))
+    artifacts.samples("restore", store.join(out, "audio"))
+    artifacts.summary("restore", result, {"audio": out})
+    return result

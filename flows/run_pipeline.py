@@ -6,6 +6,7 @@ from typing import Any
 
 from prefect import flow
 
+from flows import artifacts
 from flows.narration import run_job
 from flows.pretrain_encoder import pretrain_encoder
 from flows.restore_audio import restore_audio
@@ -46,4 +47,5 @@ def run_pipeline(
     restore_audio(layout.archive, layout.tokenizer, layout.restored, where="split = 'valid'", limit=num_restored)
     summary = run_job(ReportJob(run=store.normalize(out), **layout.stages()))
     outputs.mark_done(store.normalize(out), summary)
+    artifacts.summary("pipeline", summary["headline"], {"run": out, **layout.stages()})
     return summary

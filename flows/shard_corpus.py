@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from prefect import flow
 
+from flows import artifacts
 from flows.narration import run_job
 from workers.jobs import ShardJob
 
@@ -21,7 +22,7 @@ def shard_corpus(
     hold_out: Literal["as_configured", "recordings_if_no_speaker"] = "as_configured",
 ) -> dict[str, Any]:
     """Shard the speech at ``source`` into ``out``; what is there already stays as it is."""
-    return run_job(
+    result = run_job(
         ShardJob(
             source=source,
             out=out,
@@ -32,3 +33,6 @@ def shard_corpus(
             hold_out=hold_out,
         )
     )
+    artifacts.ledger("shard", result["ledger"])
+    artifacts.summary("shard", result, {"shards": out})
+    return result

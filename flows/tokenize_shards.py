@@ -6,6 +6,7 @@ from typing import Any
 
 from prefect import flow
 
+from flows import artifacts
 from flows.narration import run_job
 from workers.jobs import TokenizeJob
 
@@ -13,4 +14,7 @@ from workers.jobs import TokenizeJob
 @flow(name="tokenize-shards")
 def tokenize_shards(shards: str, tokenizer: str, archive: str, num_workers: int | None = None) -> dict[str, Any]:
     """Tokenize the shards that have no part in ``archive`` yet."""
-    return run_job(TokenizeJob(shards=shards, tokenizer=tokenizer, archive=archive, num_workers=num_workers))
+    result = run_job(TokenizeJob(shards=shards, tokenizer=tokenizer, archive=archive, num_workers=num_workers))
+    artifacts.ledger("tokenize", artifacts.archive_rows(result))
+    artifacts.summary("tokenize", result, {"archive": archive})
+    return result

@@ -6,7 +6,9 @@ from typing import Any
 
 from prefect import flow
 
+from flows import artifacts
 from flows.narration import run_job
+from shards import store
 from workers.jobs import ExportJob, TrainCodecJob
 
 
@@ -24,4 +26,8 @@ def train_tokenizer(
     training = run_job(
         TrainCodecJob(shards=shards, encoder=encoder, out=out, recipe=recipe, config=config, overrides=overrides)
     )
-    return {"training": training, "tokenizer": run_job(ExportJob(codec=out, out=tokenizer))}
+    exported = run_job(ExportJob(codec=out, out=tokenizer))
+    artifacts.picture("train-codec", "mrstft", store.join(out, "curves", "mrstft.png"))
+    artifacts.samples("train-codec", store.join(out, "samples"))
+    artifacts.summary("train-codec", {**training, **exported}, {"run": out, "tokenizer": tokenizer})
+    return {"training": training, "tokenizer": exported}

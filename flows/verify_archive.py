@@ -6,6 +6,7 @@ from typing import Any
 
 from prefect import flow
 
+from flows import artifacts
 from flows.narration import run_job
 from workers.jobs import VerifyJob
 
@@ -13,4 +14,6 @@ from workers.jobs import VerifyJob
 @flow(name="verify-archive")
 def verify_archive(archive: str, shards: str | None = None) -> dict[str, Any]:
     """Verify ``archive``, and its coverage of ``shards`` when given; damage fails the flow and is named."""
-    return run_job(VerifyJob(archive=archive, shards=shards))
+    result = run_job(VerifyJob(archive=archive, shards=shards))
+    artifacts.summary("verify", result, {"archive": archive})
+    return result
