@@ -1,0 +1,142 @@
+"""What the report page says in words: figures with sensible digits, and a verdict drawn from the numbers by rule.
+
+The bounds come from listening to codecs whose scores are known: Codec2 700C, which a trained ear follows with effort,
+has a word error rate of 58 % and ESTOI 0.56; below ESTOI 0.35, or above 75 % of words wrong, nobody follows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from workers.report_card import Difference, Metric, ReportCard, System
+from workers.report_plots import rate_of
+
+RULERS = ("wer", "cer", "estoi")
+REFERENCE = "codec2_700c"
+ORIGINAL = "original"
+LEVELS = ("intelligible", "intelligible with effort", "barely intelligible", "not intelligible")
+WER_BOUNDS = (0.20, 0.50, 0.75)  # at or above: one level lower
+ESTOI_BOUNDS = (0.70, 0.50, 0.35)  # below: one level lower
+DEAF_RECOGNISER = 0.50  # a recogniser that errs so often on the originals judges nobody
+FEW_SPEAKERS, FEW_UTTERANCES = 5, 20
+KINDS = ("ours", "baseline", "ceiling", "floor")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """``level`` is one of :data:`LEVELS` or None when nothing measured it; ``sentences`` follow it."""
+
+    level: str | None
+    sentences: tuple[str, ...]
+
+
+def figure(metric: Metric, value: float | None, *, signed: bool = False) -> str:
+    """A value of the metric with the digits that its scale deserves; a dash for none."""
+    if value is None:
+        return "–"
+    size = abs(value) if metric.high is None else metric.high
+    digits = 1 if metric.unit == "%" or 10 <= size < 100 else 2 if size < 10 else 0
+    shown = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
+    return shown.replace("-", "−")
+
+
+def with_unit(metric: Metric, value: float, *, signed: bool = False) -> str:
+    """The figure and its unit, as running text has it."""
+    unit = f" {metric.unit}" if metric.unit else ""
+    return f"{figure(metric, value, signed=signed)}{unit}"
+
+
+def ordered(card: ReportCard) -> list[System]:
+    """Ours first, then the baselines from the lowest rate up, the ceilings and the floors."""
+    return sorted(card.systems, key=lambda system: (KINDS.index(system.kind), rate_of(system) or math.inf))
+
+
+def ours(card: ReportCard) -> System:
+    """The tokenizer that the report is about."""
+    return next(system for system in card.systems if system.kind == "ours")
+
+
+def verdict(card: ReportCard) -> Verdict:
+    """Intelligibility, the standing against the nearest real codec, and how much the numbers carry."""
+    level, reasons = _intelligibility(card)
+    rate = rate_of(ours(card))
+    at = f"At {rate:,.0f} bit/s, " if rate else ""
+    opening = f"{at}{ours(card).label}: " + ("; ".join(reasons) if reasons else "intelligibility was not measured")
+    return Verdict(level, tuple(s for s in (opening + ".", _standing(card), _evidence(card)) if s))
+
+
+def _intelligibility(card: ReportCard) -> tuple[str | None, list[str]]:
+    """The lowest level that a ruler gives, and what each ruler says."""
+    found, reasons = [], []
+    metrics, name = {metric.name: metric for metric in card.metrics}, ours(card).name
+    wer, spoken = card.score(name, "wer"), card.score(ORIGINAL, "wer")
+    if wer and not (spoken and _share(metrics["wer"], spoken.mean) >= DEAF_RECOGNISER):
+        share = _share(metrics["wer"], wer.mean)
+        found.append(sum(share >= bound for bound in WER_BOUNDS))
+        ceiling = f" ({_share(metrics['wer'], spoken.mean):.0%} on the originals)" if spoken else ""
+        reasons.append(f"a recogniser has a word error rate of {share:.0%}{ceiling}")
+    if estoi := card.score(name, "estoi"):
+        found.append(sum(estoi.mean < bound for bound in ESTOI_BOUNDS))
+        reasons.append(f"ESTOI is {figure(metrics['estoi'], estoi.mean)}, where the original has 1")
+    return (LEVELS[max(found)] if found else None), reasons
+
+
+def _share(metric: Metric, value: float) -> float:
+    return value / 100 if metric.unit == "%" else value
+
+
+def reference(card: ReportCard) -> System | None:
+    """The baseline to stand against: Codec2 700C, else the one of the nearest rate."""
+    rated = [(system, rate) for system in card.systems if system.kind == "baseline" and (rate := rate_of(system))]
+    mine = rate_of(ours(card))
+    if not rated or not mine:
+        return None
+    named = next((system for system, _ in rated if system.name == REFERENCE), None)
+    return named or min(rated, key=lambda pair: abs(math.log(pair[1] / mine)))[0]
+
+
+def _standing(card: ReportCard) -> str:
+    """Better, worse or equal, by metric, against the reference."""
+    baseline = reference(card)
+    rows = [d for d in card.differences if baseline and d.baseline == baseline.name]
+    if baseline is None or not rows:
+        return ""
+    metrics = {metric.name: metric for metric in card.metrics}
+    told = [d for d in rows if d.low is not None]
+    parts = [
+        _listed(verb, [d for d in told if d.exceeds and d.better is good], metrics)
+        for verb, good in (("worse by", False), ("better by", True))
+    ]
+    parts.append(_listed("not to be told apart by", [d for d in told if not d.exceeds], metrics, figures=False))
+    said = "; ".join(part for part in parts if part)
+    against = f"Against {baseline.label} at {rate_of(baseline):,.0f} bit/s"
+    return f"{against} it is {said}." if said else f"{against}: too few speakers to tell."
+
+
+def _listed(verb: str, rows: Sequence[Difference], metrics: dict[str, Metric], *, figures: bool = True) -> str:
+    """``worse by WER (+38.0 %) and ESTOI (−0.37)``, the strictest rulers first."""
+    if not rows:
+        return ""
+    first = sorted(rows, key=lambda d: RULERS.index(d.metric) if d.metric in RULERS else len(RULERS))
+    names = [
+        metrics[d.metric].label + (f" ({with_unit(metrics[d.metric], d.mean, signed=True)})" if figures else "")
+        for d in first
+    ]
+    return f"{verb} {', '.join(names[:-1])}{' and ' if len(names) > 1 else ''}{names[-1]}"
+
+
+def _evidence(card: ReportCard) -> str:
+    corpus = card.corpus
+    few = corpus.num_speakers < FEW_SPEAKERS or corpus.num_utterances < FEW_UTTERANCES
+    caution = "; that is few, and the figures would move with others" if few else ""
+    return (
+        f"Measured on {counted(corpus.num_utterances, 'utterance')} ({corpus.duration_s / 60:.1f} min) of "
+        f"{counted(corpus.num_speakers, 'speaker')}{caution}."
+    )
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 speaker``, ``1,204 speakers``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
