@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -143,6 +144,14 @@ class Encoder(nn.Module):
         """Latents of features (or of features with some frames masked); zero at invalid frames."""
         mask = frame_mask(num_frames, features.shape[-1], features.device)
         return zero_invalid(self.conformers(features, mask), mask)
+
+    @torch.no_grad()
+    def standardize(self, mean: Float[Tensor, "dim"], std: Float[Tensor, "dim"]) -> None:
+        """From now on give ``(latents - mean) / std``, by changing the last affine weights in place."""
+        layers = self.conformers.layers
+        last = layers[-1].norm if len(layers) else self.projection
+        last.weight.div_(std.reshape(-1, *[1] * (last.weight.dim() - 1)))
+        last.bias.sub_(mean).div_(std)
 
     def forward(self, waveform: Float[Tensor, "batch samples"], num_samples: Int[Tensor, "batch"]) -> EncodeOutput:
         """Latents of a batch of clips [batch, samples], padded at the end; see :meth:`features`."""

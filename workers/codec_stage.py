@@ -26,6 +26,7 @@ from shards.outputs import pretty_json
 from workers.codec_validation import illustrate, validate_codec
 from workers.engine import build_engine, frozen, lowered, set_learning_rate, step_engine, sum_over_ranks, world
 from workers.jepa_stage import CONFIG_FILE, ENCODER_FILE
+from workers.latent_scale import standardize_latents
 from workers.loader import Batch
 from workers.ray_training import RankJob
 from workers.train_rank import RankSetup, run_rank
@@ -59,6 +60,8 @@ class CodecStage:
         self._config, self._model = setup.job.recipe.codec, setup.job.recipe.model
         self._codec = Codec(self._model).to(setup.device)
         load_encoder(self._codec, setup.job.encoder_uri or "")
+        if self._config.standardize_latents:
+            standardize_latents(self._codec.encoder, setup)
         self._is_frozen = self._config.train_encoder == "frozen"
         if self._is_frozen:
             self._codec.freeze_encoder()

@@ -33,7 +33,8 @@ class Recipe(BaseModel):
 
 def paper() -> Recipe:
     """The paper's tokenizer at 24 kHz: 2.5 frames/s, 47.5 tokens/s, 640 bit/s; 191 M parameters; encoder fine-tuned."""
-    return Recipe(name="paper", model=model_ladder.paper_model(), codec=CodecTrainConfig(train_encoder="finetune"))
+    codec = CodecTrainConfig(train_encoder="finetune", standardize_latents=False)
+    return Recipe(name="paper", model=model_ladder.paper_model(), codec=codec)
 
 
 def base16k() -> Recipe:

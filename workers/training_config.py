@@ -83,12 +83,15 @@ class PretrainConfig(TrainConfig):
 class CodecTrainConfig(TrainConfig):
     """Stage 2: FSQ and decoder. ``train_encoder`` "finetune" follows the paper's text, "frozen" its code.
 
+    ``standardize_latents`` starts from an encoder whose every dim has mean 0 and standard deviation 1 on training clips
+    (see ``workers.latent_scale``); the paper takes latents as they come.
     ``cache_latents`` (frozen only) encodes each utterance once, with one fixed crop, and keeps its latents in memory.
     """
 
     num_steps: int = Field(default=29_000, ge=1)
     micro_batch_size: int = Field(default=8, ge=1)
     train_encoder: Literal["frozen", "finetune"] = "frozen"
+    standardize_latents: bool = True
     cache_latents: bool = False
     discriminator_start_step: int = Field(default=5_000, ge=0)
     discriminator_lr_fraction: float = Field(default=0.5, gt=0)

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load as from_safetensors
+from safetensors.torch import save as to_safetensors
 from training_testing import Lines, no_dropout, train_here, trained, training_recipe
 
 from shards.errors import ConfigError
@@ -182,3 +184,42 @@ def test_the_shared_memory_operator_can_still_be_declared_incompatible():
     import deepspeed.ops
 
     assert "deepspeed_shm_comm" in deepspeed.ops.__compatible_ops__
+
+
+def _latent_moments(stage: Any, run: Any) -> tuple[float, float, str]:
+    """Largest distance of the latents' mean from 0 and of their deviation from 1, over the clips of the first epoch."""
+    run.loader.close()
+    codec, rows = stage._codec.eval(), []
+    with torch.no_grad():
+        for slot in range(24):
+            samples = torch.from_numpy(run.loader.utterances.read(slot))[None]
+            rows.append(codec.encoder(samples, torch.tensor([samples.shape[1]])).latents[0].T)
+    frames = torch.cat(rows)
+    return float(frames.mean(0).abs().max()), float((frames.std(0) - 1).abs().max()), _sha(codec.encoder)
+
+
+def test_stage_2_starts_from_standardized_latents_the_same_in_every_run_and_world(
+    pair, single, shards, encoder, tmp_path
+):
+    recipe = training_recipe(codec__crop_s=None)
+    found = pair.run(_watched, "codec", recipe, str(tmp_path / "a"), shards, encoder, _latent_moments)
+    found += single.run(_watched, "codec", recipe, str(tmp_path / "b"), shards, encoder, _latent_moments)
+    assert all(mean < 0.05 and deviation < 0.05 for mean, deviation, _ in found)
+    assert len({weights for *_, weights in found}) == 1
+    raw = training_recipe(codec__crop_s=None, codec__standardize_latents=False)
+    ((mean, deviation, weights),) = single.run(
+        _watched, "codec", raw, str(tmp_path / "c"), shards, encoder, _latent_moments
+    )
+    assert max(mean, deviation) > 0.2 and weights != found[0][2]
+
+
+def test_a_restart_takes_the_scale_that_the_run_began_with(single, shards, encoder, tmp_path):
+    from workers.latent_scale import SCALE_FILE
+
+    recipe, out = training_recipe(), tmp_path / "out"
+    single.run(_watched, "codec", recipe, str(out), shards, encoder, _latent_moments)
+    scale = from_safetensors((out / SCALE_FILE).read_bytes())
+    scale["mean"] += 10
+    (out / SCALE_FILE).write_bytes(to_safetensors(scale))
+    ((mean, *_),) = single.run(_watched, "codec", recipe, str(out), shards, encoder, _latent_moments)
+    assert mean > 5

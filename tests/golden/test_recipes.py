@@ -49,6 +49,7 @@ def test_the_paper_recipe_keeps_what_the_paper_does() -> None:
     assert paper.model.encoder.daam.init == "paper"
     assert paper.model.jepa.mask_at == "latent"
     assert paper.codec.train_encoder == "finetune"
+    assert not paper.codec.standardize_latents
     assert paper.model.decoder.mrf_kernels == (3, 7, 11)
     assert (paper.pretrain.num_steps, paper.codec.num_steps) == (24_000, 29_000)
 

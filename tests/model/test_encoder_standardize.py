@@ -1,0 +1,32 @@
+"""Standardizing the latents is exact: the same encoder, another affine map at its end."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from small_models import CONFIGS
+
+from model.config import EncoderConfig
+from model.encoder import Encoder
+
+
+def _without_conformers(config: EncoderConfig) -> EncoderConfig:
+    return config.model_copy(update={"conformer": config.conformer.model_copy(update={"num_layers": 0})})
+
+
+@pytest.mark.parametrize("kind", sorted(CONFIGS))
+@pytest.mark.parametrize("conformers", [True, False])
+def test_latents_come_out_less_mean_over_deviation(kind: str, conformers: bool) -> None:
+    torch.manual_seed(3)
+    config = CONFIGS[kind].encoder
+    encoder = Encoder(config if conformers else _without_conformers(config)).eval()
+    waveform, num_samples = 0.1 * torch.randn(2, 9 * config.framing.hop_length), torch.tensor([1000, 1900])
+    mean, std = torch.randn(config.latent_dim), torch.rand(config.latent_dim) + 0.1
+    with torch.no_grad():
+        before = encoder(waveform, num_samples)
+        encoder.standardize(mean, std)
+        after = encoder(waveform, num_samples)
+    for row, frames in enumerate(before.num_frames.tolist()):
+        expected = (before.latents[row, :, :frames] - mean[:, None]) / std[:, None]
+        torch.testing.assert_close(after.latents[row, :, :frames], expected, rtol=1e-4, atol=1e-4)
+        assert not after.latents[row, :, frames:].any()
