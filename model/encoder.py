@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from model.config import DaamConfig, EncoderConfig, WaveformFrontEndConfig
-from model.conformer import ConformerStack
+from model.conformer import ConformerLayer, ConformerStack
 from model.convolution import DownConv1d, ResidualBlock, SameConv1d, SnakeBeta
 from model.daam import Daam
 from model.padding import frame_mask, stretch, valid_mask, zero_invalid
@@ -148,8 +148,11 @@ class Encoder(nn.Module):
     @torch.no_grad()
     def standardize(self, mean: Float[Tensor, "dim"], std: Float[Tensor, "dim"]) -> None:
         """From now on give ``(latents - mean) / std``, by changing the last affine weights in place."""
-        layers = self.conformers.layers
-        last = layers[-1].norm if len(layers) else self.projection
+        last: nn.LayerNorm | nn.Conv1d = self.projection
+        for layer in self.conformers.layers:
+            assert isinstance(layer, ConformerLayer)
+            last = layer.norm
+        assert last.bias is not None
         last.weight.div_(std.reshape(-1, *[1] * (last.weight.dim() - 1)))
         last.bias.sub_(mean).div_(std)
 
