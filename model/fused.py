@@ -10,7 +10,7 @@ from and keeps its interface; ``None`` is the only mask it accepts, since a clip
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -21,10 +21,12 @@ from model import hifigan
 from model.convolution import LEAKY_SLOPE, DownConv1d, ResidualBlock, SameConv1d, SnakeBeta, UpConv1d
 from model.daam import Daam
 from model.encoder import DownBlock, WaveformFrontEnd
+from model.winograd import WinogradResiduals
 
 _ops = torch.ops.mkldnn
 _pack_weight: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
 _FAR = 32
+_WIDE, _LONG = 96, 2
 
 
 class FusedConv:
@@ -171,13 +173,11 @@ class _FusedDownBlock:
         stride = block.down.stride[0]
         self.down = _Down(block.down, positions, dtype)
         self.snake = FusedSnake(block.snake, dtype)
-        self.residual = [_fused_block(m, positions // stride, dtype) for m in block.residual]
+        self.residual = _residuals(list(block.residual), positions // stride, dtype)
         self.daam = None if block.daam is None else FusedDaam(block.daam)
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        x = self.snake(self.down(x))
-        for block in self.residual:
-            x = block(x, keep=False)
+        x = self.residual(self.snake(self.down(x)))
         return x, None if self.daam is None else self.daam(x)
 
 
@@ -262,6 +262,28 @@ class _FusedUpBlock:
         if self.daam is not None:
             self.daam(total)
         return total
+
+
+class _DirectResiduals:
+    """Residual blocks one after another, ``x`` overwritten."""
+
+    def __init__(self, blocks: list[nn.Module], positions: int, dtype: torch.dtype) -> None:
+        self.blocks = [_fused_block(m, positions, dtype) for m in blocks]
+
+    def __call__(self, x: Float[Tensor, "1 channels 1 positions"]) -> Float[Tensor, "1 channels 1 positions"]:
+        for block in self.blocks:
+            x = block(x, keep=False)
+        return x
+
+
+def _residuals(blocks: list[nn.Module], positions: int, dtype: torch.dtype) -> _DirectResiduals | WinogradResiduals:
+    """Winograd's form where it wins: at fp32, wide enough for the products to outweigh its sums, long enough for the
+    activations to outweigh the weights, of which it holds a third more."""
+    convs = [m for block in blocks for m in block.modules() if isinstance(m, SameConv1d)]
+    channels, is_kernel_3 = convs[0].in_channels, all(m.kernel_size == (3,) for m in convs)
+    if dtype == torch.float32 and is_kernel_3 and channels >= _WIDE and positions >= _LONG * channels:
+        return WinogradResiduals(cast(list[ResidualBlock], blocks))
+    return _DirectResiduals(blocks, positions, dtype)
 
 
 def _fused_block(block: nn.Module, positions: int, dtype: torch.dtype) -> FusedResidualBlock:
