@@ -22,8 +22,8 @@ $(READY): pyproject.toml constraints.txt
 	@# What these three declare (torchaudio, librosa, transformers, webrtcvad, typing) is not used, or does not load beside
 	@# this torch: `pip check` complains of it, and of nothing else.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps distillmos xls-r-sqa Resemblyzer
-	@if command -v cc >/dev/null; then $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt pesq; \
-	 else echo "note: no C compiler, so pesq is left out and evaluate has no PESQ; apt-get install build-essential python3.11-dev" >&2; fi
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt pesq \
+	|| echo "note: pesq did not build, so evaluate has no PESQ; apt-get install build-essential python3.11-dev, then make -B setup" >&2
 	@touch $@
 
 run: $(READY)    ## the whole pipeline on the demo speech, or on SOURCE=<folder or URI>; OUT=, RECIPE=, ARGS='--set a.b=c'
