@@ -67,19 +67,24 @@ def token_bytes(part: bytes) -> int:
     return sum(c.total_compressed_size for c in columns if c.path_in_schema.startswith("tokens"))
 
 
-def line(name: str, size: int, tokens: int, seconds: float, bound: float) -> str:
-    """One row of the result table. The bound is per audio-second, so padding of the last frame counts against us."""
-    figures = f"{tokens / seconds:.1f} | {bound / seconds:.1f} | {tokens / bound:.3f} | {(size - tokens) / seconds:.2f}"
-    return f"| {name} | {figures} |"
+def line(name: str, size: int, tokens: int, seconds: float, entropy: float, form: ArchiveFormat) -> str:
+    """One row of the result table. The bound is of unpadded audio, so padding of last frames counts against us."""
+    frames = seconds * form.model_sample_rate / form.hop_length
+    bound = frames * form.packing.num_dims * np.log2(form.packing.levels) / 8
+    rates = f"{tokens / seconds:.2f} | {bound / seconds:.2f} | {tokens / bound:.3f} | {entropy / seconds:.2f}"
+    return f"| {name} | {rates} | {tokens / entropy:.3f} | {(size - tokens) / seconds:.2f} |"
 
 
 def main() -> None:
     """Print the table."""
-    print("| part | token B/s | entropy B/s | ratio | all else B/s |\n| --- | --- | --- | --- | --- |")
+    print("| part | token B/s | bound B/s | ratio to it | entropy B/s | ratio to it | all else B/s |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
     for name, shares in (("uniform", [0.25] * 4), ("skewed", [0.1, 0.4, 0.4, 0.1])):
         for rows in (330, 1320):
             part, seconds, digits = synthetic_part(rows, shares)
-            print(line(f"{name}, {rows} utterances", len(part), token_bytes(part), seconds, entropy_bytes(digits)))
+            print(
+                line(f"{name}, {rows} utterances", len(part), token_bytes(part), seconds, entropy_bytes(digits), FORM)
+            )
     for uri in sys.argv[1:]:
         reader = ArchiveReader.open(uri)
         packing, size, tokens, seconds, digits = reader.format.packing, 0, 0, 0.0, []
@@ -89,7 +94,7 @@ def main() -> None:
         for table in reader.scan(None, ["num_samples", "sample_rate", "tokens"]):
             seconds += float((table["num_samples"].to_numpy() / table["sample_rate"].to_numpy()).sum())
             digits += [packing.unpack(row) for row in token_archive.row_tokens(table, packing.num_groups)]
-        print(line("given archive", size, tokens, seconds, entropy_bytes(np.concatenate(digits))))
+        print(line("given archive", size, tokens, seconds, entropy_bytes(np.concatenate(digits)), reader.format))
 
 
 if __name__ == "__main__":

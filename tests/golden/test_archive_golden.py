@@ -16,7 +16,7 @@ from tests.archive_corpus import make_archive
 
 FORMAT_MD = (Path(shards.__file__).parent / "FORMAT.md").read_text()
 PYARROW_OF_THE_BYTES = "26.0.1"
-PART_SHA256 = "d2f9193ed0e9c619bfd85f1da08aa6efd72ab3f5d27ed46e9caed4398d23e986"
+PART_SHA256 = "f58aa082fcfa2a6be25d37fc01548f7a1d57bd09bb8099e8d6fdcdf9b0a717ac"
 
 
 @pytest.fixture(scope="module")
