@@ -32,6 +32,9 @@ FLAGS = [
     "--remote-debugging-pipe",
 ]
 PATIENCE_S = 120.0  # a loaded two-core machine starts a browser slowly; nothing here asserts a time
+KEY_CODES = {
+    "Tab": 9, "Escape": 27, " ": 32, "Home": 36, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40
+}  # fmt: skip
 REQUIRED = "SYLLABARY_REQUIRE_BROWSER"
 
 
@@ -109,9 +112,11 @@ class Browser:
         while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
             self.events.append(self._receive("Page.loadEventFired"))
 
-    def evaluate(self, expression: str) -> Any:
-        """Value of a JavaScript expression (a promise is awaited), by JSON."""
-        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+    def evaluate(self, expression: str, *, gesture: bool = False) -> Any:
+        """Value of a JavaScript expression (a promise is awaited), by JSON; with ``gesture`` as if a person did it."""
+        answer = self.call(
+            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True, userGesture=gesture
+        )
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
@@ -131,15 +136,13 @@ class Browser:
         ]
         self.call("Emulation.setEmulatedMedia", media="screen", features=preferences)
 
-    def press(self, key: str, *, code: str = "", text: str = "", shift: bool = False) -> None:
+    def press(self, key: str, *, shift: bool = False) -> None:
         """A key pressed and released by a person: it counts as a gesture, so sound may start."""
-        codes = {"Tab": 9, "Enter": 13, " ": 32, "End": 35, "Home": 36, "ArrowLeft": 37, "ArrowUp": 38}
-        codes |= {"ArrowRight": 39, "ArrowDown": 40}
-        shared = {"key": key, "code": code or ("Space" if key == " " else key), "modifiers": 8 if shift else 0}
-        number = {"windowsVirtualKeyCode": codes[key]}
-        typed = {"text": "\r" if key == "Enter" else key} if key in ("Enter", " ") else {}
-        self.call("Input.dispatchKeyEvent", type="keyDown" if typed else "rawKeyDown", **shared, **number, **typed)
-        self.call("Input.dispatchKeyEvent", type="keyUp", **shared, **number)
+        typed = {"text": " "} if key == " " else {}
+        shared = {"key": key, "code": "Space" if key == " " else key, "modifiers": 8 if shift else 0}
+        shared |= {"windowsVirtualKeyCode": KEY_CODES[key]}
+        self.call("Input.dispatchKeyEvent", type="keyDown" if typed else "rawKeyDown", **shared, **typed)
+        self.call("Input.dispatchKeyEvent", type="keyUp", **shared)
 
     def screenshot(self, path: Path, *, whole: bool = False) -> None:
         """The window, or the whole page, as PNG."""

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from workers.report_card import Difference, Metric, ReportCard, System
+from workers.report_card import Difference, Metric, ReportCard, Score, System
 from workers.report_plots import rate_of
 
 RULERS = ("wer", "cer", "estoi")
@@ -21,6 +21,7 @@ WER_BOUNDS = (0.20, 0.50, 0.75)  # at or above: one level lower
 ESTOI_BOUNDS = (0.70, 0.50, 0.35)  # below: one level lower
 DEAF_RECOGNISER = 0.50  # a recogniser that errs so often on the originals judges nobody
 FEW_SPEAKERS, FEW_UTTERANCES = 5, 20
+COARSE_UNITS = ("%", "dB", "Hz")
 KINDS = ("ours", "baseline", "ceiling", "floor")
 
 
@@ -33,11 +34,10 @@ class Verdict:
 
 
 def figure(metric: Metric, value: float | None, *, signed: bool = False) -> str:
-    """A value of the metric with the digits that its scale deserves; a dash for none."""
+    """A value of the metric with the digits that its scale deserves, the same for all values of it; a dash for none."""
     if value is None:
         return "–"
-    size = abs(value) if metric.high is None else metric.high
-    digits = 1 if metric.unit == "%" or 10 <= size < 100 else 2 if size < 10 else 0
+    digits = 1 if metric.unit in COARSE_UNITS else 2
     shown = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
     return shown.replace("-", "−")
 
@@ -62,9 +62,9 @@ def verdict(card: ReportCard) -> Verdict:
     """Intelligibility, the standing against the nearest real codec, and how much the numbers carry."""
     level, reasons = _intelligibility(card)
     rate = rate_of(ours(card))
-    at = f"At {rate:,.0f} bit/s, " if rate else ""
-    opening = f"{at}{ours(card).label}: " + ("; ".join(reasons) if reasons else "intelligibility was not measured")
-    return Verdict(level, tuple(s for s in (opening + ".", _standing(card), _evidence(card)) if s))
+    at = f"{ours(card).label} at {rate:,.0f} bit/s" if rate else ours(card).label
+    opening = f"{at} has {' and '.join(reasons)}." if reasons else f"The intelligibility of {at} was not measured."
+    return Verdict(level, tuple(s for s in (opening, _standing(card), _evidence(card)) if s))
 
 
 def _intelligibility(card: ReportCard) -> tuple[str | None, list[str]]:
@@ -75,12 +75,19 @@ def _intelligibility(card: ReportCard) -> tuple[str | None, list[str]]:
     if wer and not (spoken and _share(metrics["wer"], spoken.mean) >= DEAF_RECOGNISER):
         share = _share(metrics["wer"], wer.mean)
         found.append(sum(share >= bound for bound in WER_BOUNDS))
-        ceiling = f" ({_share(metrics['wer'], spoken.mean):.0%} on the originals)" if spoken else ""
-        reasons.append(f"a recogniser has a word error rate of {share:.0%}{ceiling}")
-    if estoi := card.score(name, "estoi"):
+        reasons.append(f"a word error rate of {share:.0%}{_originals(metrics['wer'], spoken)}")
+    estoi, clean = card.score(name, "estoi"), card.score(ORIGINAL, "estoi")
+    if estoi:
         found.append(sum(estoi.mean < bound for bound in ESTOI_BOUNDS))
-        reasons.append(f"ESTOI is {figure(metrics['estoi'], estoi.mean)}, where the original has 1")
+        reasons.append(f"an ESTOI of {figure(metrics['estoi'], estoi.mean)}{_originals(metrics['estoi'], clean)}")
     return (LEVELS[max(found)] if found else None), reasons
+
+
+def _originals(metric: Metric, score: Score | None) -> str:
+    if score is None:
+        return ""
+    shown = f"{_share(metric, score.mean):.0%}" if metric.name == "wer" else figure(metric, score.mean)
+    return f" (the originals: {shown})"
 
 
 def _share(metric: Metric, value: float) -> float:

@@ -34,9 +34,10 @@ class Scale:
         return self.start + share * (self.end - self.start)
 
     def ticks(self, about: int = 5) -> list[float]:
-        """Round values within the range: 1, 2, 5 times powers of ten when logarithmic."""
-        if self.log:
-            return [value for value in _decades(self.low, self.high) if self.low <= value <= self.high]
+        """Round values within the range: 1, 2, 5 times powers of ten when logarithmic and wide enough for two."""
+        decades = [v for v in _decades(self.low, self.high) if self.low <= v <= self.high] if self.log else []
+        if len(decades) >= 2:
+            return decades
         step = _round_step((self.high - self.low) / about)
         first = math.ceil(self.low / step - 1e-9)
         return [number * step for number in range(first, math.floor(self.high / step + 1e-9) + 1)]
