@@ -12,6 +12,8 @@ from shards.ingest import FILES
 from shards.ingest_config import IngestConfig
 from shards.planning import ShardPlan
 from shards.recordings import Recording, RecordingError
+from workers.job_log import record
+from workers.ray_metrics import Meter
 
 Result = dict[str, Any]
 T = TypeVar("T")
@@ -56,7 +58,16 @@ def _ray_get(reference: Any) -> Any:
     return ray.get(reference)
 
 
-def run_all(function: Callable[..., Result], arguments: Iterable[tuple[Any, ...]]) -> Iterator[Result]:
+def run_all(function: Callable[..., Result], arguments: Iterable[tuple[Any, ...]], out: str) -> Iterator[Result]:
+    """Write the shards of ``out`` and tell of each; see :func:`_run_all`."""
+    meter = Meter("shard", out)
+    for result in _run_all(function, arguments):
+        meter.shard_done(result["duration_s"], result["num_quarantined"])
+        record("shard", "shard done", shard=result["shard"], num_quarantined=result["num_quarantined"])
+        yield result
+
+
+def _run_all(function: Callable[..., Result], arguments: Iterable[tuple[Any, ...]]) -> Iterator[Result]:
     """Run ``function`` on every argument tuple as Ray tasks, results as they come; call inside a Ray session.
 
     At most two tasks a CPU are in flight, so that arguments made on the way (a stream's) do not pile up.

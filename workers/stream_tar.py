@@ -49,7 +49,7 @@ def _stream(job: ShardJob, config: IngestConfig) -> tuple[TarFeed, int]:
     try:
         with tempfile.TemporaryDirectory(prefix="syllabary-") as spool, ray_session(num_cpus=job.num_workers):
             feed = TarFeed(TarStream(job.source, config, Path(spool)), job.out, config, _put)
-            return feed, _write(feed)
+            return feed, _write(feed, job.out)
     except DamageError:
         for part in ("index", "ledger", "shards"):
             store.delete(store.join(job.out, part))
@@ -63,12 +63,12 @@ def _require_same_size(job: ShardJob, done: dict[str, Any]) -> None:
         raise ConflictError(explain(what, value=size_bytes, fix="use another --out"))
 
 
-def _write(feed: TarFeed) -> int:
+def _write(feed: TarFeed, out: str) -> int:
     total = store.size_bytes(feed.stream.uri) / 1e6
     say(STAGE, f"streams {feed.stream.uri}, {total:,.0f} MB")
     progress = Progress(STAGE, total, "MB of tar")
     wrote = 0
-    for _ in run_all(write_streamed_shard, feed.tasks()):
+    for _ in run_all(write_streamed_shard, feed.tasks(), out):
         wrote += 1
         progress.add(feed.bytes_passed / 1e6 - progress.done)
     progress.finish()

@@ -17,8 +17,10 @@ from shards import index, outputs, store, token_archive
 from shards.archive_ledger import Ledger, intact_ledger, shards_in
 from shards.errors import ConflictError, FormatError, NotFoundError, StorageError, explain
 from workers.encode_shard import NO_FIGURES, ShardEncoder, archive_format, figures, persist
+from workers.job_log import record
 from workers.job_main import Progress, run_job, say
 from workers.jobs import TokenizeJob
+from workers.ray_metrics import Meter
 from workers.ray_session import ray_session
 
 _READERS = 8
@@ -111,11 +113,12 @@ def _tokenize_shards(job: TokenizeJob, todo: list[str], seconds: dict[str, float
         if row["storage"]:
             raise StorageError(row["error"])
         if row["error"]:
-            say("tokenize", row["error"])
+            say("tokenize", row["error"], shard=row["shard"])
             errors.append(row["error"])
             continue
         finished.append(row)
         progress.add(seconds[row["shard"]], f"{len(finished)}/{len(todo)} shards")
+        record("tokenize", "shard done", shard=row["shard"], num_quarantined=row["num_quarantined"])
     progress.finish(f"{len(finished)}/{len(todo)} shards")
     if errors:
         raise FormatError(f"{len(errors)} of {len(todo)} shards failed, the others are done; first: {errors[0]}")
@@ -140,7 +143,11 @@ def _encoded_shards(job: TokenizeJob, todo: list[str]) -> Iterator[dict[str, Any
             num_cpus=1,
             num_gpus=1 if num_gpus else 0,
         )  # Ray Data restarts a lost actor and gives its shard to another, without limit
-        yield from encoded.iter_rows()
+        meter = Meter("tokenize", job.archive)
+        for row in encoded.iter_rows():
+            if not row["error"]:
+                meter.shard_done(row["tokenized_s"], row["num_quarantined"])
+            yield row
 
 
 def _total(values: list[float]) -> float:

@@ -73,6 +73,7 @@ class Run:
         train: the stage's training configuration.
         loader: this rank's steps.
         say: called on rank 0 with each progress line.
+        advance: called with the seconds of audio since the last call, over all ranks, and audio-seconds a second.
         history: every metric so far, on rank 0; other ranks keep an equal one.
         best: (step, value) of the best checkpointed validation so far.
         quarantined: utterance_id -> reason, over all ranks.
@@ -82,6 +83,7 @@ class Run:
     train: TrainConfig
     loader: TrainLoader
     say: Callable[[str], None]
+    advance: Callable[[float, float], None] = lambda audio_s, rate: None
     step: int = 0
     history: History = field(default_factory=History)
     best: tuple[int, float] | None = None
@@ -164,6 +166,7 @@ def _step(stage: Stage, run: Run, pace: Pace) -> None:
         run.history.add(step, "train", stats | {"learning_rate": lr})
         run.history.add(step, "timing", pace.measures())
         run.say(pace.line(f"{stage.headline} {stats[stage.headline]:.4f}"))
+        run.advance(pace.audio_s, pace.measures()["audio_s_per_s"])
         pace.restart()
 
 
@@ -276,14 +279,18 @@ class Pace:
         self._steps += 1
         self._samples += sum(int(batch.num_samples.sum()) for batch in batches)
 
+    @property
+    def audio_s(self) -> float:
+        """Seconds of audio over all ranks."""
+        return self._samples / self._run.loader.utterances.sample_rate * world()[1]
+
     def measures(self) -> dict[str, float]:
         """Seconds a step, share of them spent waiting for data, audio-seconds a second over all ranks."""
         elapsed = max(time.monotonic() - self._started, 1e-9)
-        rate = self._run.loader.utterances.sample_rate
         return {
             "step_s": elapsed / max(self._steps, 1),
             "data_wait_fraction": (self._run.loader.waited_s - self._waited) / elapsed,
-            "audio_s_per_s": self._samples / rate / elapsed * world()[1],
+            "audio_s_per_s": self.audio_s / elapsed,
         }
 
     def line(self, note: str) -> str:

@@ -14,6 +14,7 @@ from workers.checkpoints import CheckpointStore, Manifest
 from workers.engine import join_process_group, select_device, world
 from workers.engine_state import needs_universal
 from workers.loader import Batch, ClipMaker, RankShare, TrainLoader, Utterances, fixed_batches
+from workers.ray_metrics import Meter
 from workers.ray_training import RankJob
 from workers.sample_plan import SamplePlan
 from workers.train_loop import Run, Stage, find_resume_step, resume, train
@@ -54,7 +55,7 @@ def run_rank(job: RankJob, config: TrainConfig, make_stage: Callable[[RankSetup]
     setup = RankSetup(job, device, list(validation_batches(job, config)), _is_from_other_world(job, config, step))
     torch.manual_seed(config.seed)
     stage = make_stage(setup)
-    run = Run(job.run_uri, config, loader, say)
+    run = Run(job.run_uri, config, loader, say, _leader_meters(job, stage.name))
     if step is not None:
         resume(stage, run, step)
     train(stage, run)
@@ -130,3 +131,9 @@ def _leader_says(job: RankJob) -> Callable[[str], None]:
         job.mailbox.put.remote(line)
 
     return say
+
+
+def _leader_meters(job: RankJob, stage: str) -> Callable[[float, float], None]:
+    if world()[0] != 0:
+        return lambda audio_s, rate: None
+    return Meter(stage, job.run_uri).advance

@@ -66,7 +66,7 @@ def _write(job: ShardJob, config: IngestConfig, plans: list[ShardPlan], todo: li
     progress = Progress(STAGE, sum(sizes.values()), "MB of audio")
     quarantined = 0
     with ray_session(num_cpus=job.num_workers):
-        for result in run_all(write_planned_shard, ((job.out, plan, config) for plan in todo)):
+        for result in run_all(write_planned_shard, ((job.out, plan, config) for plan in todo), job.out):
             quarantined += result["num_quarantined"]
             ingest.require_few_quarantined(quarantined, num_recordings, config, result["reason"])
             progress.add(sizes[result["shard"]])

@@ -151,7 +151,7 @@ def scaling(source: Path, scratch: Path, rounds: int) -> None:
                 plans = ingest.update_plan(out, recordings, CONFIG)
                 started = time.perf_counter()
                 if workers == 2:
-                    list(run_all(write_planned_shard, ((out, plan, CONFIG) for plan in plans)))
+                    list(run_all(write_planned_shard, ((out, plan, CONFIG) for plan in plans), out))
                 else:
                     task = ray.remote(write_planned_shard)
                     for plan in plans:
