@@ -276,6 +276,19 @@ def decode(
 
 
 @app.command()
+def status(
+    uri: Annotated[str, typer.Argument(help="Any output folder: shards, a training, a tokenizer, an archive, a run.")],
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
+) -> None:
+    """Say what an output folder holds, how far it is and what failed."""
+    from workers.jobs import StatusJob
+    from workers.submit import submit
+
+    result = submit(StatusJob(uri=uri))
+    typer.echo(json.dumps(result["outputs"], indent=2, ensure_ascii=False) if as_json else result["text"])
+
+
+@app.command()
 def show(
     recipe: Annotated[str, typer.Argument(help="A named recipe.")],
     config: ConfigOption = None,

@@ -173,6 +173,13 @@ class ReportJob(Job):
     restored: str
 
 
+class StatusJob(Job):
+    """What the output folder at ``uri`` holds, how far it is and what failed."""
+
+    module: ClassVar[str] = "output_status"
+    uri: str
+
+
 class ShowJob(RecipeJob):
     """What a recipe is and costs: resolved configuration, parameters by part, rates, GFLOP per audio second."""
 
