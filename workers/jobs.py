@@ -160,6 +160,39 @@ class SalientJob(Job):
     limit: int = Field(default=100, ge=0, description="spans that are printed")
 
 
+class EvaluateJob(Job):
+    """Measure the ``tokenizer`` on the held-out ``splits`` of ``shards``, beside baselines; the report lies at ``out``.
+
+    ``limit`` takes so many utterances, spread over the speakers; ``metrics`` only these; ``peers`` are ``NAME=DIR`` of
+    local checkpoints; ``transcripts`` is a table of what is said. ``num_probes`` utterances are disturbed in every way,
+    ``num_samples`` are kept to listen to.
+    """
+
+    module: ClassVar[str] = "evaluate"
+    tokenizer: str
+    shards: str
+    out: str
+    splits: tuple[Literal["train", "valid", "test"], ...] = ("valid", "test")
+    limit: int | None = Field(default=None, ge=1)
+    metrics: tuple[str, ...] = ()
+    peers: tuple[str, ...] = ()
+    transcripts: str | None = None
+    num_probes: int = Field(default=8, ge=0)
+    num_samples: int = Field(default=8, ge=0)
+    seed: int = 0
+    num_workers: int | None = Field(default=None, ge=1)
+    measure_cost: bool = True
+
+
+class CompareJob(Job):
+    """Differences between the reports of two tokenizers that exceed their intervals; ``tolerances`` are ``metric=x``."""
+
+    module: ClassVar[str] = "compare"
+    before: str
+    after: str
+    tolerances: tuple[str, ...] = ()
+
+
 class ReportJob(Job):
     """Write ``summary.md`` and the loss curves of a pipeline run."""
 
