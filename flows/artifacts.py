@@ -88,6 +88,12 @@ def ledger(stage: str, rows: list[dict[str, Any]]) -> None:
         create_table_artifact(rows, key=key_of(stage, "ledger"), description="Where every second went")
 
 
+def reasons(stage: str, failures: list[dict[str, Any]]) -> None:
+    """A table of why utterances were quarantined."""
+    with _kept_going(f"quarantine of {stage}"):
+        create_table_artifact(failures, key=key_of(stage, "quarantine"), description="Why utterances are missing")
+
+
 def archive_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The totals of an archive as ledger rows that sum to 100 %."""
     total_s = result["tokenized_s"] + result["quarantined_s"]
