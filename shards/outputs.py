@@ -15,7 +15,9 @@ from typing import Any, Literal
 from shards import store
 from shards.errors import ConflictError, FormatError, VersionError, explain
 
-Kind = Literal["shards", "pretrain", "codec", "tokenizer", "archive", "restored", "packed", "report", "run", "evaluation", "promotion"]
+Kind = Literal[
+    "shards", "pretrain", "codec", "tokenizer", "archive", "restored", "packed", "report", "run", "evaluation"
+]
 FORMAT_VERSION = 1
 CLAIM, DONE = "output.json", "done.json"
 
