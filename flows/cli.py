@@ -289,6 +289,18 @@ def status(
 
 
 @app.command()
+def report(
+    uri: Annotated[str, typer.Argument(help="URI of an evaluation's report.")],
+    out: Annotated[str | None, typer.Option("--out", help="The file to write; default its own report.html.")] = None,
+    max_sound_mb: Annotated[float, typer.Option("--max-sound-mb", min=0, help="Sound that the page carries.")] = 12.0,
+) -> None:
+    """Render the page of an evaluation again, smaller or elsewhere, without measuring anything."""
+    from workers.jobs import PageJob
+
+    _submit(PageJob(report=uri, out=out, max_sound_mb=max_sound_mb))
+
+
+@app.command()
 def show(
     recipe: Annotated[str, typer.Argument(help="A named recipe.")],
     config: ConfigOption = None,

@@ -193,6 +193,15 @@ class CompareJob(Job):
     tolerances: tuple[str, ...] = ()
 
 
+class PageJob(Job):
+    """The page of the report at ``report`` again, into the file ``out`` (its own ``report.html``), of so much sound."""
+
+    module: ClassVar[str] = "report_page"
+    report: str
+    out: str | None = None
+    max_sound_mb: float = Field(default=12.0, ge=0, description="FLAC that the page carries; 0 is one utterance")
+
+
 class ReportJob(Job):
     """Write ``summary.md`` and the loss curves of a pipeline run."""
 

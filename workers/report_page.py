@@ -22,11 +22,14 @@ from markupsafe import Markup
 from shards import store
 from workers import report_plots as plots
 from workers import report_words as words
+from workers.job_main import run_job, say
+from workers.jobs import PageJob
 from workers.report_card import PAGE, SCORES, Metric, ReportCard, read_card
-from workers.report_players import ReadSound, build_players
+from workers.report_players import MAX_SOUND_MB, Player, build_players
 
 ASSETS = Path(__file__).parent / "page_assets"
 MAX_FAILURES = 50
+HEADLINE = (*words.WORD_ERRORS, "estoi")
 ARROWS = {"higher": "↑", "lower": "↓"}
 RATES = (
     ("payload", "Payload", "log2 of the levels, a dim: what the code can carry"),
@@ -40,8 +43,24 @@ RATES = (
 )
 
 
+def report_page(job: PageJob) -> dict[str, Any]:
+    """Write the page of the report at ``job.report`` again, from what lies there; returns where it is, and its size."""
+    page = render(job.report, job.max_sound_mb)
+    uri = job.out or store.join(job.report, PAGE)
+    store.publish_bytes(uri, page)
+    say("report", f"wrote {uri}")
+    return {"page": uri, "size_bytes": len(page)}
+
+
 def publish_page(out: str) -> str:
-    """Write ``report.html`` of the report at ``out``, from what lies there; returns its URI.
+    """Write ``report.html`` of the report at ``out``, from what lies there; returns its URI. Raises as `render`."""
+    uri = store.join(out, PAGE)
+    store.publish_bytes(uri, render(out))
+    return uri
+
+
+def render(out: str, max_sound_mb: float = MAX_SOUND_MB) -> bytes:
+    """The page of the report at ``out``, as UTF-8 HTML.
 
     Raises:
         NotFoundError: no report, or a file that it names is missing.
@@ -50,19 +69,17 @@ def publish_page(out: str) -> str:
     card = read_card(out)
     with store.open_read(store.join(out, SCORES)) as handle:
         scores = pq.read_table(handle, columns=["system", "metric", "value"])
-    page = render_page(card, scores, lambda path: store.read_bytes(store.join(out, path)))
-    uri = store.join(out, PAGE)
-    store.publish_bytes(uri, page)
-    return uri
+    players = build_players(card, lambda path: store.read_bytes(store.join(out, path)), max_sound_mb)
+    return render_page(card, scores, players)
 
 
-def render_page(card: ReportCard, scores: pa.Table, read_sound: ReadSound) -> bytes:
+def render_page(card: ReportCard, scores: pa.Table, players: Sequence[Player]) -> bytes:
     """The page as UTF-8 HTML.
 
     Args:
         card: the report.
         scores: columns system, metric, value: a row an utterance.
-        read_sound: bytes of the sound at a path of the card's.
+        players: what can be heard.
     """
     environment = Environment(
         loader=FileSystemLoader(ASSETS),
@@ -71,7 +88,6 @@ def render_page(card: ReportCard, scores: pa.Table, read_sound: ReadSound) -> by
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    players = build_players(card, read_sound)
     names = _names(card) | _words(card) | _inlined("page.css", "style") | _inlined("page.js", "script")
     page = environment.get_template("page.html").render(
         card=card,
@@ -98,6 +114,8 @@ def _names(card: ReportCard) -> dict[str, Any]:
     systems = {system.name: system.label for system in card.systems}
     return {
         "metrics": card.metrics,
+        "key_metrics": words.key_metrics(card),
+        "other_metrics": words.other_metrics(card),
         "systems": words.ordered(card),
         "metric_of": metrics.__getitem__,
         "label_of": lambda name: metrics[name].label if name in metrics else systems.get(name, name),
@@ -147,8 +165,8 @@ def facts(card: ReportCard) -> list[tuple[str, str]]:
     """The handful of figures that stand under the title."""
     name = words.ours(card).name
     found = [("Payload", f"{card.rate.payload:,.0f} bit/s"), ("Stored", f"{card.rate.stored:,.0f} bit/s")]
-    for metric in card.metrics:
-        if metric.name in ("wer", "estoi", "pesq_wb") and (score := card.score(name, metric.name)):
+    for metric in words.key_metrics(card):
+        if metric.name in HEADLINE and (score := card.score(name, metric.name)):
             found.append((metric.label, words.with_unit(metric, score.mean)))
     for point in card.cost.points if card.cost else ():
         if point.batch_size == 1:
@@ -164,14 +182,16 @@ def times(real_time_factor: float) -> str:
 
 def _plots(card: ReportCard, scores: pa.Table) -> dict[str, Markup]:
     values = _values(scores)
-    return {
-        "rate": _joined([plots.rate_distortion(card, metric) for metric in card.metrics]),
-        "spread": _joined([plots.spread(card, metric, values) for metric in card.metrics]),
-        "paired": _joined([_paired(card, metric) for metric in card.metrics]),
+    drawn = {
         "code": _joined([plots.level_use(card.rate), plots.position_use(card.rate)]),
         "agreement": _joined(_agreement(card)),
         "resilience": _joined(_resilience(card)),
     }
+    for suffix, metrics in (("", words.key_metrics(card)), ("_rest", words.other_metrics(card))):
+        drawn[f"rate{suffix}"] = _joined([plots.rate_distortion(card, metric) for metric in metrics])
+        drawn[f"spread{suffix}"] = _joined([plots.spread(card, metric, values) for metric in metrics])
+        drawn[f"paired{suffix}"] = _joined([_paired(card, metric) for metric in metrics])
+    return drawn
 
 
 def _joined(panels: Sequence[Markup | None]) -> Markup:
@@ -202,3 +222,7 @@ def _resilience(card: ReportCard) -> list[Markup]:
     rows = card.behaviour.resilience if card.behaviour else ()
     groups = [(metric, [row for row in rows if row.metric == metric.name]) for metric in card.metrics]
     return [plots.resilience(metric, group) for metric, group in groups if group]
+
+
+if __name__ == "__main__":
+    run_job(PageJob, report_page)

@@ -10,12 +10,12 @@ from shards.audio import Samples
 from workers import report_audio
 from workers.report_card import ReportCard, Sample, System
 from workers.report_plots import style_of
-from workers.report_words import figure, ordered
+from workers.report_words import key_metrics, ordered, with_unit
 
 MAX_CLIP_S = 10.0
-MAX_SOUND_BYTES = 12 << 20
+MAX_SOUND_MB = 12.0
 TYPICAL = "typical"
-SHOWN_SCORES = ("wer", "estoi", "pesq_wb", "speaker_similarity")
+SHOWN_SCORES = ("wer", "wer_self", "estoi", "pesq_wb")
 ReadSound = Callable[[str], bytes]
 
 
@@ -42,22 +42,24 @@ class Player:
     is_cut: bool
 
 
-def build_players(card: ReportCard, read_sound: ReadSound) -> list[Player]:
-    """The players that fit into :data:`MAX_SOUND_BYTES` of FLAC, in the card's order, each cut to :data:`MAX_CLIP_S`.
+def build_players(card: ReportCard, read_sound: ReadSound, max_sound_mb: float = MAX_SOUND_MB) -> list[Player]:
+    """The players that fit into ``max_sound_mb`` of FLAC (10^6 bytes), in the card's order, cut to :data:`MAX_CLIP_S`.
 
     Typical utterances and worst ones are admitted in turn, so that neither crowds the other out. The first always
-    fits.
+    fits. Floors are left out: noise is the dearest sound to store and the dullest to hear.
 
     Raises:
         StorageError: a sound that the card names is not there.
         FormatError: it is not audio.
     """
     admitted: dict[int, Player] = {}
+    floors = {system.name for system in card.systems if system.kind == "floor"}
     spent = 0
     for sample in _in_turn(card.samples):
-        clips = {sound.system: _clip(read_sound(sound.path)) for sound in sample.sounds}
-        spent += sum(len(data) for data, _, _ in clips.values())
-        if clips and (spent <= MAX_SOUND_BYTES or not admitted):
+        clips = {sound.system: _clip(read_sound(sound.path)) for sound in sample.sounds if sound.system not in floors}
+        size = sum(len(data) for data, _, _ in clips.values())
+        if clips and (spent + size <= max_sound_mb * 1e6 or not admitted):
+            spent += size
             admitted[sample.number] = _player(card, sample, clips)
     return [admitted[sample.number] for sample in card.samples if sample.number in admitted]
 
@@ -109,13 +111,6 @@ def _original_first(card: ReportCard) -> list[System]:
 
 def _scores(card: ReportCard, sample: Sample, system: System) -> str:
     found = sample.scores.get(system.name, {})
-    metrics = sorted(
-        (metric for metric in card.metrics if metric.name in SHOWN_SCORES),
-        key=lambda metric: SHOWN_SCORES.index(metric.name),
-    )
-    parts = [
-        f"{metric.label} {figure(metric, found[metric.name])}{metric.unit if metric.unit == '%' else ''}"
-        for metric in metrics
-        if metric.name in found
-    ]
+    metrics = [metric for metric in key_metrics(card) if metric.name in SHOWN_SCORES]
+    parts = [f"{metric.label} {with_unit(metric, found[metric.name])}" for metric in metrics if metric.name in found]
     return " · ".join(parts)

@@ -96,7 +96,7 @@ def _rows_height(num_rows: int) -> int:
 
 
 def _row_name(row: int, label: str, style: str) -> Markup:
-    shown = label if len(label) <= 18 else label[:17] + "…"
+    shown = label if len(label) <= 17 else label[:16] + "…"
     return svg.text(ROWS_LEFT - 8, svg.TOP + ROW * row + 13, shown, f"name coloured {style}", anchor="end")
 
 

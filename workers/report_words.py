@@ -13,7 +13,11 @@ from dataclasses import dataclass
 from workers.report_card import Difference, Metric, ReportCard, Score, System
 from workers.report_plots import rate_of
 
-RULERS = ("wer", "cer", "estoi")
+WORD_ERRORS = (
+    "wer",
+    "wer_self",
+)  # the second, against what a recogniser hears in the original, stands in for the first
+KEY_METRICS = (*WORD_ERRORS, "estoi", "pesq_wb", "distill_mos", "speaker_similarity", "f0_rmse")
 REFERENCE = "codec2_700c"
 ORIGINAL = "original"
 LEVELS = ("intelligible", "intelligible with effort", "barely intelligible", "not intelligible")
@@ -21,7 +25,7 @@ WER_BOUNDS = (0.20, 0.50, 0.75)  # at or above: one level lower
 ESTOI_BOUNDS = (0.70, 0.50, 0.35)  # below: one level lower
 DEAF_RECOGNISER = 0.50  # a recogniser that errs so often on the originals judges nobody
 FEW_SPEAKERS, FEW_UTTERANCES = 5, 20
-COARSE_UNITS = ("%", "dB", "Hz")
+DIGITS = {"%": 1, "dB": 1, "Hz": 1, "cents": 0}  # of a unit; 2 for all others
 KINDS = ("ours", "baseline", "ceiling", "floor")
 
 
@@ -37,14 +41,14 @@ def figure(metric: Metric, value: float | None, *, signed: bool = False) -> str:
     """A value of the metric with the digits that its scale deserves, the same for all values of it; a dash for none."""
     if value is None:
         return "–"
-    digits = 1 if metric.unit in COARSE_UNITS else 2
+    digits = DIGITS.get(metric.unit, 2)
     shown = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
     return shown.replace("-", "−")
 
 
 def with_unit(metric: Metric, value: float, *, signed: bool = False) -> str:
-    """The figure and its unit, as running text has it."""
-    unit = f" {metric.unit}" if metric.unit else ""
+    """The figure as running text has it: with the units that people say."""
+    unit = " points" if signed and metric.unit == "%" else f" {metric.unit}" if metric.unit in DIGITS else ""
     return f"{figure(metric, value, signed=signed)}{unit}"
 
 
@@ -56,6 +60,21 @@ def ordered(card: ReportCard) -> list[System]:
 def ours(card: ReportCard) -> System:
     """The tokenizer that the report is about."""
     return next(system for system in card.systems if system.kind == "ours")
+
+
+def key_metrics(card: ReportCard) -> list[Metric]:
+    """The rulers that say most, the strictest first; followed by all others when they are few."""
+    scored = {score.metric for score in card.scores if score.system == ours(card).name}
+    metrics = {metric.name: metric for metric in card.metrics if metric.name in scored}
+    stand_in = WORD_ERRORS[1] if WORD_ERRORS[0] in metrics else None
+    chosen = [metrics[name] for name in KEY_METRICS if name in metrics and name != stand_in]
+    return chosen if len(chosen) >= 3 else [*chosen, *(metric for metric in card.metrics if metric not in chosen)]
+
+
+def other_metrics(card: ReportCard) -> list[Metric]:
+    """The metrics that are not among the key ones."""
+    chosen = key_metrics(card)
+    return [metric for metric in card.metrics if metric not in chosen]
 
 
 def verdict(card: ReportCard) -> Verdict:
@@ -70,23 +89,34 @@ def verdict(card: ReportCard) -> Verdict:
 def _intelligibility(card: ReportCard) -> tuple[str | None, list[str]]:
     """The lowest level that a ruler gives, and what each ruler says."""
     found, reasons = [], []
-    metrics, name = {metric.name: metric for metric in card.metrics}, ours(card).name
-    wer, spoken = card.score(name, "wer"), card.score(ORIGINAL, "wer")
-    if wer and not (spoken and _share(metrics["wer"], spoken.mean) >= DEAF_RECOGNISER):
-        share = _share(metrics["wer"], wer.mean)
+    name, metrics = ours(card).name, {metric.name: metric for metric in card.metrics}
+    if wer := _word_errors(card):
+        share = _share(metrics[wer.metric], wer.mean)
         found.append(sum(share >= bound for bound in WER_BOUNDS))
-        reasons.append(f"a word error rate of {share:.0%}{_originals(metrics['wer'], spoken)}")
-    estoi, clean = card.score(name, "estoi"), card.score(ORIGINAL, "estoi")
-    if estoi:
+        against = " against what a recogniser hears in the original" if wer.metric == WORD_ERRORS[1] else ""
+        reasons.append(f"a word error rate of {share:.0%}{against}{_originals(card, wer)}")
+    if estoi := card.score(name, "estoi"):
         found.append(sum(estoi.mean < bound for bound in ESTOI_BOUNDS))
-        reasons.append(f"an ESTOI of {figure(metrics['estoi'], estoi.mean)}{_originals(metrics['estoi'], clean)}")
+        reasons.append(f"an ESTOI of {figure(metrics['estoi'], estoi.mean)}{_originals(card, estoi)}")
     return (LEVELS[max(found)] if found else None), reasons
 
 
-def _originals(metric: Metric, score: Score | None) -> str:
-    if score is None:
+def _word_errors(card: ReportCard) -> Score | None:
+    """The word errors of ours, unless the recogniser fails on the originals themselves."""
+    metrics = {metric.name: metric for metric in card.metrics}
+    mine = [score for name in WORD_ERRORS if (score := card.score(ours(card).name, name))]
+    spoken = card.score(ORIGINAL, WORD_ERRORS[0])
+    deaf = spoken is not None and _share(metrics[spoken.metric], spoken.mean) >= DEAF_RECOGNISER
+    return None if deaf or not mine else mine[0]
+
+
+def _originals(card: ReportCard, score: Score) -> str:
+    """`` (the originals: 9 %)``; nothing where they are right by construction."""
+    spoken = card.score(ORIGINAL, score.metric)
+    if spoken is None or score.metric == WORD_ERRORS[1]:
         return ""
-    shown = f"{_share(metric, score.mean):.0%}" if metric.name == "wer" else figure(metric, score.mean)
+    metric = next(metric for metric in card.metrics if metric.name == score.metric)
+    shown = f"{_share(metric, spoken.mean):.0%}" if metric.name in WORD_ERRORS else figure(metric, spoken.mean)
     return f" (the originals: {shown})"
 
 
@@ -107,10 +137,10 @@ def reference(card: ReportCard) -> System | None:
 def _standing(card: ReportCard) -> str:
     """Better, worse or equal, by metric, against the reference."""
     baseline = reference(card)
-    rows = [d for d in card.differences if baseline and d.baseline == baseline.name]
+    metrics = {metric.name: metric for metric in key_metrics(card)}
+    rows = [d for d in card.differences if baseline and d.baseline == baseline.name and d.metric in metrics]
     if baseline is None or not rows:
         return ""
-    metrics = {metric.name: metric for metric in card.metrics}
     told = [d for d in rows if d.low is not None]
     parts = [
         _listed(verb, [d for d in told if d.exceeds and d.better is good], metrics)
@@ -126,7 +156,7 @@ def _listed(verb: str, rows: Sequence[Difference], metrics: dict[str, Metric], *
     """``worse by WER (+38.0 %) and ESTOI (−0.37)``, the strictest rulers first."""
     if not rows:
         return ""
-    first = sorted(rows, key=lambda d: RULERS.index(d.metric) if d.metric in RULERS else len(RULERS))
+    first = sorted(rows, key=lambda d: list(metrics).index(d.metric))
     names = [
         metrics[d.metric].label + (f" ({with_unit(metrics[d.metric], d.mean, signed=True)})" if figures else "")
         for d in first

@@ -95,6 +95,7 @@ def test_every_sound_plays_for_as_long_as_it_should(page: Browser, report: tuple
         (f"sample-{sample.number}", labels[sound.system]): sound.duration_s
         for sample in report[0].samples
         for sound in sample.sounds
+        if sound.system != "noise"  # the floor is not played
     }
     found = {(sample, label): duration for sample, label, duration in page.evaluate(DURATIONS)}
     assert found.keys() == expected.keys()
@@ -106,7 +107,7 @@ def test_every_sound_plays_for_as_long_as_it_should(page: Browser, report: tuple
 def test_every_picture_loads(page: Browser, report: tuple[ReportCard, str]) -> None:
     page.evaluate("Promise.all([...document.images].map((image) => image.decode()))")
     widths = page.evaluate("[...document.images].map((image) => image.naturalWidth)")
-    assert len(widths) == sum(len(sample.sounds) for sample in report[0].samples)
+    assert len(widths) == sum(len(sample.sounds) - 1 for sample in report[0].samples)
     assert min(widths) > 100
 
 
@@ -200,7 +201,7 @@ def test_the_keyboard_plays_and_moves_between_systems(page: Browser) -> None:
     assert moved["at"][0] >= 0.2  # it goes on at the same moment
     page.press("ArrowLeft")
     page.press("ArrowLeft")
-    assert state(page)["focus"] == "White noise"  # around the corner
+    assert state(page)["focus"] == "Original to 4 kHz"  # around the corner
     page.press(" ")
     assert state(page)["playing"] == [] and state(page)["pressed"] == "false"
     page.press("Home")
@@ -265,6 +266,6 @@ def test_without_script_the_browsers_own_players_serve(browser: Browser, report:
         heights = browser.evaluate(
             "[...document.querySelectorAll('audio')].map((a) => a.getBoundingClientRect().height)"
         )
-        assert len(heights) == sum(len(sample.sounds) for sample in report[0].samples) and min(heights) > 20
+        assert len(heights) == sum(len(sample.sounds) - 1 for sample in report[0].samples) and min(heights) > 20
     finally:
         browser.call("Emulation.setScriptExecutionDisabled", value=False)

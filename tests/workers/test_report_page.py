@@ -17,8 +17,9 @@ from shards import audio
 from shards.errors import NotFoundError
 from tests.report_card_example import METRICS, RATE, SYSTEMS, write_example_report
 from workers import report_audio, report_players, report_words, svg_chart
+from workers.jobs import PageJob
 from workers.report_card import Metric, ReportCard, Score, publish_card
-from workers.report_page import publish_page
+from workers.report_page import publish_page, report_page
 
 HOSTILE = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>&amp;"
 WER = Metric(name="wer", label="WER", unit="%", direction="lower", description="Words.", low=0)
@@ -87,7 +88,7 @@ def test_what_comes_from_outside_is_text_and_never_markup(tmp_path: Path) -> Non
     tags = [tag for tag, _ in page.found]
     assert tags.count("script") == 1
     assert all("onerror" not in attrs for _, attrs in page.found)
-    assert tags.count("img") == sum(len(sample.sounds) for sample in card.samples)
+    assert tags.count("img") == sum(len(sample.sounds) - 1 for sample in card.samples)  # all but the floor
     assert page.text.count(HOSTILE) > 20
 
 
@@ -117,17 +118,19 @@ def test_a_metric_without_any_score_is_a_dash_not_an_error(tmp_path: Path) -> No
 
 def test_a_missing_sound_is_named_and_no_page_appears(tmp_path: Path) -> None:
     card = write_example_report(tmp_path)
-    (tmp_path / card.samples[1].sounds[2].path).unlink()
+    (tmp_path / card.samples[1].sounds[2].path).unlink()  # of a baseline
     with pytest.raises(NotFoundError, match=card.samples[1].sounds[2].path):
         publish_page(str(tmp_path))
     assert not (tmp_path / "report.html").exists()
 
 
-def test_the_page_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_is_bounded(tmp_path: Path) -> None:
     card = write_example_report(tmp_path, num_samples=6)
     one = sum((tmp_path / sound.path).stat().st_size for sound in card.samples[1].sounds)
-    monkeypatch.setattr(report_players, "MAX_SOUND_BYTES", 3 * one)
-    page = page_of(tmp_path, card)
+    small = tmp_path / "small.html"
+    written = report_page(PageJob(report=str(tmp_path), out=str(small), max_sound_mb=3 * one / 1e6))
+    assert written == {"page": str(small), "size_bytes": small.stat().st_size}
+    page = Elements(small.read_text())
     shown = [name for name in page.attributes("id") if name.startswith("sample-")]
     assert "sample-0" in shown and "sample-1" in shown  # a typical one and one of the worst: neither crowds out
     assert len(shown) < 6
@@ -138,6 +141,7 @@ def test_a_long_utterance_is_cut_and_says_so(tmp_path: Path, monkeypatch: pytest
     card = write_example_report(tmp_path, num_samples=1)
     monkeypatch.setattr(report_players, "MAX_CLIP_S", 1.0)
     players = report_players.build_players(card, lambda path: (tmp_path / path).read_bytes())
+    assert len(players[0].takes) == len(SYSTEMS) - 1
     for take in players[0].takes:
         samples, rate = audio.decode(base64.b64decode(take.sound_uri.partition(",")[2]))
         assert len(samples) == rate == RATE
@@ -153,6 +157,24 @@ def with_scores(card: ReportCard, **means: float) -> ReportCard:
                       num_speakers=4)  # fmt: skip
         kept.append(score)
     return card.model_copy(update={"scores": tuple(kept), "metrics": (*METRICS, WER)})
+
+
+def test_without_transcripts_the_recogniser_is_held_against_itself(tmp_path: Path) -> None:
+    card = with_scores(write_example_report(tmp_path, num_samples=0), wer=88.0, estoi=0.6)
+    heard = tuple(s.model_copy(update={"metric": "wer_self"}) if s.metric == "wer" else s for s in card.scores)
+    own = WER.model_copy(update={"name": "wer_self", "label": "WER against itself"})
+    verdict = report_words.verdict(card.model_copy(update={"scores": heard, "metrics": (*METRICS, own)}))
+    assert verdict.level == "not intelligible"
+    assert "a word error rate of 88% against what a recogniser hears in the original" in verdict.sentences[0]
+
+
+def test_the_rulers_that_say_most_come_first_and_the_others_are_kept(tmp_path: Path) -> None:
+    card = with_scores(write_example_report(tmp_path), wer=88.0, estoi=0.6, original_wer=9.0)
+    assert [metric.name for metric in report_words.key_metrics(card)] == ["wer", "estoi", "pesq_wb"]
+    assert [metric.name for metric in report_words.other_metrics(card)] == ["mel_distance"]
+    text = page_of(tmp_path, card).text
+    assert text.index("The other metrics") > text.index("88.0")
+    assert "Mel distance" in text
 
 
 @pytest.mark.parametrize(
