@@ -1,0 +1,139 @@
+"""``evaluate``: a tokenizer on held-out speech, beside baselines, as a report card of figures and sounds.
+
+Ray spreads the utterances over actors; each publishes its utterance's result whole, under its number, and what is there
+is not done again. The rest, from certificate to page, follows from the results and is made when all are there. So a run
+may be killed and repeated at any time; the scores come out the same.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+from shards import outputs, store
+from shards.errors import FormatError, explain
+from workers.evaluate_selection import Selection, select
+from workers.evaluate_utterance import Item, UtteranceEvaluator, result_uri
+from workers.job_main import Progress, run_job, say
+from workers.jobs import EvaluateJob
+from workers.peers import peer_digest, peer_directories, wavlm_folder
+from workers.ray_session import ray_session
+from workers.report_card import UTTERANCES
+from workers.scoring import chosen_metrics
+
+if TYPE_CHECKING:
+    from workers.tokenizer import Tokenizer
+
+_WORKER_BYTES = 2 << 30  # what an actor with every model takes, with room
+_OPTIONS = ("splits", "limit", "num_probes", "num_samples", "seed", "measure_cost")
+
+
+@dataclass
+class Evaluation:
+    """An evaluation under way: its job, utterances and tokenizer, and what scoring cost in this run."""
+
+    job: EvaluateJob
+    selection: Selection
+    metrics: tuple[str, ...]
+    tokenizer: Tokenizer
+    title: str
+    cpu_s: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    scored_s: float = 0.0
+
+    def result(self, number: int) -> dict[str, Any]:
+        """The published result of one utterance."""
+        return outputs.read_json(result_uri(self.job.out, number))
+
+
+def evaluate(job: EvaluateJob) -> dict[str, Any]:
+    """Score what is not scored yet, then write tables, sounds, report and page; returns the headline figures.
+
+    Raises:
+        InputError: too few utterances, an unknown metric, a package or checkpoint that is not there.
+        ConflictError: the output belongs to another tokenizer, other shards or other options.
+        FormatError: an utterance cannot be read.
+    """
+    from workers.evaluate_report import write_report
+    from workers.tokenizer import Tokenizer
+    from workers.tokenizer_files import load_tokenizer
+
+    metrics = chosen_metrics(job.metrics, with_wavlm=wavlm_folder(job.peers) is not None)
+    files = load_tokenizer(job.tokenizer)
+    selection = select(job)
+    evaluation = Evaluation(job, selection, metrics, Tokenizer(files), str(files.recipe.get("name", "tokenizer")))
+    _claim(evaluation)
+    if orphans := store.sweep_temporary(job.out):
+        say("evaluate", f"removed {orphans} half-written files of killed writers")
+    _score_missing(evaluation)
+    summary = write_report(evaluation)
+    outputs.mark_done(job.out, summary)
+    return summary
+
+
+def _claim(evaluation: Evaluation) -> None:
+    job, tokenizer = evaluation.job, evaluation.tokenizer
+    inputs = {
+        "encoder_digest": tokenizer.encoder_digest,
+        "decoder_digest": tokenizer.decoder_digest,
+        "utterances": evaluation.selection.digest,
+        "peers": {name: peer_digest(folder) for name, folder in peer_directories(job.peers).items()},
+    }
+    options = {name: value for name, value in job.model_dump(mode="json").items() if name in _OPTIONS}
+    outputs.claim(job.out, "evaluation", inputs=inputs, config=options | {"metrics": list(evaluation.metrics)})
+
+
+def _score_missing(evaluation: Evaluation) -> None:
+    present = {entry.name for entry in store.list_files(store.join(evaluation.job.out, UTTERANCES), suffix=".json")}
+    items = evaluation.selection.items
+    todo = [item for item in items if f"{item.number:06}.json" not in present]
+    if not todo:
+        return say("evaluate", f"all {len(items)} utterances are scored")
+    total_s = sum(item.duration_s for item in todo)
+    say("evaluate", f"{len(todo)} of {len(items)} utterances to score, {total_s:,.0f} s of speech")
+    progress, errors = Progress("evaluate", total_s, "s of speech"), []
+    for row in _scored(evaluation, todo):
+        if row["error"]:
+            say("evaluate", row["error"])
+            errors.append(row["error"])
+            continue
+        duration_s = items[row["number"]].duration_s
+        progress.add(duration_s)
+        evaluation.scored_s += duration_s
+        for name, seconds in json.loads(row["cpu_s"]).items():
+            evaluation.cpu_s[name] += seconds
+    progress.finish()
+    if errors:
+        what = f"{len(errors)} of {len(todo)} utterances could not be read, the others are scored"
+        raise FormatError(explain(f"{what}; first: {errors[0]}"))
+
+
+def _scored(evaluation: Evaluation, todo: list[Item]) -> Iterator[Mapping[str, Any]]:
+    """Run the actors; yields number, error and CPU-seconds of each utterance as it is published."""
+    job = evaluation.job
+    with ray_session(num_cpus=job.num_workers):
+        import psutil
+        import ray
+
+        for name in ("ray.data", "ray.data._internal.execution.streaming_executor", "ray.data._internal.progress"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        num_workers = min(
+            job.num_workers or int(ray.cluster_resources().get("CPU", 1)),
+            max(1, psutil.virtual_memory().available // _WORKER_BYTES),
+            len(todo),
+        )
+        rows = ray.data.from_items([{"item": item.to_json()} for item in todo], override_num_blocks=len(todo))
+        scored = rows.map(
+            cast("Callable[..., dict[str, Any]]", UtteranceEvaluator),
+            fn_constructor_args=(job.model_dump_json(), evaluation.metrics, evaluation.title),
+            compute=ray.data.ActorPoolStrategy(size=num_workers, max_tasks_in_flight_per_actor=1),
+            num_cpus=1,
+        )  # Ray Data restarts a lost actor and gives its utterance to another
+        yield from scored.iter_rows()
+
+
+if __name__ == "__main__":
+    run_job(EvaluateJob, evaluate)

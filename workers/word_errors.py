@@ -1,0 +1,65 @@
+"""Word and character error rates: Levenshtein distance over normalized text."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+_ONES = (
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen",
+    "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+)  # fmt: skip
+_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+
+
+@dataclass(frozen=True)
+class ErrorRate:
+    """Edits over the reference's length, and that length."""
+
+    rate: float
+    length: int
+
+
+def error_rates(reference: str, found: str) -> dict[str, ErrorRate]:
+    """``wer`` and ``cer``. Raises ValueError for a reference without words."""
+    expected, heard = words_of(reference), words_of(found)
+    if not expected:
+        raise ValueError("the reference has no word")
+    letters = " ".join(expected)
+    return {
+        "wer": ErrorRate(edit_distance(expected, heard) / len(expected), len(expected)),
+        "cer": ErrorRate(edit_distance(letters, " ".join(heard)) / len(letters), len(letters)),
+    }
+
+
+def words_of(text: str) -> list[str]:
+    """Lower-case words without punctuation; numbers below a hundred spelled out, as read speech has them."""
+    plain = unicodedata.normalize("NFKC", text).lower().replace("’", "'")
+    words = re.sub(r"[^\w' ]|_", " ", plain).split()
+    stripped = [word.strip("'").replace("'", "") for word in words]
+    return [part for word in stripped for part in _spelled(word)]
+
+
+def _spelled(word: str) -> list[str]:
+    if not (word.isdecimal() and word.isascii() and len(word) <= 2):
+        return [word] if word else []
+    number = int(word)
+    if number < 20:
+        return [_ONES[number]]
+    return [_TENS[number // 10 - 2]] + ([_ONES[number % 10]] if number % 10 else [])
+
+
+def edit_distance(expected: Sequence[str], found: Sequence[str]) -> int:
+    """Fewest insertions, deletions and substitutions from one sequence to the other."""
+    symbols = {symbol: number for number, symbol in enumerate({*expected, *found})}
+    heard = np.array([symbols[symbol] for symbol in found], np.int64)
+    steps = np.arange(len(heard) + 1)
+    row = steps.copy()
+    for number, symbol in enumerate(expected, start=1):
+        best = np.concatenate(([number], np.minimum(row[1:] + 1, row[:-1] + (heard != symbols[symbol]))))
+        row = np.minimum.accumulate(best - steps) + steps  # insertions: best over all shorter prefixes
+    return int(row[-1])
