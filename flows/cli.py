@@ -249,6 +249,58 @@ def salient(
 
 
 @app.command()
+def evaluate(
+    tokenizer: TokenizerOption,
+    shards: ShardsOption,
+    out: OutOption,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Utterances, spread over speakers.")] = None,
+    metrics: Annotated[str | None, typer.Option("--metrics", help="Only these, with commas between.")] = None,
+    splits: Annotated[str, typer.Option("--splits", help="Of the shards, with commas between.")] = "valid,test",
+    transcripts: Annotated[str | None, typer.Option("--transcripts", help="Table of what is said (TSV).")] = None,
+    peers: Annotated[list[str] | None, typer.Option("--peer", help="NAME=DIR of a local checkpoint.")] = None,
+    num_samples: Annotated[int, typer.Option("--samples", min=0, help="Utterances to listen to.")] = 8,
+    num_probes: Annotated[int, typer.Option("--probes", min=0, help="Utterances to disturb in every way.")] = 8,
+    cost: Annotated[bool, typer.Option("--cost/--no-cost", help="Measure time and memory.")] = True,
+    workers: WorkersOption = None,
+) -> None:
+    """Measure a tokenizer on held-out speech beside baselines, and write its report card."""
+    from workers.jobs import EvaluateJob
+
+    _submit(
+        EvaluateJob.model_validate(
+            {
+                "tokenizer": tokenizer,
+                "shards": shards,
+                "out": out,
+                "limit": limit,
+                "metrics": tuple(name for name in (metrics or "").split(",") if name),
+                "splits": tuple(splits.split(",")),
+                "transcripts": transcripts,
+                "peers": tuple(peers or ()),
+                "num_samples": num_samples,
+                "num_probes": num_probes,
+                "measure_cost": cost,
+                "num_workers": workers,
+            }
+        )
+    )
+
+
+@app.command()
+def compare(
+    before: Annotated[str, typer.Argument(help="Report of the tokenizer in use.")],
+    after: Annotated[str, typer.Argument(help="Report of the new one.")],
+    tolerances: Annotated[
+        list[str] | None, typer.Option("--tolerance", help="metric=x: worse by x is no regression.")
+    ] = None,
+) -> None:
+    """Print what differs between two reports by more than chance; a regression ends with exit code 1."""
+    from workers.jobs import CompareJob
+
+    _submit(CompareJob(before=before, after=after, tolerances=tuple(tolerances or ())))
+
+
+@app.command()
 def encode(
     files: Annotated[list[str], typer.Argument(help="Audio files.")],
     tokenizer: TokenizerOption,

@@ -1,0 +1,171 @@
+"""``compare``: two report cards of two tokenizers on the same speech, and whether the second is worse.
+
+    d_i = after_i − before_i        for every utterance i that both have; the interval is a bootstrap over speakers
+
+A difference counts when its interval excludes zero. It is a regression when it is for the worse and its mean is beyond
+the metric's tolerance (0 unless stated). Two figures are not statistics and are held to the letter: the certificate's
+mismatches must stay 0, and the metrics that the first report has must not be missing from the second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from shards import store
+from shards.errors import InputError, SyllabaryError, explain
+from workers.evaluate_tables import is_better
+from workers.evaluate_utterance import OURS
+from workers.intervals import Estimate, estimate
+from workers.job_main import run_job, say
+from workers.jobs import CompareJob
+from workers.report_card import SCORES, Metric, ReportCard, read_card
+
+Key = tuple[str, str]  # utterance_id, metric
+
+
+class RegressionError(SyllabaryError):
+    """The second tokenizer is worse than the first by more than is tolerated."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True)
+class Change:
+    """One metric of ours in both reports, over the utterances that both have."""
+
+    metric: Metric
+    before: float
+    after: float
+    difference: Estimate
+    tolerance: float
+
+    @property
+    def verdict(self) -> str:
+        """ "better", "worse", "worse, tolerated" or "same": within its interval."""
+        if not self._counts:
+            return "same"
+        if is_better(self.difference.mean, self.metric):
+            return "better"
+        return "worse" if abs(self.difference.mean) > self.tolerance else "worse, tolerated"
+
+    @property
+    def _counts(self) -> bool:
+        if self.difference.low is None:  # one speaker: there is no interval to lie within
+            return self.difference.mean != 0
+        return self.difference.excludes_zero
+
+
+def compare(job: CompareJob) -> dict[str, Any]:
+    """Print the differences that exceed their intervals; returns them, and the text as the result.
+
+    Raises:
+        RegressionError: at least one regression beyond its tolerance; every difference was printed.
+        InputError: the reports share no utterance, or a tolerance names no metric.
+        NotFoundError, FormatError: no report there, or a damaged one.
+    """
+    before, after = read_card(job.before), read_card(job.after)
+    tolerances = parsed_tolerances(job.tolerances, before.metrics)
+    changes = changes_of(before, _scores(job.before), _scores(job.after), tolerances, seed=0)
+    regressions = [f"{c.metric.label} {c.before:.4g} → {c.after:.4g}" for c in changes if c.verdict == "worse"]
+    regressions += broken_promises(before, after)
+    lines = [*_table(changes), *broken_promises(before, after), *_remarks(before, after)]
+    if regressions:
+        for line in lines:
+            say("compare", line)
+        raise RegressionError(f"{len(regressions)} regressions: {'; '.join(regressions)}")
+    found = {change.metric.name: change.difference.mean for change in changes if change.verdict != "same"}
+    return {"differences": found, "num_regressions": 0, "text": "\n".join([*lines, "no regression"])}
+
+
+def parsed_tolerances(tolerances: Iterable[str], metrics: Sequence[Metric]) -> dict[str, float]:
+    """``metric=x`` arguments as numbers by metric. Raises InputError."""
+    known, found = {metric.name for metric in metrics}, {}
+    for tolerance in tolerances:
+        name, equals, text = tolerance.partition("=")
+        try:
+            value = float(text)
+        except ValueError:
+            value = -1.0
+        if not equals or not 0 <= value < float("inf"):
+            raise InputError(explain("--tolerance", value=tolerance, expected="metric=x with x of 0 or more"))
+        if name not in known:
+            raise InputError(
+                explain(
+                    "--tolerance of a metric that the first report lacks", value=name, expected=", ".join(sorted(known))
+                )
+            )
+        found[name] = value
+    return found
+
+
+def changes_of(
+    before: ReportCard,
+    scores_before: Mapping[Key, Mapping[str, Any]],
+    scores_after: Mapping[Key, Mapping[str, Any]],
+    tolerances: Mapping[str, float],
+    seed: int,
+) -> list[Change]:
+    """One change for every metric that both have on some utterance. Raises InputError when no utterance is common."""
+    common = sorted(set(scores_before) & set(scores_after))
+    if not common:
+        raise InputError(
+            explain("the reports share no utterance", fix="evaluate both on the same shards, splits and --limit")
+        )
+    changes = []
+    for metric in before.metrics:
+        pairs = [(scores_before[key], scores_after[key]) for key in common if key[1] == metric.name]
+        if pairs:
+            weights, speakers = [a["weight"] for a, _ in pairs], [a["speaker"] for a, _ in pairs]
+            difference = estimate([b["value"] - a["value"] for a, b in pairs], weights, speakers, seed)
+            first = estimate([a["value"] for a, _ in pairs], weights, speakers, seed).mean
+            tolerance = tolerances.get(metric.name, 0.0)
+            changes.append(Change(metric, first, first + difference.mean, difference, tolerance))
+    return changes
+
+
+def broken_promises(before: ReportCard, after: ReportCard) -> list[str]:
+    """What no tolerance covers: tokens that depend on their company, metrics that went missing."""
+    lines = []
+    for check in after.behaviour.certificate if after.behaviour else ():
+        if check.num_mismatches:
+            lines.append(f"certificate '{check.name}': {check.num_mismatches} of {check.num_compared} differ")
+    known = {metric.name for metric in after.metrics}
+    lines += [f"metric {metric.name} is missing" for metric in before.metrics if metric.name not in known]
+    return lines
+
+
+def _scores(report: str) -> dict[Key, dict[str, Any]]:
+    with store.open_read(store.join(report, SCORES)) as handle:
+        table = pq.read_table(handle)
+    rows = table.to_pylist()
+    return {(row["utterance_id"], row["metric"]): row for row in rows if row["system"] == OURS}
+
+
+def _table(changes: Sequence[Change]) -> list[str]:
+    counted = [change for change in changes if change.verdict != "same"]
+    if not counted:
+        return [f"no difference exceeds its interval ({len(changes)} metrics)"]
+    lines = []
+    for change in counted:
+        low, high = change.difference.low, change.difference.high
+        interval = "no interval, one speaker" if low is None or high is None else f"{low:+.4g} to {high:+.4g}"
+        figures = f"{change.before:.4g} → {change.after:.4g}  {change.difference.mean:+.4g} ({interval})"
+        lines.append(f"{change.metric.label:<22} {figures} {change.metric.unit}  {change.verdict}")
+    return lines
+
+
+def _remarks(before: ReportCard, after: ReportCard) -> list[str]:
+    lines = []
+    if before.provenance.encoder_digest != after.provenance.encoder_digest:
+        lines.append("another encoder: tokens and archives of one are not those of the other")
+    if (one := before.rate.context_entropy) != (other := after.rate.context_entropy):
+        lines.append(f"entropy with context {one:.1f} → {other:.1f} bit/s")
+    return lines
+
+
+if __name__ == "__main__":
+    run_job(CompareJob, compare)
