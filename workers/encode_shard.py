@@ -21,6 +21,7 @@ from shards import audio, index, outputs, store, token_archive, wds
 from shards.archive_ledger import LEDGER_SCHEMA, QUARANTINED, TOKENIZED, Ledger, publish_part, sha256
 from shards.errors import NotFoundError, StorageError, SyllabaryError
 from shards.token_archive import ArchiveFormat, PartMetadata
+from workers.heap import keep_freed_memory
 from workers.job_main import say
 
 if TYPE_CHECKING:
@@ -177,6 +178,7 @@ class ShardEncoder:
         from workers.tokenizer import Tokenizer
 
         torch.set_num_threads(1)
+        keep_freed_memory()
         self._shards_uri, self._archive_uri = shards_uri, archive_uri
         self._patience_s = patience_s if store.is_remote(archive_uri) or store.is_remote(shards_uri) else 0.0
         device = "cuda" if torch.cuda.is_available() else "cpu"
