@@ -15,7 +15,7 @@ from workers.report_words import key_metrics, ordered, with_unit
 MAX_CLIP_S = 10.0
 MAX_SOUND_MB = 12.0
 TYPICAL = "typical"
-SHOWN_SCORES = ("wer", "wer_self", "estoi", "pesq_wb")
+NUM_SCORES = 2
 ReadSound = Callable[[str], bytes]
 
 
@@ -110,7 +110,7 @@ def _original_first(card: ReportCard) -> list[System]:
 
 
 def _scores(card: ReportCard, sample: Sample, system: System) -> str:
+    """The values of the first key metrics that this take has."""
     found = sample.scores.get(system.name, {})
-    metrics = [metric for metric in key_metrics(card) if metric.name in SHOWN_SCORES]
-    parts = [f"{metric.label} {with_unit(metric, found[metric.name])}" for metric in metrics if metric.name in found]
-    return " · ".join(parts)
+    parts = [f"{m.label} {with_unit(m, found[m.name])}" for m in key_metrics(card) if m.name in found]
+    return " · ".join(parts[:NUM_SCORES])

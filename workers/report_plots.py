@@ -165,7 +165,7 @@ def paired(card: ReportCard, metric: Metric, differences: Sequence[Difference]) 
     side = "right" if metric.direction == "higher" else "left"
     summary = "; ".join(f"ours minus {labels[d.baseline]}: {d.mean:+.3g}" for d in differences)
     return svg.panel(
-        f"{metric.label}: ours is better {side} of zero", summary, marks, x=x, y=None,
+        f"{metric.label}: better to the {side}", summary, marks, x=x, y=None,
         x_label=f"ours − baseline{f', {metric.unit}' if metric.unit else ''}", height=height,
     )  # fmt: skip
 
