@@ -328,6 +328,47 @@ def decode(
 
 
 @app.command()
+def plan(
+    source: Annotated[str | None, typer.Argument(help="A folder of speech, to be counted.")] = None,
+    hours: Annotated[float | None, typer.Option("--hours", help="Of audio, instead of SOURCE.")] = None,
+    preset: Annotated[str | None, typer.Option("--preset", help="librilight-small, -medium or -large.")] = None,
+    out: Annotated[str | None, typer.Option("--out", help="Folder for plan.json and plan.md.")] = None,
+    run: Annotated[str | None, typer.Option("--run", help="A finished run, to compare the plan in --out with.")] = None,
+    rates: Annotated[
+        str | None, typer.Option("--rates", help="shard=..,pretrain=..,codec=..,adversarial=..,encode=..,decode=..")
+    ] = None,
+    probe_s: Annotated[float, typer.Option("--probe-s", help="Seconds of the probe, without --rates.")] = 120.0,
+    stored_fraction: Annotated[float, typer.Option("--stored-fraction", help="Of the audio that is speech.")] = 1.0,
+    machine: Annotated[str | None, typer.Option("--machine", help="What to call the machine.")] = None,
+    cores: Annotated[int | None, typer.Option("--cores", help="In all; default this machine's.")] = None,
+    gpus: Annotated[int, typer.Option("--gpus", help="In all.")] = 0,
+    efficiency: Annotated[float, typer.Option("--efficiency", help="Of training on all workers.")] = 1.0,
+    price_core_hour: Annotated[float, typer.Option("--price-core-hour", help="In your currency.")] = 0.0,
+    price_gpu_hour: Annotated[float, typer.Option("--price-gpu-hour", help="In your currency.")] = 0.0,
+    recipe: RecipeOption = "paper",
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+) -> None:
+    """Predict hours, GPU-hours, bytes, tokens and cost for a corpus, and compare with a run afterwards."""
+    from workers.jobs import PlanJob
+
+    values = {name: value for name, value in locals().items() if name in PlanJob.model_fields and name != "rates"}
+    values |= _recipe(recipe, config, overrides)
+    _submit(PlanJob(**values, rates=_numbers("--rates", rates)))
+
+
+def _numbers(option: str, text: str | None) -> dict[str, float]:
+    """``a=1,b=2`` as numbers by name."""
+    from shards.errors import InputError, explain
+
+    try:
+        pairs = [part.split("=") for part in text.split(",")] if text else []
+        return {name.strip(): float(number) for name, number in pairs}
+    except ValueError:
+        raise InputError(explain(f"{option} is not name=number,...", value=text)) from None
+
+
+@app.command()
 def status(
     uri: Annotated[str, typer.Argument(help="Any output folder: shards, a training, a tokenizer, an archive, a run.")],
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,

@@ -215,6 +215,31 @@ class ReportJob(Job):
     restored: str
 
 
+class PlanJob(RecipeJob):
+    """What a corpus (``source``, ``hours`` or a ``preset``) will take; ``out`` receives the plan.
+
+    ``rates`` are seconds of audio a second of one worker, by the names of workers/plan_formulas.py; without them the
+    machine that runs the job is probed for ``probe_s``. ``run`` is a finished run to compare the plan with.
+    """
+
+    module: ClassVar[str] = "plan_corpus"
+    source: str | None = None
+    hours: float | None = Field(default=None, gt=0)
+    preset: str | None = None
+    stored_fraction: float = Field(default=1.0, gt=0, le=1)
+    flac_bytes_per_s: float | None = Field(default=None, gt=0)
+    rates: dict[str, float] = {}
+    probe_s: float = Field(default=120.0, gt=0)
+    machine: str | None = None
+    cores: int | None = Field(default=None, ge=1)
+    gpus: int = Field(default=0, ge=0)
+    efficiency: float = Field(default=1.0, gt=0, le=1)
+    price_core_hour: float = Field(default=0.0, ge=0)
+    price_gpu_hour: float = Field(default=0.0, ge=0)
+    out: str | None = None
+    run: str | None = None
+
+
 class StatusJob(Job):
     """What the output folder at ``uri`` holds, how far it is and what failed."""
 

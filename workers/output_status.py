@@ -179,7 +179,8 @@ def _archive(blank: Status) -> Status:
     parts = shards_in(blank.uri)
     done = outputs.read_done(blank.uri)
     if done and not done.get("num_quarantined", 1):
-        tokenized_s, failures = float(done["tokenized_s"]), ()
+        tokenized_s: float = done["tokenized_s"]
+        failures: tuple[Failure, ...] = ()
     else:
         tokenized_s, failures = _archive_ledgers(blank.uri, parts)
     total = int(done["num_parts"]) if done and "num_parts" in done else None

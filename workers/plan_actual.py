@@ -1,0 +1,99 @@
+"""What a run took, as far as its own files tell: for the plan's page, beside what was predicted.
+
+Outputs hold no times (the same input gives the same bytes), so only the trainings, which keep their pace apart in
+``timings.parquet``, know their hours; the hours of the other stages are in the flow run's own record.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from shards import outputs, store
+from shards.archive_ledger import shards_in
+from shards.errors import NotFoundError
+from shards.token_archive import part_name
+from workers.checkpoints import CheckpointStore
+from workers.metrics import TIMINGS, History
+from workers.pipeline_layout import PipelineLayout
+
+_HOUR = 3600
+
+
+def actual_of(run: str) -> dict[str, float]:
+    """The figures of a plan that the run at ``run`` tells, by the prediction's names; what is not there is left out.
+
+    Raises:
+        NotFoundError: nothing of ours is at ``run``.
+    """
+    outputs.read_claim(run, "run")
+    layout = PipelineLayout(run)
+    found: dict[str, Any] = {}
+    for take in (_shards, _archive, _trainings):
+        found |= take(layout)
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _shards(layout: PipelineLayout) -> dict[str, Any]:
+    done = outputs.read_done(layout.shards)
+    if done is None:
+        return {}
+    return {
+        "hours": done["input_s"] / _HOUR,
+        "stored_h": done["stored_s"] / _HOUR,
+        "shards_bytes": _bytes_below(store.join(layout.shards, "shards")),
+    }
+
+
+def _archive(layout: PipelineLayout) -> dict[str, Any]:
+    if outputs.read_done(layout.archive) is None:
+        return {}
+    parts = [store.join(layout.archive, part_name(shard)) for shard in shards_in(layout.archive)]
+    claim = outputs.read_claim(layout.archive, "archive")["config"]
+    groups = -(-claim["num_dims"] // claim["group_size"])
+    frames = sum(_frames(part) for part in parts)
+    return {"tokens": frames * groups, "archive_bytes": sum(store.size_bytes(part) for part in parts)}
+
+
+def _frames(part: str) -> int:
+    with store.open_read(part) as file:
+        column = pq.read_table(file, columns=["num_frames"])["num_frames"]
+    return int(column.to_numpy().sum())
+
+
+def _trainings(layout: PipelineLayout) -> dict[str, Any]:
+    stages = {"pretrain_h": layout.pretrain, "codec_h": layout.codec}
+    found: dict[str, Any] = {name: _hours(uri) for name, uri in stages.items()}
+    kept = [CheckpointStore(uri).uri for uri in stages.values()]
+    found["checkpoints_bytes"] = _bytes_below(*kept) or None
+    return found
+
+
+def _hours(run_uri: str) -> float | None:
+    """Hours of the steps alone: each logged pace holds for the steps since the one before."""
+    if outputs.read_done(run_uri) is None:
+        return None
+    try:
+        history = History.from_parquet(store.read_bytes(store.join(run_uri, TIMINGS)))
+    except NotFoundError:
+        return None
+    steps, paces = history.series("timing", "step_s")
+    before = [0, *steps[:-1]]
+    return sum((step - last) * pace for step, last, pace in zip(steps, before, paces, strict=True)) / _HOUR
+
+
+def _bytes_below(*uris: str) -> int:
+    return sum(entry.size_bytes for uri in uris for entry in store.list_files(uri))
+
+
+TAKEN_FROM: dict[str, str] = {
+    "hours": "shards/done.json, input_s",
+    "stored_h": "shards/done.json, stored_s",
+    "shards_bytes": "the tars",
+    "tokens": "the archive's parts, num_frames x groups",
+    "archive_bytes": "the archive's parts",
+    "pretrain_h": "pretrain/timings.parquet, steps alone",
+    "codec_h": "codec/timings.parquet, steps alone",
+    "checkpoints_bytes": "the checkpoints",
+}
