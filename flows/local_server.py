@@ -18,6 +18,7 @@ from typing import IO
 
 import httpx
 
+from flows.output_lock import PRIVATE_SERVER_VARIABLE
 from shards.errors import SyllabaryError, explain
 from workers.lifetime import die_with_parent, parent_environment
 
@@ -42,10 +43,12 @@ def prefect_server() -> Iterator[str]:
         process = _start(port, log)
         try:
             _wait_until_healthy(url, process, log)
+            os.environ[PRIVATE_SERVER_VARIABLE] = "1"
             with temporary_settings({PREFECT_API_URL: url}):
                 yield url
                 _flush_logs()
         finally:
+            os.environ.pop(PRIVATE_SERVER_VARIABLE, None)
             process.terminate()
             try:
                 process.wait(timeout=10)

@@ -1,4 +1,8 @@
-"""How a flow tells what its job prints: every line goes to the flow run's log, and to the terminal when one asked."""
+"""How a flow runs a job: each line it prints goes to the run's log, and to the terminal when one asked.
+
+A job is a Prefect task. It is tried again where that may help (storage or the cluster was away, the job was killed) and
+only there: a refused input, damaged data or a bug fails at once.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,8 @@ import os
 import sys
 from typing import Any
 
+from prefect import task
+from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from flows import artifacts
@@ -15,14 +21,39 @@ from workers.jobs import Job
 from workers.submit import submit
 
 ECHO_VARIABLE = "SYLLABARY_ECHO"
+RETRY_DELAYS_S = [10.0, 60.0]
+_SHOWN_LINES = 12
 
 
 def run_job(job: Job) -> dict[str, Any]:
     """Submit a job from inside a flow and return its result; its progress is an artifact of the flow run.
 
     Raises:
-        JobError: the job failed; its last lines are in the flow run's log and its own error line is the message.
+        JobError: the job failed, also when it was tried again; the message is its own error line and, where nobody saw
+            them on a terminal, its last lines: Prefect shows it as the state's message.
     """
+    try:
+        return _submit(job)
+    except JobError as error:
+        if os.environ.get(ECHO_VARIABLE):
+            raise
+        raise _with_last_lines(error) from error
+
+
+def _may_pass(_task: object, _run: object, state: Any) -> bool:
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, JobError) and error.may_pass
+
+
+@task(
+    name="job",
+    task_run_name="{job.module}",
+    cache_policy=NO_CACHE,
+    retries=len(RETRY_DELAYS_S),
+    retry_delay_seconds=RETRY_DELAYS_S,
+    retry_condition_fn=_may_pass,
+)
+def _submit(job: Job) -> dict[str, Any]:
     logger = get_run_logger()
     logger.info("job %s %s", job.module, job.model_dump_json())
     bars = artifacts.ProgressBars()
@@ -39,6 +70,15 @@ def run_job(job: Job) -> dict[str, Any]:
         result = submit(job, tell)
     except JobError as error:
         artifacts.failure(job.module, error)
+        if error.may_pass:
+            tell(f"{job.module}  {error}")
         raise
     bars.finish()
     return result
+
+
+def _with_last_lines(error: JobError) -> JobError:
+    last = "\n".join(error.last_lines[-_SHOWN_LINES:])
+    told = JobError(f"{error}\n\nThe job's last lines:\n{last}" if last else str(error), error.last_lines)
+    told.exit_code, told.may_pass = error.exit_code, error.may_pass
+    return told

@@ -8,16 +8,27 @@ from prefect import flow
 
 from flows import artifacts
 from flows.narration import run_job
+from flows.output_lock import output_lock
+from flows.parameters import Out, Overrides, RecipeName, Shards
 from shards import store
 from workers.jobs import PretrainJob
 
 
 @flow(name="pretrain-encoder")
 def pretrain_encoder(
-    shards: str, out: str, recipe: str = "tiny", config: str | None = None, overrides: tuple[str, ...] = ()
+    shards: Shards, out: Out, recipe: RecipeName = "tiny", config: str | None = None, overrides: Overrides = ()
 ) -> dict[str, Any]:
-    """Train the encoder on ``shards``; a run cut short goes on from its newest whole checkpoint."""
-    result = run_job(PretrainJob(shards=shards, out=out, recipe=recipe, config=config, overrides=overrides))
+    """Train the encoder on ``shards``; a run cut short goes on from its newest whole checkpoint.
+
+    Args:
+        shards: URI of the WebDataset shards.
+        out: URI that receives the output; an output of another run is refused.
+        recipe: A named configuration; `syllabary show NAME` says what it is and costs.
+        config: URI of a YAML file laid over the recipe.
+        overrides: key=value, over recipe and file.
+    """
+    with output_lock(out):
+        result = run_job(PretrainJob(shards=shards, out=out, recipe=recipe, config=config, overrides=overrides))
     artifacts.picture("pretrain", "loss", store.join(out, "curves", "loss.png"))
     artifacts.summary("pretrain", result, {"run": out})
     return result

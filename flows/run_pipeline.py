@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from prefect import flow
+from pydantic import Field
 
 from flows import artifacts
 from flows.narration import run_job
+from flows.output_lock import output_lock
+from flows.parameters import Out, Overrides, RecipeName, Source
 from flows.pretrain_encoder import pretrain_encoder
 from flows.restore_audio import restore_audio
 from flows.shard_corpus import shard_corpus
@@ -22,30 +25,41 @@ from workers.recipes import resolve
 
 @flow(name="run-pipeline")
 def run_pipeline(
-    source: str | None = None,
-    out: str = "runs/demo",
-    recipe: str = "tiny",
+    source: Source | None = None,
+    out: Out = "runs/demo",
+    recipe: RecipeName = "tiny",
     config: str | None = None,
-    overrides: tuple[str, ...] = (),
-    num_restored: int = 8,
+    overrides: Overrides = (),
+    num_restored: Annotated[int, Field(ge=1)] = 8,
 ) -> dict[str, Any]:
     """Run every stage that is not done yet below ``out``; without ``source`` the demo speech is fetched.
 
     Idempotent: a finished stage only says so, and a killed one goes on where it was.
+
+    Args:
+        source: Folder or URI of speech; empty for the demo speech.
+        out: Folder or URI that receives every stage.
+        recipe: A named configuration; `syllabary show NAME` says what it is and costs.
+        config: URI of a YAML file laid over the recipe.
+        overrides: key=value, over recipe and file.
+        num_restored: How many held-out utterances are restored to listen to.
     """
-    layout = PipelineLayout(out)
-    claim_run(layout, source, resolve(recipe, config_uri=config, overrides=overrides))
+    with output_lock(out):
+        return _run_stages(source, PipelineLayout(out), num_restored, recipe=recipe, config=config, overrides=overrides)
+
+
+def _run_stages(source: str | None, layout: PipelineLayout, num_restored: int, **choice: Any) -> dict[str, Any]:
+    claim_run(layout, source, resolve(choice["recipe"], config_uri=choice["config"], overrides=choice["overrides"]))
     if source is None:
         run_job(FetchDemoJob(out=layout.corpus))
         source = layout.corpus
-    choice: dict[str, Any] = {"recipe": recipe, "config": config, "overrides": overrides}
     shard_corpus(source, layout.shards, hold_out="recordings_if_no_speaker", **choice)
     pretrain_encoder(layout.shards, layout.pretrain, **choice)
     train_tokenizer(layout.shards, layout.pretrain, layout.codec, layout.tokenizer, **choice)
     tokenize_shards(layout.shards, layout.tokenizer, layout.archive)
     verify_archive(layout.archive, layout.shards)
     restore_audio(layout.archive, layout.tokenizer, layout.restored, where="split = 'valid'", limit=num_restored)
-    summary = run_job(ReportJob(run=store.normalize(out), **layout.stages()))
-    outputs.mark_done(store.normalize(out), summary)
-    artifacts.summary("pipeline", summary["headline"], {"run": out, **layout.stages()})
+    summary = run_job(ReportJob(run=store.normalize(layout.root), **layout.stages()))
+    outputs.mark_done(store.normalize(layout.root), summary)
+    artifacts.summary("pipeline", summary["headline"], {"run": layout.root, **layout.stages()})
     return summary

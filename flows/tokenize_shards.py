@@ -8,13 +8,25 @@ from prefect import flow
 
 from flows import artifacts
 from flows.narration import run_job
+from flows.output_lock import output_lock
+from flows.parameters import Archive, NumWorkers, Shards, Tokenizer
 from workers.jobs import StatusJob, TokenizeJob
 
 
 @flow(name="tokenize-shards")
-def tokenize_shards(shards: str, tokenizer: str, archive: str, num_workers: int | None = None) -> dict[str, Any]:
-    """Tokenize the shards that have no part in ``archive`` yet."""
-    result = run_job(TokenizeJob(shards=shards, tokenizer=tokenizer, archive=archive, num_workers=num_workers))
+def tokenize_shards(
+    shards: Shards, tokenizer: Tokenizer, archive: Archive, num_workers: NumWorkers = None
+) -> dict[str, Any]:
+    """Tokenize the shards that have no part in ``archive`` yet.
+
+    Args:
+        shards: URI of the WebDataset shards.
+        tokenizer: URI of a tokenizer directory.
+        archive: URI that receives the tokens, or holds a part of them already.
+        num_workers: At most so many processes at once; empty for all that the cluster has.
+    """
+    with output_lock(archive):
+        result = run_job(TokenizeJob(shards=shards, tokenizer=tokenizer, archive=archive, num_workers=num_workers))
     artifacts.ledger("tokenize", artifacts.archive_rows(result))
     if result["num_quarantined"]:
         artifacts.reasons("tokenize", run_job(StatusJob(uri=archive))["outputs"][0]["failures"])

@@ -29,6 +29,12 @@ def test_every_entrypoint_loads_with_its_folder_first_on_the_path() -> None:
         "for entrypoint in sys.argv[1:]:\n"
         "    schema = parameter_schema(load_flow_from_entrypoint(entrypoint))\n"
         "    assert schema.properties, entrypoint\n"
+        "    for name, field in schema.properties.items():\n"
+        "        assert field.get('description'), f'{entrypoint} says nothing of {name}'\n"
+        "    for name in ('source', 'shards', 'archive'):\n"
+        "        field = schema.properties.get(name, {})\n"
+        "        assert 'pattern' in str(field) or not field, f'{entrypoint} takes anything as {name}'\n"
+        "    assert 'tiny' in schema.properties.get('recipe', {}).get('enum', ['tiny'])\n"
     )
     entrypoints = [d["entrypoint"] for d in DEPLOYMENTS]
     finished = subprocess.run(
@@ -41,3 +47,17 @@ def test_every_entrypoint_loads_with_its_folder_first_on_the_path() -> None:
 def test_a_deployment_says_what_it_does(deployment: dict) -> None:
     assert len(deployment["description"]) > 20
     assert deployment["work_pool"]["name"] == "syllabary"
+
+
+def test_schedules_wait_for_their_parameters() -> None:
+    """A cron that is active without parameters would fail every night."""
+    schedules = [(d["name"], s) for d in DEPLOYMENTS for s in d.get("schedules", [])]
+    assert {name for name, _ in schedules} >= {"nightly", "scrub", "pretrain", "train-tokenizer"}
+    for name, schedule in schedules:
+        assert schedule["active"] is False and schedule["timezone"] == "UTC", name
+
+
+def test_runs_of_a_scheduled_deployment_queue_up() -> None:
+    for deployment in DEPLOYMENTS:
+        if deployment.get("schedules"):
+            assert deployment["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}

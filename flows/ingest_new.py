@@ -1,0 +1,43 @@
+"""The nightly run: what is new at a source becomes shards, then tokens, then is verified."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+
+from flows.parameters import Archive, NumWorkers, Overrides, RecipeName, Shards, Source, Tokenizer
+from flows.shard_corpus import shard_corpus
+from flows.tokenize_shards import tokenize_shards
+from flows.verify_archive import verify_archive
+
+
+@flow(name="ingest-new")
+def ingest_new(
+    source: Source,
+    shards: Shards,
+    tokenizer: Tokenizer,
+    archive: Archive,
+    recipe: RecipeName = "tiny",
+    config: str | None = None,
+    overrides: Overrides = (),
+    num_workers: NumWorkers = None,
+) -> dict[str, Any]:
+    """Shard and tokenize what is new, and verify the archive against the shards.
+
+    Idempotent: recordings that have shards, and shards that have parts, stay as they are; with nothing new the run
+    only checks. Recording by recording the source may grow; one that changed or vanished is refused.
+
+    Args:
+        source: Folder or URI of audio files, a manifest (.jsonl), or a tar of LibriLight.
+        shards: URI that receives the shards.
+        tokenizer: URI of a tokenizer directory.
+        archive: URI that receives the tokens.
+        recipe: A named configuration; `syllabary show NAME` says what it is and costs.
+        config: URI of a YAML file laid over the recipe.
+        overrides: key=value, over recipe and file.
+        num_workers: At most so many processes at once; empty for all that the cluster has.
+    """
+    sharded = shard_corpus(source, shards, recipe=recipe, config=config, overrides=overrides, num_workers=num_workers)
+    tokenized = tokenize_shards(shards, tokenizer, archive, num_workers=num_workers)
+    return {"sharded": sharded, "tokenized": tokenized, "verified": verify_archive(archive, shards)}

@@ -1,0 +1,153 @@
+"""A job inside a flow, on a real Prefect server: it fails the run, is tried again where that helps, one at a time."""
+
+from __future__ import annotations
+
+import contextvars
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from prefect import flow
+
+from flows import narration
+from flows.local_server import prefect_server
+from flows.output_lock import PRIVATE_SERVER_VARIABLE, limit_name, output_lock
+from shards.errors import JobError
+from workers.jobs import Job
+
+WORKER = """
+import os, sys, time
+from pathlib import Path
+from typing import ClassVar
+from shards.errors import InputError, UnavailableError
+from workers.job_main import run_job, say
+from workers.jobs import Job
+
+class ProbeJob(Job):
+    module: ClassVar[str] = "probe_of_flows"
+    how: str
+    diary: str
+
+def probe(job):
+    with Path(job.diary).open("a") as diary:
+        diary.write(f"{os.getpid()} starts\\n")
+    say("probe", "opened the drawer")
+    tries = Path(job.diary).read_text().count("starts")
+    if job.how == "refuse":
+        raise InputError("no speech: 'x'; expected a folder")
+    if job.how == "away once" and tries == 1:
+        raise UnavailableError("cannot read")
+    return {"tries": tries}
+
+if __name__ == "__main__":
+    run_job(ProbeJob, probe)
+"""
+
+
+class ProbeJob(Job):
+    module: ClassVar[str] = "probe_of_flows"
+    how: str
+    diary: str
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Prefect server that counts as shared: outputs are locked on it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect")))
+        patch.setenv("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+        patch.delenv("PREFECT_API_URL", raising=False)
+        with prefect_server() as url:
+            patch.delenv(PRIVATE_SERVER_VARIABLE)
+            yield url
+
+
+@pytest.fixture
+def diary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "workers").mkdir()
+    (tmp_path / "workers" / "probe_of_flows.py").write_text(WORKER)
+    (tmp_path / "sitecustomize.py").write_text(
+        f"import workers; workers.__path__.append({str(tmp_path / 'workers')!r})\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{Path.cwd()}")
+    monkeypatch.delenv(narration.ECHO_VARIABLE, raising=False)
+    return str(tmp_path / "diary")
+
+
+@flow
+def run_probe(how: str, diary: str) -> dict[str, Any]:
+    return narration.run_job(ProbeJob(how=how, diary=diary))
+
+
+def starts(diary: str) -> int:
+    return Path(diary).read_text().count("starts")
+
+
+def test_a_failed_job_fails_the_flow_with_its_own_last_lines(server: str, diary: str) -> None:
+    state = run_probe("refuse", diary, return_state=True)
+    assert state.is_failed()
+    assert "no speech: 'x'; expected a folder" in str(state.message)
+    assert "The job's last lines:\nprobe  opened the drawer\nerror: no speech" in str(state.message)
+    assert starts(diary) == 1, "bad input was tried again"
+
+
+def test_storage_that_was_away_is_asked_again(server: str, diary: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(narration, "_submit", narration._submit.with_options(retry_delay_seconds=[0, 0]))
+    assert run_probe("away once", diary) == {"tries": 2}
+
+
+def test_on_a_terminal_the_error_is_one_line(server: str, diary: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(narration.ECHO_VARIABLE, "1")
+    with pytest.raises(JobError) as caught:
+        run_probe("refuse", diary)
+    assert str(caught.value) == "no speech: 'x'; expected a folder"
+
+
+def test_two_runs_never_work_on_one_output(server: str, tmp_path: Path) -> None:
+    inside, most, seen = [0], [0], []
+
+    @flow
+    def work(*uris: str) -> None:
+        with output_lock(*uris):
+            inside[0] += 1
+            most[0] = max(most[0], inside[0])
+            seen.append(uris)
+            time.sleep(1)
+            inside[0] -= 1
+
+    ours, other = str(tmp_path / "out"), str(tmp_path / "other")
+    wanted = ((ours,), (ours, other), (f"{ours}/../out/",))
+    runs = [threading.Thread(target=contextvars.copy_context().run, args=(work, *uris)) for uris in wanted]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join()
+    assert len(seen) == 3 and most == [1]
+
+
+def test_other_outputs_do_not_wait(server: str, tmp_path: Path) -> None:
+    @flow
+    def work(uri: str, inner: str) -> str:
+        with output_lock(uri), output_lock(inner):
+            return "both"
+
+    assert work(str(tmp_path / "run"), str(tmp_path / "run" / "archive")) == "both"
+
+
+def test_a_limit_is_named_after_the_output_alone() -> None:
+    assert limit_name("s3://bucket/run/archive/") == limit_name("s3://bucket/run/archive")
+    assert limit_name("s3://bucket/run/archive") != limit_name("s3://bucket/run.archive")
+    assert limit_name("s3://bucket/run/archive").startswith("output s3.bucket.run.archive ")
+
+
+def test_a_private_server_locks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lease of a killed `syllabary run` must not stop the next: its server is gone with it."""
+    monkeypatch.setenv(PRIVATE_SERVER_VARIABLE, "1")
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    with output_lock(str(tmp_path)):  # would fail, and slowly, if it asked the server above
+        held = True
+    assert held
