@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,9 +67,17 @@ class ObjectStore:
 
 
 def start_object_store(
-    folder: Path, *, access_key: str = "", secret_key: str = "", base_port: int = 0, wait_s: float = 60.0
+    folder: Path,
+    *,
+    access_key: str = "",
+    secret_key: str = "",
+    base_port: int = 0,
+    wait_s: float = 60.0,
+    environment: Mapping[str, str] | None = None,
 ) -> ObjectStore:
     """Start SeaweedFS over ``folder`` and wait until a PUT succeeds.
+
+    With an ``environment`` (default: this process's) it runs in a session of its own and outlives this process.
 
     Raises:
         RuntimeError: the server ended, or answered no PUT within ``wait_s`` seconds.
@@ -86,7 +95,12 @@ def start_object_store(
     port = base_port or free_port_block()
     with (folder / "weed.log").open("ab") as log:
         process = subprocess.Popen(
-            _command(folder, config, port), stdout=log, stderr=log, env={**os.environ, "GOMEMLIMIT": "256MiB"}
+            _command(folder, config, port),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env={**(os.environ if environment is None else environment), "GOMEMLIMIT": "256MiB"},
+            start_new_session=environment is not None,
         )
     store = ObjectStore(process, f"http://127.0.0.1:{port + 3}", access_key, secret_key)
     _wait_for_put(store, folder / "weed.log", wait_s)
