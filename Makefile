@@ -8,7 +8,7 @@ RECIPE ?= tiny
 ARGS ?=
 OUT ?= $(if $(SOURCE),runs/$(notdir $(patsubst %/,%,$(SOURCE))),runs/demo)
 
-.PHONY: setup run test test-slow check bench clean help
+.PHONY: setup run test test-slow stack stack-run stack-down test-stack check bench clean help
 
 help:            ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -34,6 +34,18 @@ test: $(READY)   ## the tests (those marked slow excepted)
 
 test-slow: $(READY) ## the tests that need minutes or root
 	$(BIN)/python -m pytest -m slow
+
+stack: $(READY)  ## the real stack on loopback: S3, Prefect, Ray with dashboards; again says where it is
+	@$(BIN)/python -m infra.stack.local_stack up
+
+stack-run: $(READY) ## the pipeline on the stack, on the demo speech or SOURCE=<folder>; RECIPE=, ARGS=
+	@$(BIN)/python -m infra.stack.local_stack run $(if $(SOURCE),'$(SOURCE)') --recipe '$(RECIPE)' $(ARGS)
+
+stack-down: $(READY) ## end exactly what `make stack` started; its data stays in runs/stack
+	@$(BIN)/python -m infra.stack.local_stack down
+
+test-stack: $(READY) ## the stack for real: schedules, kills, cancelling, down to the last process
+	$(BIN)/python -m pytest -m slow tests/flows/test_stack.py
 
 check: $(READY)  ## lint, types, import contracts
 	$(BIN)/ruff check .

@@ -35,7 +35,7 @@ def up(folder: FolderOption = DEFAULT_FOLDER) -> None:
     started = services.start_missing(stack, _say)
     _say("the stack is up" if started else "the stack was up already")
     console.print(status_table(stack))
-    console.print(_use_of_it(stack))
+    console.print(_use_of_it(stack), soft_wrap=True)
 
 
 @app.command()
@@ -115,7 +115,7 @@ def _existing(folder: Path) -> Stack:
 
 
 def _say(text: str) -> None:
-    console.print(f"stack  {text}")
+    console.print(f"stack  {text}", soft_wrap=True, markup=False)
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ import sys
 from datetime import timedelta
 
 from prefect.automations import Automation
+from prefect.client.orchestration import get_client
 from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import EventTrigger, Posture
 from prefect.states import StateType
@@ -38,15 +39,12 @@ def fail_lost_runs(after: timedelta) -> None:
             threshold=1,
             within=after,
         ),
-        actions=[ChangeFlowRunState(state=StateType.CRASHED, message=MESSAGE)],
+        actions=[ChangeFlowRunState(name=None, state=StateType.CRASHED, message=MESSAGE, force=False)],
     )
-    try:
-        known = Automation.read(name=NAME)
-    except ValueError:
-        automation.create()
-        return
-    automation.id = known.id
-    automation.update()
+    with get_client(sync_client=True) as client:
+        for known in client.read_automations_by_name(NAME):
+            client.delete_automation(known.id)
+    automation.create()
 
 
 if __name__ == "__main__":

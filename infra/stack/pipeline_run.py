@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from infra.stack.stack_files import Stack
 from shards import outputs, store
@@ -75,15 +76,15 @@ def upload(folder: str, uri: str, say: Callable[[str], None]) -> str:
     return uri
 
 
-def trigger(deployment: str = DEPLOYMENT, **parameters: Any) -> str:
+def trigger(deployment: str = DEPLOYMENT, **parameters: Any) -> UUID:
     """Create a run of a deployment and return its id."""
     from prefect.deployments import run_deployment
 
-    run = run_deployment(deployment, parameters=parameters, timeout=0, as_subflow=False)
-    return str(run.id)
+    run: Any = run_deployment(deployment, parameters=parameters, timeout=0, as_subflow=False)
+    return UUID(str(run.id))
 
 
-def follow(run_id: str, stack: Stack, say: Callable[[str], None]) -> None:
+def follow(run_id: UUID, stack: Stack, say: Callable[[str], None]) -> None:
     """Print a run's log, subflows included, until it ends. Raises JobError unless it completed."""
     from prefect.client.orchestration import get_client
 
@@ -105,9 +106,9 @@ def follow(run_id: str, stack: Stack, say: Callable[[str], None]) -> None:
 class _LogTeller:
     """Tells each line of a run's and its subflows' logs once."""
 
-    def __init__(self, client: Any, run_id: str, say: Callable[[str], None]) -> None:
+    def __init__(self, client: Any, run_id: UUID, say: Callable[[str], None]) -> None:
         self._client, self._root, self._say = client, run_id, say
-        self._shown: dict[str, int] = {}
+        self._shown: dict[UUID, int] = {}
 
     def tell(self) -> None:
         """Everything that is new."""
@@ -115,15 +116,15 @@ class _LogTeller:
             for line in self._new_lines(run_id):
                 self._say(line)
 
-    def _subflows(self) -> list[str]:
+    def _subflows(self) -> list[UUID]:
         from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterParentFlowRunId
         from prefect.client.schemas.sorting import FlowRunSort
 
         parent = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[self._root]))
         runs = self._client.read_flow_runs(flow_run_filter=parent, sort=FlowRunSort.START_TIME_ASC)
-        return [str(run.id) for run in runs]
+        return [run.id for run in runs]
 
-    def _new_lines(self, run_id: str) -> list[str]:
+    def _new_lines(self, run_id: UUID) -> list[str]:
         from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
         from prefect.client.schemas.sorting import LogSort
 
