@@ -5,6 +5,7 @@
     SyllabaryError            a failure a user can act on: one line, exit code 2
     ├── InputError            a value, file or folder given by the user does not do
     │   └── ConfigError       a recipe, override or configuration file does not resolve
+    ├── SecretError           a key stands where it would be stored and logged
     ├── StorageError          storage refuses, fails or is full
     │   ├── NotFoundError     nothing at that URI
     │   └── UnavailableError  the store does not answer, or answers that it is overloaded: later it may (exit code 75)
@@ -32,6 +33,11 @@ class InputError(SyllabaryError, ValueError):
 
 class ConfigError(InputError):
     """A recipe, an override or a configuration file does not resolve."""
+
+
+class SecretError(SyllabaryError):
+    """A key stands where it would be stored and logged; the message does not show it. No ValueError: validation would
+    tell it on, with its input."""
 
 
 class StorageError(SyllabaryError):

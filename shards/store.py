@@ -26,6 +26,7 @@ import fsspec
 from fsspec import AbstractFileSystem
 
 from shards.errors import InputError, NotFoundError, StorageError, UnavailableError, explain
+from shards.uri_keys import refuse_keys
 
 TEMPORARY_PREFIX = ".tmp-"
 _PASSING = {  # what s3fs makes of "slow down" and of 5xx answers, and the kernel of a connection that fails
@@ -62,6 +63,7 @@ def normalize(uri: str | os.PathLike[str]) -> str:
     text = os.fspath(uri)
     if not text:
         raise InputError(explain("empty URI", expected="a path or s3://bucket/prefix"))
+    refuse_keys(text)
     if text.startswith("file://"):
         text = text.removeprefix("file://")
     if "://" not in text:

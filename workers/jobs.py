@@ -10,6 +10,8 @@ from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from shards.uri_keys import refuse_keys
+
 RESULT_PREFIX = "syllabary-result: "
 PARENT_VARIABLE = "SYLLABARY_PARENT_PID"
 
@@ -19,6 +21,13 @@ class Job(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     module: ClassVar[str]
+
+    def model_post_init(self, context: object) -> None:
+        """Refuse keys in URIs before a job is logged, stored or submitted. Raises SecretError."""
+        for value in self.model_dump().values():
+            for text in value if isinstance(value, list | tuple) else (value,):
+                if isinstance(text, str):
+                    refuse_keys(text)
 
 
 class RecipeJob(Job):

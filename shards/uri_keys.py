@@ -1,0 +1,17 @@
+"""No keys in URIs: they come from the environment, and a URI is told to everyone."""
+
+from __future__ import annotations
+
+from shards.errors import SecretError, explain
+
+
+def refuse_keys(text: str) -> None:
+    """Refuse a URI that carries keys: URIs stand in logs, claims, parameters and artifacts. Shows none of it.
+
+    Raises:
+        SecretError: ``scheme://key:secret@...``, or a query, which is how presigned URLs carry theirs.
+    """
+    scheme, separator, rest = text.partition("://")
+    if separator and scheme != "file" and ("@" in rest.partition("/")[0] or "?" in rest):
+        fix = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; and renew these keys, as they may stand in a log now"
+        raise SecretError(explain(f"a {scheme}:// URI with keys in it", expected=f"{scheme}://bucket/prefix", fix=fix))
