@@ -5,15 +5,32 @@ Nothing heavy is imported before a verb is chosen, so ``--help`` answers at once
 
 from __future__ import annotations
 
-import json
 import sys
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flows import operator_verbs
+from flows.cli_options import (
+    ArchiveOption,
+    AudioFormat,
+    BlockFormat,
+    ConfigOption,
+    DeviceOption,
+    DigitOrder,
+    DocumentUnit,
+    OutOption,
+    RecipeOption,
+    SetOption,
+    ShardsOption,
+    TokenizerOption,
+    WorkersOption,
+    recipe_choice,
+    submit_and_print,
+)
+
 if TYPE_CHECKING:
-    from workers.jobs import Job
+    from shards.errors import SyllabaryError
 
 app = typer.Typer(
     name="syllabary",
@@ -22,55 +39,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-RecipeOption = Annotated[str, typer.Option("--recipe", help="A named recipe; `syllabary recipes` lists them.")]
-ConfigOption = Annotated[str | None, typer.Option("--config", help="A YAML file laid over the recipe.")]
-SetOption = Annotated[list[str] | None, typer.Option("--set", help="a.b=c, over recipe and file; may be repeated.")]
-OutOption = Annotated[str, typer.Option("--out", help="Folder or s3:// URI that receives the output.")]
-ShardsOption = Annotated[str, typer.Option("--shards", help="URI of shards.")]
-ArchiveOption = Annotated[str, typer.Option("--archive", help="URI of a token archive.")]
-TokenizerOption = Annotated[str, typer.Option("--tokenizer", help="URI of a tokenizer directory.")]
-WorkersOption = Annotated[int | None, typer.Option("--workers", min=1, help="Processes; default one per core.")]
-DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, ...")]
-
-
-class AudioFormat(StrEnum):
-    """What audio is written as."""
-
-    flac = "flac"
-    wav = "wav"
-
-
-class DocumentUnit(StrEnum):
-    """What a packed document is."""
-
-    recording = "recording"
-    utterance = "utterance"
-
-
-class BlockFormat(StrEnum):
-    """What blocks are written as."""
-
-    parquet = "parquet"
-    megatron = "megatron"
-
-
-class DigitOrder(StrEnum):
-    """Which dim of a token counts most."""
-
-    first_most_significant = "first_most_significant"
-    first_least_significant = "first_least_significant"
-
-
-def _submit(job: Job) -> None:
-    from workers.submit import submit
-
-    result = submit(job)
-    typer.echo(result["text"] if "text" in result else json.dumps(result, indent=2, ensure_ascii=False))
-
-
-def _recipe(recipe: str, config: str | None, overrides: list[str] | None) -> dict[str, Any]:
-    return {"recipe": recipe, "config": config, "overrides": tuple(overrides or ())}
 
 
 @app.command()
@@ -84,7 +52,7 @@ def run(
     """Run the whole pipeline: shard, train both stages, tokenize, verify, restore, summarize."""
     from flows.run_command import run_command
 
-    run_command(source, out, **_recipe(recipe, config, overrides))
+    run_command(source, out, **recipe_choice(recipe, config, overrides))
 
 
 @app.command()
@@ -99,7 +67,7 @@ def shard(
     """Shard speech into WebDataset tars with an index and a ledger."""
     from workers.jobs import ShardJob
 
-    _submit(ShardJob(source=source, out=out, num_workers=workers, **_recipe(recipe, config, overrides)))
+    submit_and_print(ShardJob(source=source, out=out, num_workers=workers, **recipe_choice(recipe, config, overrides)))
 
 
 @app.command()
@@ -113,7 +81,7 @@ def pretrain(
     """Stage 1: train the JEPA encoder."""
     from workers.jobs import PretrainJob
 
-    _submit(PretrainJob(shards=shards, out=out, **_recipe(recipe, config, overrides)))
+    submit_and_print(PretrainJob(shards=shards, out=out, **recipe_choice(recipe, config, overrides)))
 
 
 @app.command("train-codec")
@@ -130,8 +98,8 @@ def train_codec(
     from workers.jobs import ExportJob, TrainCodecJob
     from workers.submit import submit
 
-    submit(TrainCodecJob(shards=shards, encoder=encoder, out=out, **_recipe(recipe, config, overrides)))
-    _submit(ExportJob(codec=out, out=store.join(out, "tokenizer")))
+    submit(TrainCodecJob(shards=shards, encoder=encoder, out=out, **recipe_choice(recipe, config, overrides)))
+    submit_and_print(ExportJob(codec=out, out=store.join(out, "tokenizer")))
 
 
 @app.command()
@@ -141,7 +109,7 @@ def tokenize(
     """Tokenize the shards that the archive does not hold yet, each exactly once."""
     from workers.jobs import TokenizeJob
 
-    _submit(TokenizeJob(shards=shards, tokenizer=tokenizer, archive=archive, num_workers=workers))
+    submit_and_print(TokenizeJob(shards=shards, tokenizer=tokenizer, archive=archive, num_workers=workers))
 
 
 @app.command()
@@ -152,7 +120,7 @@ def verify(
     """Check every byte of an archive; damage is named and the exit code is 1."""
     from workers.jobs import VerifyJob
 
-    _submit(VerifyJob(archive=archive, shards=shards))
+    submit_and_print(VerifyJob(archive=archive, shards=shards))
 
 
 @app.command()
@@ -172,7 +140,7 @@ def restore(
     """Give the audio back: all of it, or what an expression, an id or a time range selects."""
     from workers.jobs import RestoreJob
 
-    _submit(
+    submit_and_print(
         RestoreJob(
             archive=archive,
             tokenizer=tokenizer,
@@ -203,7 +171,7 @@ def pack(
     """Pack tokens into fixed blocks to train language models from."""
     from workers.jobs import PackJob
 
-    _submit(
+    submit_and_print(
         PackJob(
             archive=archive,
             out=out,
@@ -227,7 +195,7 @@ def repack(
     """Change group size or digit order without encoding again, and show what each choice costs."""
     from workers.jobs import RepackJob
 
-    _submit(RepackJob(archive=archive, out=out, group_size=group_size, digit_order=digit_order.value))
+    submit_and_print(RepackJob(archive=archive, out=out, group_size=group_size, digit_order=digit_order.value))
 
 
 @app.command()
@@ -245,7 +213,7 @@ def salient(
         top_percent = float(top.removesuffix("%"))
     except ValueError:
         raise InputError(explain("--top is no percentage", value=top, expected="5% or 5")) from None
-    _submit(SalientJob(archive=archive, top_percent=top_percent, where=where, out=out))
+    submit_and_print(SalientJob(archive=archive, top_percent=top_percent, where=where, out=out))
 
 
 @app.command()
@@ -266,7 +234,7 @@ def evaluate(
     """Measure a tokenizer on held-out speech beside baselines, and write its report card."""
     from workers.jobs import EvaluateJob
 
-    _submit(
+    submit_and_print(
         EvaluateJob.model_validate(
             {
                 "tokenizer": tokenizer,
@@ -297,7 +265,7 @@ def compare(
     """Print what differs between two reports by more than chance; a regression ends with exit code 1."""
     from workers.jobs import CompareJob
 
-    _submit(CompareJob(before=before, after=after, tolerances=tuple(tolerances or ())))
+    submit_and_print(CompareJob(before=before, after=after, tolerances=tuple(tolerances or ())))
 
 
 @app.command()
@@ -310,7 +278,7 @@ def encode(
     """Turn audio files into token files."""
     from workers.jobs import EncodeJob
 
-    _submit(EncodeJob(files=tuple(files), tokenizer=tokenizer, out=out, device=device))
+    submit_and_print(EncodeJob(files=tuple(files), tokenizer=tokenizer, out=out, device=device))
 
 
 @app.command()
@@ -324,61 +292,9 @@ def decode(
     """Turn token files back into audio files."""
     from workers.jobs import DecodeJob
 
-    _submit(DecodeJob(files=tuple(files), tokenizer=tokenizer, out=out, audio_format=audio_format.value, device=device))
-
-
-@app.command()
-def plan(
-    source: Annotated[str | None, typer.Argument(help="A folder of speech, to be counted.")] = None,
-    hours: Annotated[float | None, typer.Option("--hours", help="Of audio, instead of SOURCE.")] = None,
-    preset: Annotated[str | None, typer.Option("--preset", help="librilight-small, -medium or -large.")] = None,
-    out: Annotated[str | None, typer.Option("--out", help="Folder for plan.json and plan.md.")] = None,
-    run: Annotated[str | None, typer.Option("--run", help="A finished run, to compare the plan in --out with.")] = None,
-    rates: Annotated[
-        str | None, typer.Option("--rates", help="shard=..,pretrain=..,codec=..,adversarial=..,encode=..,decode=..")
-    ] = None,
-    probe_s: Annotated[float, typer.Option("--probe-s", help="Seconds of the probe, without --rates.")] = 120.0,
-    stored_fraction: Annotated[float, typer.Option("--stored-fraction", help="Of the audio that is speech.")] = 1.0,
-    machine: Annotated[str | None, typer.Option("--machine", help="What to call the machine.")] = None,
-    cores: Annotated[int | None, typer.Option("--cores", help="In all; default this machine's.")] = None,
-    gpus: Annotated[int, typer.Option("--gpus", help="In all.")] = 0,
-    efficiency: Annotated[float, typer.Option("--efficiency", help="Of training on all workers.")] = 1.0,
-    price_core_hour: Annotated[float, typer.Option("--price-core-hour", help="In your currency.")] = 0.0,
-    price_gpu_hour: Annotated[float, typer.Option("--price-gpu-hour", help="In your currency.")] = 0.0,
-    recipe: RecipeOption = "paper",
-    config: ConfigOption = None,
-    overrides: SetOption = None,
-) -> None:
-    """Predict hours, GPU-hours, bytes, tokens and cost for a corpus, and compare with a run afterwards."""
-    from workers.jobs import PlanJob
-
-    values = {name: value for name, value in locals().items() if name in PlanJob.model_fields and name != "rates"}
-    values |= _recipe(recipe, config, overrides)
-    _submit(PlanJob(**values, rates=_numbers("--rates", rates)))
-
-
-def _numbers(option: str, text: str | None) -> dict[str, float]:
-    """``a=1,b=2`` as numbers by name."""
-    from shards.errors import InputError, explain
-
-    try:
-        pairs = [part.split("=") for part in text.split(",")] if text else []
-        return {name.strip(): float(number) for name, number in pairs}
-    except ValueError:
-        raise InputError(explain(f"{option} is not name=number,...", value=text)) from None
-
-
-@app.command()
-def status(
-    uri: Annotated[str, typer.Argument(help="Any output folder: shards, a training, a tokenizer, an archive, a run.")],
-    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
-) -> None:
-    """Say what an output folder holds, how far it is and what failed."""
-    from workers.jobs import StatusJob
-    from workers.submit import submit
-
-    result = submit(StatusJob(uri=uri))
-    typer.echo(json.dumps(result["outputs"], indent=2, ensure_ascii=False) if as_json else result["text"])
+    submit_and_print(
+        DecodeJob(files=tuple(files), tokenizer=tokenizer, out=out, audio_format=audio_format.value, device=device)
+    )
 
 
 @app.command()
@@ -390,28 +306,22 @@ def report(
     """Render the page of an evaluation again, smaller or elsewhere, without measuring anything."""
     from workers.jobs import PageJob
 
-    _submit(PageJob(report=uri, out=out, max_sound_mb=max_sound_mb))
+    submit_and_print(PageJob(report=uri, out=out, max_sound_mb=max_sound_mb))
 
 
-@app.command()
-def show(
-    recipe: Annotated[str, typer.Argument(help="A named recipe.")],
-    config: ConfigOption = None,
-    overrides: SetOption = None,
-) -> None:
-    """Show what a recipe is and costs: configuration, parameters by part, rates, GFLOP per audio second."""
-    from workers.jobs import ShowJob
-
-    _submit(ShowJob(**_recipe(recipe, config, overrides)))
+for verb in (operator_verbs.plan, operator_verbs.status, operator_verbs.show, operator_verbs.recipes):
+    app.command()(verb)
 
 
-@app.command()
-def recipes() -> None:
-    """List the recipes, a line each."""
-    from workers.recipes import RECIPES
+def _tell_error(error: SyllabaryError) -> None:
+    """One line; among JSON lines one of them, unless the job has told it already."""
+    from shards.errors import JobError
+    from workers import job_log
 
-    for name, make in sorted(RECIPES.items()):
-        typer.echo(f"{name:<24} {(make.__doc__ or '').strip().splitlines()[0]}")
+    if not job_log.is_json():
+        sys.stderr.write(f"error: {error}\n")
+    elif not isinstance(error, JobError):
+        job_log.emit("syllabary", str(error), level="error", exit_code=error.exit_code)
 
 
 def main() -> None:
@@ -423,7 +333,7 @@ def main() -> None:
     try:
         app()
     except SyllabaryError as error:
-        sys.stderr.write(f"error: {error}\n")
+        _tell_error(error)
         sys.exit(error.exit_code)
     except ValidationError as error:
         first = error.errors()[0]

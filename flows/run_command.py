@@ -6,6 +6,7 @@ import os
 import time
 
 from shards import outputs, store
+from shards.uri_keys import refuse_keys
 from workers.job_log import emit
 from workers.pipeline_layout import PipelineLayout, is_done
 from workers.recipes import resolve
@@ -24,7 +25,8 @@ def run_command(source: str | None, out: str, *, recipe: str, config: str | None
     Raises:
         SyllabaryError: whatever stops the run, in one line.
     """
-    layout = PipelineLayout(out)
+    layout = PipelineLayout(store.normalize(out))
+    refuse_keys(source or "")  # before Prefect stores it among the parameters of a flow run
     if is_done(layout, source, resolve(recipe, config_uri=config, overrides=overrides)):
         _say(f"nothing to do: {out} is complete")
     else:
