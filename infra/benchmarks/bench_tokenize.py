@@ -1,10 +1,14 @@
 """Pipeline throughput as a share of the bare forward of the same recipe, and 1 worker against 2.
 
-    python infra/benchmarks/bench_tokenize.py [--recipe small] [--shards 8] [--shard-s 300] [--rounds 3]
+    python infra/benchmarks/bench_tokenize.py [--recipe small] [--shards 8] [--shard-s 3600] [--rounds 2]
 
 Random weights: the cost does not depend on them. "bare" is ``Tokenizer.encode`` on waveforms already in memory, one
-thread, on as many processes as there are workers; "pipeline" is the Ray Data job over FLAC shards on local disk up to
-the published part, from the first published part to the last, start-up apart. Bare and pipeline runs alternate.
+thread, on as many processes as there are workers; "bare, kept" is the same in processes that keep freed memory, as the
+pipeline's actors do (workers/heap.py). "pipeline" is the Ray Data job over FLAC shards on local disk up to the
+published part; an hour of audio is what a shard of the default size holds. Its clock starts when as many parts are
+published as there are workers and stops with the last part, so that the parts of that time are a multiple of the
+workers: how they are staggered does not matter, and start-up is apart. Bare and pipeline runs alternate. The processor
+time of every process of the job in that time says where the difference goes.
 """
 
 from __future__ import annotations
@@ -12,18 +16,22 @@ from __future__ import annotations
 import argparse
 import hashlib
 import multiprocessing
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from shards import audio, index, outputs, store
 from shards.wds import ShardWriter
+from workers.heap import keep_freed_memory
 from workers.jobs import TokenizeJob
 from workers.recipes import resolve
 
@@ -66,13 +74,15 @@ def make_tokenizer(uri: str, recipe: str) -> None:
     save_tokenizer(uri, config, *states, recipe={"name": recipe})
 
 
-def bare_process(tokenizer_uri: str, seconds: float, results: Any, start: Any) -> None:
+def bare_process(tokenizer_uri: str, seconds: float, keep: bool, results: Any, start: Any) -> None:
     """Encode 12 s waveforms for about ``seconds``; reports audio-seconds a second."""
     import torch
 
     from workers.tokenizer import Tokenizer
 
     torch.set_num_threads(1)
+    if keep:
+        keep_freed_memory()
     tokenizer = Tokenizer.load(tokenizer_uri, decoder=False)
     rate = tokenizer.sample_rate
     waves = [np.random.default_rng(i).normal(0, 0.1, UTTERANCE_S * rate).astype(np.float32) for i in range(4)]
@@ -85,12 +95,12 @@ def bare_process(tokenizer_uri: str, seconds: float, results: Any, start: Any) -
     results.put(done * UTTERANCE_S / (time.monotonic() - began))
 
 
-def bare(tokenizer_uri: str, num_processes: int, seconds: float) -> float:
+def bare(tokenizer_uri: str, num_processes: int, seconds: float, *, keep: bool = False) -> float:
     """Audio-seconds a second of ``num_processes`` processes encoding side by side."""
     context = multiprocessing.get_context("spawn")
     results, start = context.Queue(), context.Barrier(num_processes)
     processes = [
-        context.Process(target=bare_process, args=(tokenizer_uri, seconds, results, start))
+        context.Process(target=bare_process, args=(tokenizer_uri, seconds, keep, results, start))
         for _ in range(num_processes)
     ]
     for process in processes:
@@ -102,14 +112,40 @@ def bare(tokenizer_uri: str, num_processes: int, seconds: float) -> float:
 
 
 def pipeline(shards: str, tokenizer: str, archive: str, num_workers: int, shard_s: int) -> tuple[float, float]:
-    """Audio-seconds a second between the first and last published part, and seconds until the first."""
+    """Audio-seconds a second of the clock's time, and seconds until the first part; prints who used the processor."""
     job = TokenizeJob(shards=shards, tokenizer=tokenizer, archive=archive, num_workers=num_workers)
     started = time.time()
     command = [sys.executable, "-m", "workers.tokenize_corpus", job.model_dump_json()]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    said = Path(f"{archive}.log")
+    with said.open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    used: list[tuple[int, Counter[str]]] = []
+    while process.poll() is None:
+        used.append((len(list(Path(archive, "parts").glob("*.parquet"))), processor_seconds(process.pid)))
+        time.sleep(0.5)
+    assert process.returncode == 0, said.read_text()[-2000:]
     published = sorted(p.stat().st_mtime for p in (Path(archive) / "parts").iterdir())
-    rest = published[num_workers:]  # one shard a worker is under way when the clock starts
-    return len(rest) * shard_s / (published[-1] - published[num_workers - 1]), published[0] - started
+    seconds = published[-1] - published[num_workers - 1]
+    before = next(cpu for parts, cpu in used if parts >= num_workers)
+    after = [cpu for parts, cpu in used if parts < len(published)][-1]
+    shares = {name: 100 * spent / seconds for name, spent in (after - before).most_common()}
+    print("  % of a core:", ", ".join(f"{name} {share:.1f}" for name, share in shares.items() if share > 0.05))
+    return (len(published) - num_workers) * shard_s / seconds, published[0] - started
+
+
+def processor_seconds(pid: int) -> Counter[str]:
+    """Processor seconds so far of a process and all its descendants, by what they are."""
+    seconds: Counter[str] = Counter()
+    for process in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
+        try:
+            name, times = " ".join(process.cmdline()), process.cpu_times()
+        except psutil.NoSuchProcess:
+            continue
+        known = re.search(
+            r"ray::\w+(?:\(\w+\(\w+\)\))?|gcs_server|raylet/raylet|log_monitor|dashboard|tokenize_corpus", name
+        )
+        seconds[known[0] if known else "other"] += times.user + times.system
+    return seconds
 
 
 def cpu_share(shards: str, tokenizer_uri: str, rounds: int) -> float:
@@ -137,42 +173,59 @@ def cpu_share(shards: str, tokenizer_uri: str, rounds: int) -> float:
     return statistics.median(shares)
 
 
+def measure(options: argparse.Namespace, folder: str, shard_s: int) -> dict[str, list[float]]:
+    """Every figure of every round; one worker and two, bare and pipeline in turn."""
+    measured: dict[str, list[float]] = {}
+    tokenizer, seconds = f"{folder}/tokenizer", 40 if options.recipe == "paper" else 10
+    for turn in range(options.rounds):
+        for n in (1, 2):
+            found = {
+                f"bare {n}": bare(tokenizer, n, seconds),
+                f"bare, kept {n}": bare(tokenizer, n, seconds, keep=True),
+            }
+            archive = f"{folder}/archive-{turn}-{n}"
+            rate, start_s = pipeline(f"{folder}/shards", tokenizer, archive, n, shard_s)
+            found |= {f"pipeline {n}": rate, f"first part after s, {n}": start_s}
+            print({name: round(value, 1) for name, value in found.items()}, flush=True)
+            for name, value in found.items():
+                measured.setdefault(name, []).append(value)
+    return measured
+
+
 def main() -> None:
     """Print medians and ratios."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--recipe", default="small")
     parser.add_argument("--shards", type=int, default=8)
-    parser.add_argument("--shard-s", type=int, default=300)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--shard-s", type=int, default=3600)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--cpu-only", action="store_true", help="only the CPU share, for a busy machine")
     options = parser.parse_args()
     shard_s = options.shard_s // UTTERANCE_S * UTTERANCE_S
     with tempfile.TemporaryDirectory() as folder:
         make_shards(f"{folder}/shards", options.shards, shard_s)
         make_tokenizer(f"{folder}/tokenizer", options.recipe)
-        share_of_cpu = cpu_share(f"{folder}/shards", f"{folder}/tokenizer", options.rounds)
-        print(f"{options.recipe}: bare forward as a share of the path's CPU time: {share_of_cpu:.3f}", flush=True)
-        if options.cpu_only:
-            return
-        measured: dict[str, list[float]] = {}
-        for turn in range(options.rounds):
-            for workers in (1, 2):
-                seconds = 10 if options.recipe != "paper" else 40
-                measured.setdefault(f"bare {workers}", []).append(bare(f"{folder}/tokenizer", workers, seconds))
-                archive = f"{folder}/archive-{turn}-{workers}"
-                rate, start_s = pipeline(f"{folder}/shards", f"{folder}/tokenizer", archive, workers, shard_s)
-                measured.setdefault(f"pipeline {workers}", []).append(rate)
-                measured.setdefault(f"first part after s, {workers}", []).append(start_s)
-                print({k: round(v[-1], 1) for k, v in measured.items()}, flush=True)
-    median = {name: statistics.median(values) for name, values in measured.items()}
-    share = {
-        n: statistics.median(p / b for p, b in zip(measured[f"pipeline {n}"], measured[f"bare {n}"], strict=True))
-        for n in (1, 2)
-    }
-    print(f"\n{options.recipe}: medians { ({k: round(v, 1) for k, v in median.items()}) }")
-    print(f"pipeline as a share of the bare forward: 1 worker {share[1]:.3f}, 2 workers {share[2]:.3f}")
-    print(f"1 to 2 workers: pipeline {median['pipeline 2'] / median['pipeline 1']:.2f}x, "
-          f"bare {median['bare 2'] / median['bare 1']:.2f}x")  # fmt: skip
+        for keep in (False, True):  # the second for good: there is no way back
+            share = cpu_share(f"{folder}/shards", f"{folder}/tokenizer", options.rounds)
+            how = "memory kept" if keep else "as it is"
+            print(f"{options.recipe}: bare forward as a share of the path's CPU time, {how}: {share:.3f}", flush=True)
+            keep_freed_memory()
+        if not options.cpu_only:
+            report(options.recipe, measure(options, folder, shard_s))
+
+
+def report(recipe: str, measured: dict[str, list[float]]) -> None:
+    """Print medians, and the medians of the ratios of runs that were neighbours in time."""
+    print(f"\n{recipe}: medians { ({name: round(statistics.median(v), 1) for name, v in measured.items()}) }")
+    for what in ("bare", "bare, kept"):
+        one, two = (
+            statistics.median(p / b for p, b in zip(measured[f"pipeline {n}"], measured[f"{what} {n}"], strict=True))
+            for n in (1, 2)
+        )
+        print(f"pipeline as a share of {what}: 1 worker {one:.3f}, 2 workers {two:.3f}")
+    for what in ("pipeline", "bare", "bare, kept"):
+        pairs = zip(measured[f"{what} 1"], measured[f"{what} 2"], strict=True)
+        print(f"1 to 2 workers, {what}: {statistics.median(two / one for one, two in pairs):.2f}x")
 
 
 if __name__ == "__main__":
