@@ -118,7 +118,7 @@ def _names(card: ReportCard) -> dict[str, Any]:
         "other_metrics": words.other_metrics(card),
         "systems": words.ordered(card),
         "metric_of": metrics.__getitem__,
-        "label_of": lambda name: metrics[name].label if name in metrics else systems.get(name, name),
+        "label_of": lambda name: metrics[name].label if name in metrics else systems.get(name, name.replace("_", " ")),
         "system_of": lambda name: systems.get(name, name),
         "figure": words.figure,
         "counted": words.counted,

@@ -81,14 +81,12 @@ def rate_distortion(card: ReportCard, metric: Metric) -> Markup | None:
 
 
 def _level_lines(levels: Sequence[tuple[str, float]], x: Scale, y: Scale) -> list[Markup]:
-    """A dashed line a level, each with its name; names keep 11 pixels apart."""
-    marks, free = [], float(svg.TOP)
-    for name, value in sorted(levels, key=lambda level: -level[1]):
-        marks.append(svg.line(x.start, y(value), x.end, y(value), "level"))
-        free = max(free, y(value) - 3)
-        marks.append(svg.text(x.end, free, name, "tick", anchor="end"))
-        free += 11
-    return marks
+    """A dashed line a level, each with its name."""
+    ordered = sorted(levels, key=lambda level: -level[1])
+    marks = [svg.line(x.start, y(value), x.end, y(value), "level") for _, value in ordered]
+    heights = svg.spaced([y(value) - 3 for _, value in ordered], gap=11)
+    named = zip(ordered, heights, strict=True)
+    return marks + [svg.text(x.end, height, name, "tick", anchor="end") for (name, _), height in named]
 
 
 def _rows_height(num_rows: int) -> int:
@@ -214,7 +212,7 @@ def resilience(metric: Metric, rows: Sequence[Resilience]) -> Markup:
 
 
 def _curves(curves: Mapping[str, tuple[str, Sequence[tuple[float, float]]]], x: Scale, y: Scale) -> list[Markup]:
-    """A line with dots a curve, and its name at its end; names keep 12 pixels apart."""
+    """A line with dots a curve, and its name at its end."""
     marks, ends = [], []
     for name, (style, points) in curves.items():
         if not points:
@@ -222,12 +220,10 @@ def _curves(curves: Mapping[str, tuple[str, Sequence[tuple[float, float]]]], x: 
         pixels = [(x(a), y(b)) for a, b in sorted(points)]
         marks.append(svg.polyline(pixels, f"curve {style}"))
         marks += [svg.mark(a, b, 0, f"dot {style}", size=3) for a, b in pixels]
-        ends.append((pixels[-1][1], name, style))
-    free = -math.inf
-    for height, name, style in sorted(ends):
-        free = max(free + 12, height - 7)
-        marks.append(svg.text(x.end, free, name, f"name coloured {style}", anchor="end"))
-    return marks
+        ends.append((pixels[-1][1] - 7, name, style))
+    ends.sort()
+    named = zip(ends, svg.spaced([height for height, _, _ in ends], gap=12), strict=True)
+    return marks + [svg.text(x.end, at, name, f"name coloured {style}", anchor="end") for (_, name, style), at in named]
 
 
 def level_use(rate: Rate) -> Markup:

@@ -129,6 +129,18 @@ def _y_axis(y: Scale, label: str) -> Markup:
     return Markup("").join(parts)
 
 
+def spaced(heights: Sequence[float], gap: float) -> list[float]:
+    """Ascending heights, moved as little as keeps names ``gap`` apart and above the axis."""
+    placed: list[float] = []
+    for height in heights:
+        placed.append(max(height, placed[-1] + gap) if placed else height)
+    lowest = HEIGHT - BOTTOM - 3.0
+    for place in reversed(range(len(placed))):
+        placed[place] = min(placed[place], lowest)
+        lowest = placed[place] - gap
+    return placed
+
+
 def _px(value: float) -> str:
     return f"{value:.1f}".removesuffix(".0")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import headless_chromium
 from tests.headless_chromium import Browser
 from tests.report_card_example import write_example_report
 from workers.report_card import ReportCard, publish_card
@@ -87,6 +88,16 @@ def page(browser: Browser, report: tuple[ReportCard, str]) -> Browser:
     browser.window(1280, 900)
     browser.open(report[1])
     return browser
+
+
+def test_a_missing_browser_skips_unless_it_is_required(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv(headless_chromium.REQUIRED, raising=False)
+    with pytest.raises(pytest.skip.Exception, match="install_browser"):
+        headless_chromium.executable()
+    monkeypatch.setenv(headless_chromium.REQUIRED, "1")
+    with pytest.raises(pytest.fail.Exception, match="install_browser"):
+        headless_chromium.executable()
 
 
 def test_every_sound_plays_for_as_long_as_it_should(page: Browser, report: tuple[ReportCard, str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -233,6 +234,15 @@ def test_logarithmic_ticks_are_there_and_grow(values: list[float]) -> None:
     pixels = [scale(tick) for tick in ticks]
     assert pixels == sorted(set(pixels))
     assert ticks and all(scale.low <= tick <= scale.high for tick in ticks)
+
+
+@given(st.lists(st.floats(svg_chart.TOP, svg_chart.HEIGHT - svg_chart.BOTTOM), min_size=1, max_size=6))
+def test_names_keep_apart_and_stay_above_the_axis(heights: list[float]) -> None:
+    placed = svg_chart.spaced(sorted(heights), gap=12)
+    assert all(below - above >= 12 - 1e-6 for above, below in pairwise(placed))
+    assert placed[-1] <= svg_chart.HEIGHT - svg_chart.BOTTOM - 3
+    far = [30.0, 80.0, 130.0]
+    assert svg_chart.spaced(far, gap=12) == far
 
 
 def test_a_tone_is_ink_at_its_height_and_silence_is_clear() -> None:
