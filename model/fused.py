@@ -1,32 +1,63 @@
-"""Inference on the CPU with fused convolutions: the same sums as the modules, about 1.5 times as fast.
+"""Parts of the model for inference on the CPU: the same sums as the modules, about 1.5 times as fast.
 
     channels-last activations, weights packed once for oneDNN, activation and residual fused into the convolutions
 
-For one clip of whole frames at a time, without gradient. Weights are packed for the length of one window, whatever is
-convolved later, so results do not depend on what came before. A fused part takes the place of the module it is made
-from and keeps its interface; ``None`` is the only mask it accepts, since a clip alone has nothing to mask.
+For one clip at a time, without gradient. Weights are packed for one length, whatever is convolved later, and a long
+stage is worked through in chunks from the start of the clip: results do not depend on what came before. The whole front
+end and generator made of these parts are in ``model.fused_front_end`` and ``model.fused_generator``.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from model import hifigan
 from model.convolution import LEAKY_SLOPE, DownConv1d, ResidualBlock, SameConv1d, SnakeBeta, UpConv1d
 from model.daam import Daam
-from model.encoder import DownBlock, WaveformFrontEnd
 from model.winograd import WinogradResiduals
 
 _ops = torch.ops.mkldnn
 _pack_weight: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
 _FAR = 32
 _WIDE, _LONG = 96, 2
+_CHUNK_VALUES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Positions ``start`` .. ``stop`` of a clip, worked out from ``low`` .. ``high``."""
+
+    low: int
+    high: int
+    start: int
+    stop: int
+
+
+def chunks(length: int, size: int, margin: int) -> Iterator[Chunk]:
+    """A clip of ``length`` positions, ``size`` at a time with ``margin`` more on either side where there are any."""
+    for start in range(0, length, size):
+        stop = min(start + size, length)
+        yield Chunk(max(0, start - margin), min(length, stop + margin), start, stop)
+
+
+def chunk_size(positions: int, channels: int, reach: int) -> int:
+    """How many of ``positions`` to work through at a time: all of them, or what a few buffers hold in the cache."""
+    size = max(_CHUNK_VALUES // channels, 8 * reach)
+    return positions if positions <= 2 * size else size
+
+
+def release(parts: Iterable[nn.Module]) -> None:
+    """Give up the weights of convolutions that are packed, so that they are not held twice."""
+    for part in parts:
+        for module in part.modules():
+            if isinstance(module, SameConv1d | DownConv1d | UpConv1d):
+                module.to("meta")
 
 
 class FusedConv:
@@ -113,7 +144,7 @@ class FusedResidualBlock:
     def __init__(self, block: ResidualBlock, window_positions: int, dtype: torch.dtype) -> None:
         self.window_positions = window_positions
         self.pairs = [
-            (_dilated(dilated, window_positions, dtype), _same(plain, window_positions, "none", dtype))
+            (_dilated(dilated, window_positions, dtype), fused_same(plain, window_positions, "none", dtype))
             for dilated, plain in zip(block.dilated, block.plain, strict=True)
         ]
 
@@ -144,44 +175,7 @@ class FusedDaam:
         return density
 
 
-class FusedFrontEnd(nn.Module):
-    """WaveformFrontEnd for one clip."""
-
-    def __init__(self, front_end: WaveformFrontEnd, window_samples: int, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.dtype = dtype
-        self.input = _same(front_end.input, window_samples, "none", dtype)
-        self.blocks = []
-        for stride, block in zip(front_end.strides, front_end.blocks, strict=True):
-            assert isinstance(block, DownBlock)
-            self.blocks.append(_FusedDownBlock(block, window_samples, dtype))
-            window_samples //= stride
-
-    def forward(
-        self, waveform: Float[Tensor, "1 samples"], mask: Bool[Tensor, "1 frames"] | None, hop_length: int
-    ) -> tuple[Float[Tensor, "1 channels frames"], Float[Tensor, "1 frames"] | None]:
-        """As ``WaveformFrontEnd.forward``; features are fp32."""
-        assert mask is None and waveform.shape[0] == 1, "one whole clip at a time"
-        x, density = self.input(_channels_last(waveform[:, None], self.dtype)), None
-        for block in self.blocks:
-            x, density = block(x)
-        return x[:, :, 0].float().contiguous(), density
-
-
-class _FusedDownBlock:
-    def __init__(self, block: DownBlock, positions: int, dtype: torch.dtype) -> None:
-        stride = block.down.stride[0]
-        self.down = _Down(block.down, positions, dtype)
-        self.snake = FusedSnake(block.snake, dtype)
-        self.residual = _residuals(list(block.residual), positions // stride, dtype)
-        self.daam = None if block.daam is None else FusedDaam(block.daam)
-
-    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        x = self.residual(self.snake(self.down(x)))
-        return x, None if self.daam is None else self.daam(x)
-
-
-class _Down:
+class FusedDown:
     """DownConv1d; for an odd stride its uneven padding is made by hand."""
 
     def __init__(self, down: DownConv1d, positions: int, dtype: torch.dtype) -> None:
@@ -193,100 +187,53 @@ class _Down:
             down.weight, bias, positions + self.front + self.back, padding=padding, stride=stride, dtype=dtype
         )
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Float[Tensor, "1 inc 1 positions"]) -> Float[Tensor, "1 outc 1 shorter"]:
+        """``positions`` are a multiple of the stride."""
         if self.back:
             x = F.pad(x, (self.front, self.back)).contiguous(memory_format=torch.channels_last)
         return self.conv(x)
 
 
-class _Up:
+class FusedUp:
     """UpConv1d: in channels-last memory its phases already lie in the order of time."""
 
     def __init__(self, up: UpConv1d, positions: int, dtype: torch.dtype) -> None:
         self.stride = up.stride
         self.conv = FusedConv(up.phase_weight(), up.bias.repeat(up.stride), positions, padding=1, dtype=dtype)
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Float[Tensor, "1 inc 1 positions"]) -> Float[Tensor, "1 outc 1 longer"]:
+        """Exactly ``stride`` times as long."""
         phases = self.conv(x).permute(0, 2, 3, 1)
         channels = phases.shape[-1] // self.stride
         rows = phases.reshape(1, 1, -1, channels)
         return rows.narrow(2, self.stride // 2, x.shape[-1] * self.stride).permute(0, 3, 1, 2)
 
 
-class FusedGenerator(nn.Module):
-    """``hifigan.Generator`` for one clip at a time; the same attributes and call."""
-
-    def __init__(self, generator: hifigan.Generator, window_frames: int) -> None:
-        super().__init__()
-        self.hop_length, self.is_local = generator.hop_length, generator.is_local
-        self.context_frames = generator.context_frames
-        positions = window_frames + 2 * generator.context_frames
-        bias = generator.input.bias
-        assert bias is not None
-        self.input = FusedConv(generator.input.weight, bias, positions, padding=0)
-        self.blocks = []
-        for stride, block in zip(generator.strides, generator.blocks, strict=True):
-            assert isinstance(block, hifigan.UpBlock)
-            self.blocks.append(_FusedUpBlock(block, positions))
-            positions *= stride
-        self.output = _same(generator.output, positions, "tanh", torch.float32)
-
-    def forward(
-        self, values: Float[Tensor, "1 dim frames"], num_samples: Int[Tensor, "1"]
-    ) -> Float[Tensor, "1 samples"]:
-        """As ``hifigan.Generator.forward``; every frame is valid."""
-        length = values.shape[-1] * self.hop_length
-        assert values.shape[0] == 1 and math.ceil(int(num_samples) / self.hop_length) == values.shape[-1]
-        x = self.input(_channels_last(values, torch.float32))
-        for block in self.blocks:
-            x = block(x)
-        waveform = self.output(x).reshape(1, length)
-        waveform[:, int(num_samples) :] = 0
-        return waveform
-
-
-class _FusedUpBlock:
-    def __init__(self, block: hifigan.UpBlock, positions: int) -> None:
-        dtype = torch.float32
-        self.snake = FusedSnake(block.snake, dtype)
-        self.up = _Up(block.up, positions, dtype)
-        self.mrf = [_fused_block(m, positions * block.up.stride, dtype) for m in block.mrf.blocks]
-        self.daam = None if block.daam is None else FusedDaam(block.daam)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        x = self.up(self.snake(x))
-        total = self.mrf[0](x, keep=True)
-        for block in self.mrf[1:]:
-            total.add_(block(x, keep=True))
-        total.div_(len(self.mrf))
-        if self.daam is not None:
-            self.daam(total)
-        return total
-
-
-class _DirectResiduals:
-    """Residual blocks one after another, ``x`` overwritten."""
+class DirectResiduals:
+    """Residual blocks one after another."""
 
     def __init__(self, blocks: list[nn.Module], positions: int, dtype: torch.dtype) -> None:
-        self.blocks = [_fused_block(m, positions, dtype) for m in blocks]
+        self.blocks = [fused_block(m, positions, dtype) for m in blocks]
 
     def __call__(self, x: Float[Tensor, "1 channels 1 positions"]) -> Float[Tensor, "1 channels 1 positions"]:
+        """Overwrites ``x``."""
         for block in self.blocks:
             x = block(x, keep=False)
         return x
 
 
-def _residuals(blocks: list[nn.Module], positions: int, dtype: torch.dtype) -> _DirectResiduals | WinogradResiduals:
+def fused_residuals(blocks: list[nn.Module], positions: int, dtype: torch.dtype) -> DirectResiduals | WinogradResiduals:
     """Winograd's form where it wins: at fp32, wide enough for the products to outweigh its sums, long enough for the
     activations to outweigh the weights, of which it holds a third more."""
     convs = [m for block in blocks for m in block.modules() if isinstance(m, SameConv1d)]
     channels, is_kernel_3 = convs[0].in_channels, all(m.kernel_size == (3,) for m in convs)
     if dtype == torch.float32 and is_kernel_3 and channels >= _WIDE and positions >= _LONG * channels:
         return WinogradResiduals(cast(list[ResidualBlock], blocks))
-    return _DirectResiduals(blocks, positions, dtype)
+    return DirectResiduals(blocks, positions, dtype)
 
 
-def _fused_block(block: nn.Module, positions: int, dtype: torch.dtype) -> FusedResidualBlock:
+def fused_block(block: nn.Module, positions: int, dtype: torch.dtype) -> FusedResidualBlock:
+    """The fused form of a residual block that is convolved at ``positions`` at most."""
     assert isinstance(block, ResidualBlock)
     return FusedResidualBlock(block, positions, dtype)
 
@@ -295,10 +242,10 @@ def _dilated(conv: nn.Module, positions: int, dtype: torch.dtype) -> FusedConv |
     """The dilated convolution of a residual block, with the activation after it."""
     assert isinstance(conv, SameConv1d)
     is_far = conv.kernel_size == (3,) and conv.dilation[0] * _FAR >= positions and conv.dilation[0] > 1
-    return FarConv(conv, dtype) if is_far else _same(conv, positions, "leaky_relu", dtype)
+    return FarConv(conv, dtype) if is_far else fused_same(conv, positions, "leaky_relu", dtype)
 
 
-def _same(conv: SameConv1d | nn.Module, positions: int, activation: str, dtype: torch.dtype) -> FusedConv:
+def fused_same(conv: SameConv1d | nn.Module, positions: int, activation: str, dtype: torch.dtype) -> FusedConv:
     """A fused SameConv1d without the taps that no clip of at most ``positions`` can reach."""
     assert isinstance(conv, SameConv1d) and conv.bias is not None
     weight, dilation = conv.live_weight(positions), conv.dilation[0]
@@ -309,5 +256,6 @@ def _same(conv: SameConv1d | nn.Module, positions: int, activation: str, dtype: 
     )
 
 
-def _channels_last(x: Float[Tensor, "1 channels positions"], dtype: torch.dtype) -> Tensor:
+def channels_last(x: Float[Tensor, "1 channels positions"], dtype: torch.dtype) -> Tensor:
+    """[1, channels, 1, positions] in channels-last memory."""
     return x[:, :, None].to(dtype).contiguous(memory_format=torch.channels_last)

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -176,7 +175,8 @@ class WinogradResiduals:
         x, activated, hidden = (Planes(positions, channels) for _ in range(3))
         scratch = Scratch(channels)
         x.read(rows)
-        activated.read(F.leaky_relu(rows, LEAKY_SLOPE))
+        _leaky_relu(x.even(0, x.num_even), LEAKY_SLOPE, out=activated.even(0, x.num_even))
+        _leaky_relu(x.odd(0, x.num_odd), LEAKY_SLOPE, out=activated.odd(0, x.num_odd))
         for dilated, plain in self._pairs:
             for piece in dilated.pieces(activated, scratch):
                 _leaky_relu(piece.values, LEAKY_SLOPE, out=piece.of(hidden))

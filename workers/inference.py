@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import ctypes
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
@@ -12,37 +13,59 @@ from model import hifigan
 from model.codec import AnyGenerator, make_generator
 from model.config import ModelConfig
 from model.encoder import Encoder, WaveformFrontEnd
-from model.fused import FusedFrontEnd, FusedGenerator
+from model.fused_front_end import FusedFrontEnd
+from model.fused_generator import FusedGenerator
 
 M = TypeVar("M", bound=nn.Module)
 
 
-def build_encoder(config: ModelConfig, state: Mapping[str, Tensor], device: torch.device) -> Encoder:
+def build_encoder(config: ModelConfig, state: dict[str, Tensor], device: torch.device) -> Encoder:
     """The encoder with its weights; on a CPU with oneDNN the waveform front end is replaced by its fused form.
 
-    A spectral front end stays as it is: its cost is in matrix products that need no fusing.
+    A spectral front end stays as it is: its cost is in matrix products that need no fusing. ``state`` is emptied, so
+    that weights are not held beside their packed form.
     """
-    encoder = _ready(Encoder(config.encoder), state, device)
+    encoder = _ready(lambda: Encoder(config.encoder), state, device)
     if isinstance(encoder.front_end, WaveformFrontEnd) and _can_fuse(device):
         dtype = torch.bfloat16 if config.encoder.precision == "bf16" else torch.float32
-        encoder.front_end = FusedFrontEnd(encoder.front_end, config.framing.window_samples, dtype)
+        samples = config.framing.window_samples
+        encoder.front_end = FusedFrontEnd(encoder.front_end, samples, dtype, keep_weights=False)
+        _return_freed_memory()
     return encoder
 
 
 def build_generator(
-    config: ModelConfig, state: Mapping[str, Tensor], device: torch.device
+    config: ModelConfig, state: dict[str, Tensor], device: torch.device
 ) -> AnyGenerator | FusedGenerator:
-    """The generator with its weights; a HiFi-GAN is replaced by its fused form on a CPU with oneDNN."""
-    generator = _ready(make_generator(config), state, device)
+    """The generator with its weights; a HiFi-GAN is replaced by its fused form on a CPU with oneDNN.
+
+    ``state`` is emptied, so that weights are not held beside their packed form.
+    """
+    generator = _ready(lambda: make_generator(config), state, device)
     if isinstance(generator, hifigan.Generator) and _can_fuse(device):
-        return FusedGenerator(generator, config.framing.window_frames)
+        fused = FusedGenerator(generator, config.framing.window_frames, keep_weights=False)
+        _return_freed_memory()
+        return fused
     return generator
 
 
-def _ready(module: M, state: Mapping[str, Tensor], device: torch.device) -> M:
-    module.load_state_dict(state)
+def _ready(make: Callable[[], M], state: dict[str, Tensor], device: torch.device) -> M:
+    """The module around the tensors of ``state``, without copies of them."""
+    with torch.device("meta"):
+        module = make()
+    if next(module.buffers(), None) is not None:  # STFT windows, which no state holds, must be real
+        module = make()
+    module.load_state_dict(state, assign=True)
+    state.clear()
     return module.requires_grad_(False).eval().to(device)
 
 
 def _can_fuse(device: torch.device) -> bool:
     return device.type == "cpu" and torch.backends.mkldnn.is_available()
+
+
+def _return_freed_memory() -> None:
+    """Give what packing has freed back to the system; glibc keeps it in its heap otherwise."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

@@ -41,13 +41,16 @@ class Digests:
 
 @dataclass(frozen=True)
 class TokenizerFiles:
-    """A tokenizer directory, read and checked; ``decoder_state`` is None when only the encoder was asked for."""
+    """A tokenizer directory, read and checked; ``decoder_state`` is None when only the encoder was asked for.
+
+    A Tokenizer made from it empties both states: it holds the weights in another form.
+    """
 
     config: ModelConfig
     recipe: dict[str, Any]
     digests: Digests
-    encoder_state: State
-    decoder_state: State | None
+    encoder_state: dict[str, Tensor]
+    decoder_state: dict[str, Tensor] | None
 
 
 def save_tokenizer(
@@ -227,7 +230,7 @@ def _read_config(uri: str, description: Mapping[str, Any]) -> ModelConfig:
         )
 
 
-def _read_state(uri: str, name: str, expected: Mapping[str, list[int]]) -> State:
+def _read_state(uri: str, name: str, expected: Mapping[str, list[int]]) -> dict[str, Tensor]:
     target = store.join(uri, name)
     try:
         state = safetensors.torch.load(store.read_bytes(target))

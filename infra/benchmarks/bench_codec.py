@@ -59,11 +59,10 @@ def variants(recipe: str, seconds: float) -> tuple[dict, dict, Codec, float]:
     length = torch.tensor([frames * framing.hop_length])
     wave = torch.randn(1, int(length), generator=torch.Generator().manual_seed(1)) * 0.1
     values = codec.fsq(torch.randn(1, codec.fsq.dims, frames, generator=torch.Generator().manual_seed(2))).values
-    states = codec.encoder.state_dict(), codec.generator.state_dict()
-    ours = build_encoder(config, states[0], CPU)
+    ours = build_encoder(config, codec.encoder.state_dict(), CPU)
     half = config.model_copy(update={"encoder": config.encoder.model_copy(update={"precision": "bf16"})})
-    bf16 = build_encoder(half, states[0], CPU)
-    generator = build_generator(config, states[1], CPU)
+    bf16 = build_encoder(half, codec.encoder.state_dict(), CPU)
+    generator = build_generator(config, codec.generator.state_dict(), CPU)
 
     def encode_bf16() -> torch.Tensor:
         with torch.autocast("cpu", torch.bfloat16):

@@ -6,10 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_models import CONFIGS, HOP
 
+from model import fused
 from model.codec import Codec
 from model.config import HifiganDecoderConfig, ModelConfig
 from model.convolution import SameConv1d
-from model.fused import FarConv, FusedFrontEnd, FusedGenerator
+from model.fused import FarConv
+from model.fused_front_end import FusedFrontEnd
+from model.fused_generator import FusedGenerator
+from model.winograd import WinogradResiduals
 
 WIDE = ModelConfig(
     encoder=CONFIGS["waveform"].encoder,
@@ -63,6 +67,44 @@ def test_far_convolution_at_any_length(positions: int, dilation: int) -> None:
     columns = x[:, :, None].contiguous(memory_format=torch.channels_last)
     expected = torch.nn.functional.leaky_relu(conv(x), 0.1)
     torch.testing.assert_close(FarConv(conv, torch.float32)(columns)[:, :, 0], expected, atol=1e-5, rtol=1e-4)
+
+
+def test_wide_stages_and_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What only a wide model or a long clip takes: Winograd's form, and stages that are worked through in chunks."""
+    monkeypatch.setattr(fused, "_WIDE", 6)
+    monkeypatch.setattr(fused, "_CHUNK_VALUES", 64)
+    codec = CODECS[1]
+    front_end, generator = (
+        FusedFrontEnd(codec.encoder.front_end, WINDOW * HOP, torch.float32),
+        FusedGenerator(CODECS[0].generator, WINDOW),
+    )
+    assert isinstance(front_end.blocks[0].residual, WinogradResiduals)
+    assert front_end.blocks[0].down.size < WINDOW * HOP // 8 // 2
+    assert generator.blocks[-1].size < WINDOW * HOP // 8 // 2
+    for frames in (1, 2, WINDOW):
+        waveform, values = torch.randn(1, frames * HOP) * 0.3, torch.randn(1, 16, frames)
+        length = torch.tensor([frames * HOP])
+        with torch.inference_mode():
+            torch.testing.assert_close(
+                front_end(waveform, None, HOP)[0],
+                codec.encoder.front_end(waveform, None, HOP)[0],
+                atol=1e-5,
+                rtol=1e-4,
+            )
+            torch.testing.assert_close(
+                generator(values, length), CODECS[0].generator(values, length), atol=1e-5, rtol=1e-4
+            )
+
+
+def test_weights_are_given_up_only_when_asked() -> None:
+    codec = built(CONFIGS["waveform"])
+    FusedFrontEnd(codec.encoder.front_end, WINDOW * HOP, torch.float32)
+    assert not any(p.is_meta for p in codec.parameters())
+    FusedFrontEnd(codec.encoder.front_end, WINDOW * HOP, torch.float32, keep_weights=False)
+    FusedGenerator(codec.generator, WINDOW, keep_weights=False)
+    for name, parameter in codec.named_parameters():
+        in_stage = ".blocks." in name and not any(part in name for part in ("snake", "daam", "conformers"))
+        assert parameter.is_meta == in_stage, name
 
 
 def test_longer_than_the_window_is_refused() -> None:

@@ -6,7 +6,8 @@ import torch
 from small_models import CONFIGS, HOP, small_codec
 
 from model.codec import Codec
-from model.fused import FusedFrontEnd, FusedGenerator
+from model.fused_front_end import FusedFrontEnd
+from model.fused_generator import FusedGenerator
 from workers.recipes import tiny
 
 
