@@ -82,6 +82,7 @@ class Stack:
             "RAY_API_SERVER_ADDRESS": self.dashboard_url,
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(self.token_file),
+            "SYLLABARY_HOME": str(ROOT),
         }
 
     def service_environment(self) -> dict[str, str]:
@@ -94,7 +95,7 @@ class Stack:
         }
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "RAY_", "AWS_"))}
-        own = {"PATH": path, "SYLLABARY_HOME": str(ROOT), MARK_VARIABLE: self.mark}
+        own = {"PATH": path, MARK_VARIABLE: self.mark}
         return inherited | self.variables() | quiet | own
 
     def save(self) -> None:
