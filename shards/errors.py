@@ -99,3 +99,14 @@ def explain(what: str, *, value: object = None, expected: str = "", fix: str = "
     if fix:
         line += f"; {fix}"
     return line.replace("\n", " ")
+
+
+def require_version(found: object, known: object, what: str) -> None:
+    """Refuse ``what`` when its format version is not the known one.
+
+    Raises:
+        VersionError: it names the version found and the one expected.
+    """
+    if found != known:
+        fix = "use the version of syllabary that wrote it"
+        raise VersionError(explain(f"unknown {what}", value=found, expected=str(known), fix=fix))

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from shards import store
-from shards.errors import FormatError, InputError, NotFoundError, VersionError, explain
+from shards.errors import FormatError, InputError, NotFoundError, explain, require_version
 
 INDEX_VERSION = "1"
 _VERSION_KEY = b"syllabary.index_version"
@@ -106,15 +106,7 @@ def read_index_part(shards_uri: str, shard: str) -> pa.Table:
     except (pa.ArrowInvalid, OSError) as error:
         raise FormatError(explain("damaged index part", value=uri, fix="delete it and shard again")) from error
     version = (table.schema.metadata or {}).get(_VERSION_KEY, b"none").decode()
-    if version != INDEX_VERSION:
-        raise VersionError(
-            explain(
-                "unknown index version",
-                value=version,
-                expected=INDEX_VERSION,
-                fix="use the version of syllabary that wrote it",
-            )
-        )
+    require_version(version, INDEX_VERSION, "index version")
     return table
 
 

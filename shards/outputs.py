@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from shards import store
-from shards.errors import ConflictError, FormatError, VersionError, explain
+from shards.errors import ConflictError, FormatError, explain, require_version
 
 Kind = Literal[
     "shards", "pretrain", "codec", "tokenizer", "archive", "restored", "packed", "report", "run", "evaluation"
@@ -72,15 +72,7 @@ def read_claim(uri: str, kind: Kind | None = None) -> dict[str, Any]:
         FormatError: another kind of output.
     """
     found = read_json(store.join(uri, CLAIM))
-    if found.get("format_version") != FORMAT_VERSION:
-        raise VersionError(
-            explain(
-                f"unknown format version in {uri}",
-                value=found.get("format_version"),
-                expected=str(FORMAT_VERSION),
-                fix="use the version of syllabary that wrote it",
-            )
-        )
+    require_version(found.get("format_version"), FORMAT_VERSION, f"format version in {uri}")
     if kind is not None and found.get("kind") != kind:
         raise FormatError(explain(f"wrong kind of output at {uri}", value=found.get("kind"), expected=kind))
     return found

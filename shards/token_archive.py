@@ -20,7 +20,7 @@ from crc32c import crc32c
 from numpy.typing import NDArray
 
 from shards import outputs
-from shards.errors import DamageError, FormatError, VersionError, explain
+from shards.errors import DamageError, FormatError, explain, require_version
 from shards.packing import Packing
 
 FORMAT_VERSION = 1
@@ -106,15 +106,7 @@ class ArchiveFormat:
     @classmethod
     def from_json(cls, values: Mapping[str, Any], where: str) -> Self:
         """The format from the metadata of the part or archive at ``where``. Raises VersionError, FormatError."""
-        if values.get("format_version") != FORMAT_VERSION:
-            raise VersionError(
-                explain(
-                    f"unknown archive format version in {where}",
-                    value=values.get("format_version"),
-                    expected=str(FORMAT_VERSION),
-                    fix="use the version of syllabary that wrote it",
-                )
-            )
+        require_version(values.get("format_version"), FORMAT_VERSION, f"archive format version in {where}")
         try:
             packing = Packing(*(values[k] for k in ("num_dims", "levels", "group_size", "digit_order")))
             names = ("encoder_digest", "recipe_digest", "model_sample_rate", "hop_length")

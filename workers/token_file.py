@@ -15,7 +15,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from shards import store
-from shards.errors import DamageError, FormatError, VersionError, explain
+from shards.errors import DamageError, FormatError, explain, require_version
 
 FORMAT_VERSION = "1"
 KIND = "syllabary-tokens"
@@ -82,15 +82,7 @@ def read_token_file(uri: str) -> TokenFile:
                 fix="give a file that `syllabary encode` wrote",
             )
         )
-    if metadata.get("format_version") != FORMAT_VERSION:
-        raise VersionError(
-            explain(
-                f"unknown token file version in {uri}",
-                value=metadata.get("format_version"),
-                expected=FORMAT_VERSION,
-                fix="use the version of syllabary that wrote it",
-            )
-        )
+    require_version(metadata.get("format_version"), FORMAT_VERSION, f"token file version in {uri}")
     return _token_file(uri, tensors, metadata)
 
 
