@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -105,6 +106,29 @@ def make_tokenizer(uri: str, *, seed: int = 0, decoder_seed: int | None = None) 
     torch.manual_seed(seed if decoder_seed is None else decoder_seed)
     save_tokenizer(uri, config, encoder, make_generator(config).state_dict(), recipe={"name": "test"})
     return uri
+
+
+def make_base(
+    folder: Path, shards: Sequence[str] = ("train-000000", "train-000001", "valid-000000"), num_utterances: int = 4
+) -> Path:
+    """``folder`` with ``shards``, ``tokenizer``, and ``archive`` as one process writes it without Ray."""
+    from workers.encode_shard import ShardEncoder, archive_format
+    from workers.tokenizer import Tokenizer
+
+    uris = [str(folder / name) for name in ("shards", "tokenizer", "archive")]
+    make_shards(uris[0], shards, num_utterances)
+    make_tokenizer(uris[1])
+    archive_format(Tokenizer.load(uris[1], decoder=False)).claim(uris[2])
+    encoder = ShardEncoder(*uris, patience_s=0.0)
+    for shard in index.committed_shards(uris[0]):
+        row = encoder({"shard": shard})
+        assert not row["error"], row["error"]
+    return folder
+
+
+def archive_contents(archive: str) -> dict[str, bytes]:
+    """All files of an archive but its summary, by name."""
+    return {e.name: store.read_bytes(e.uri) for e in store.list_files(archive) if e.name != "done.json"}
 
 
 def make_archive(

@@ -14,11 +14,9 @@ from pathlib import Path
 import pytest
 
 from infra.stack.object_store import ObjectStore, start_object_store
-from shards import index, outputs, store
+from shards import outputs, store
 from shards.audit import audit_archive
-from tests.archive_corpus import make_shards, make_tokenizer
-from workers.encode_shard import ShardEncoder, archive_format
-from workers.tokenizer import Tokenizer
+from tests.archive_corpus import archive_contents, make_base
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 NUM_SHARDS = 16
@@ -27,18 +25,8 @@ NUM_SHARDS = 16
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shards, a tokenizer, and the archive that one process writes."""
-    folder = tmp_path_factory.mktemp("cluster-kills")
-    make_shards(str(folder / "shards"), [f"train-{n:06}" for n in range(NUM_SHARDS)], num_utterances=40)
-    make_tokenizer(str(folder / "tokenizer"))
-    archive_format(Tokenizer.load(str(folder / "tokenizer"), decoder=False)).claim(str(folder / "archive"))
-    encoder = ShardEncoder(str(folder / "shards"), str(folder / "tokenizer"), str(folder / "archive"), 0.0)
-    for shard in index.committed_shards(str(folder / "shards")):
-        assert not encoder({"shard": shard})["error"]
-    return folder
-
-
-def contents(archive: str) -> dict[str, bytes]:
-    return {e.name: store.read_bytes(e.uri) for e in store.list_files(archive) if e.name != "done.json"}
+    shards = [f"train-{number:06}" for number in range(NUM_SHARDS)]
+    return make_base(tmp_path_factory.mktemp("cluster-kills"), shards, num_utterances=40)
 
 
 NODE_KILL = """
@@ -77,7 +65,7 @@ def test_a_removed_ray_node_loses_and_doubles_nothing(base: Path, tmp_path: Path
     assert done.returncode == 0, done.stderr[-3000:]
     removed_at = int(done.stdout.split("removed ")[1].split()[0])
     assert removed_at < NUM_SHARDS and f"new parts {NUM_SHARDS}" in done.stdout
-    assert contents(archive) == contents(str(base / "archive"))
+    assert archive_contents(archive) == archive_contents(str(base / "archive"))
 
 
 def test_a_killed_s3_server_is_waited_for_and_the_archive_is_whole(
@@ -110,7 +98,7 @@ def test_a_killed_s3_server_is_waited_for_and_the_archive_is_whole(
         servers.append(start_object_store(folder, **keys, base_port=port))
         assert driver.wait(timeout=400) == 0, said[-30:]
         s3fs.S3FileSystem.clear_instance_cache()
-        assert contents(archive) == contents(str(base / "archive"))
+        assert archive_contents(archive) == archive_contents(str(base / "archive"))
         assert audit_archive(archive, str(base / "shards")).findings == []
         done = outputs.read_done(archive)
         assert done is not None and done["num_parts"] == NUM_SHARDS

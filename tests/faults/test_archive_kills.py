@@ -14,12 +14,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from shards import index, store
+from shards import store
 from shards.audit import audit_archive
-from tests.archive_corpus import make_shards, make_tokenizer
-from workers.encode_shard import ShardEncoder, archive_format
+from tests.archive_corpus import archive_contents, make_base
 from workers.jobs import RESULT_PREFIX, TokenizeJob
-from workers.tokenizer import Tokenizer
 
 NUM_SHARDS, DEADLINE_S = 16, 200.0
 pytestmark = pytest.mark.timeout(900)
@@ -28,19 +26,8 @@ pytestmark = pytest.mark.timeout(900)
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shards of about 40 s of audio each, a tokenizer, and the archive as one process writes it without Ray."""
-    folder = tmp_path_factory.mktemp("kills")
-    make_shards(str(folder / "shards"), [f"train-{n:06}" for n in range(NUM_SHARDS)], num_utterances=40)
-    make_tokenizer(str(folder / "tokenizer"))
-    archive_format(Tokenizer.load(str(folder / "tokenizer"), decoder=False)).claim(str(folder / "archive"))
-    encoder = ShardEncoder(str(folder / "shards"), str(folder / "tokenizer"), str(folder / "archive"), 0.0)
-    for shard in index.committed_shards(str(folder / "shards")):
-        assert not encoder({"shard": shard})["error"]
-    return folder
-
-
-def contents(archive: str) -> dict[str, bytes]:
-    """All files of an archive but its summary, by name."""
-    return {e.name: store.read_bytes(e.uri) for e in store.list_files(archive) if e.name != "done.json"}
+    shards = [f"train-{number:06}" for number in range(NUM_SHARDS)]
+    return make_base(tmp_path_factory.mktemp("kills"), shards, num_utterances=40)
 
 
 class Driver:
@@ -100,16 +87,16 @@ def test_a_killed_driver_leaves_whole_parts_and_its_rerun_finishes_the_rest_and_
     drivers.append(Driver(base, archive, num_workers=1))
     drivers[0].wait_for(lambda: drivers[0].num_parts() >= 2)
     drivers[0].kill()
-    left = contents(archive)
+    left = archive_contents(archive)
     parts = [name for name in left if name.startswith("parts/")]
-    expected = contents(str(base / "archive"))
+    expected = archive_contents(str(base / "archive"))
     assert 2 <= len(parts) < NUM_SHARDS and all(left[name] == expected[name] for name in left)
     damaged = Path(archive) / parts[0]
     damaged.write_bytes(left[parts[0]][:-200] + bytes(1) + left[parts[0]][-199:])
     assert [f.file for f in audit_archive(archive).findings] == [parts[0]]
     drivers.append(Driver(base, archive, num_workers=1))
     assert drivers[1].finish()["num_new_parts"] == NUM_SHARDS - len(parts) + 1
-    assert contents(archive) == expected
+    assert archive_contents(archive) == expected
     assert audit_archive(archive, str(base / "shards")).findings == []
 
 
@@ -124,7 +111,7 @@ def test_a_killed_actor_and_two_drivers_racing_lose_and_double_nothing(
     actor.kill()
     results = [driver.finish() for driver in drivers]
     assert all(result["num_parts"] == NUM_SHARDS for result in results)
-    assert contents(archive) == contents(str(base / "archive"))
+    assert archive_contents(archive) == archive_contents(str(base / "archive"))
     assert audit_archive(archive, str(base / "shards")).findings == []
 
 
@@ -134,4 +121,4 @@ def test_one_and_three_workers_write_the_same_bytes_to_s3(base: Path, s3, driver
         archive = f"{s3.bucket()}/archive"
         drivers.append(Driver(base, archive, num_workers=num_workers))
         assert drivers[-1].finish()["num_new_parts"] == NUM_SHARDS
-        assert contents(archive) == contents(str(base / "archive"))
+        assert archive_contents(archive) == archive_contents(str(base / "archive"))

@@ -12,8 +12,7 @@ import soundfile
 
 from shards import audio, index, store
 from shards.errors import ConflictError, InputError, NotFoundError
-from tests.archive_corpus import RATE, make_shards, make_tokenizer
-from workers.encode_shard import ShardEncoder, archive_format
+from tests.archive_corpus import RATE, make_base, make_tokenizer
 from workers.jobs import RestoreJob
 from workers.restore import restore
 from workers.tokenizer import Tokenizer
@@ -22,14 +21,7 @@ from workers.tokenizer import Tokenizer
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Shards, a tokenizer and their archive, made without Ray."""
-    folder = tmp_path_factory.mktemp("restore")
-    make_shards(str(folder / "shards"))
-    make_tokenizer(str(folder / "tokenizer"))
-    archive_format(Tokenizer.load(str(folder / "tokenizer"))).claim(str(folder / "archive"))
-    encoder = ShardEncoder(str(folder / "shards"), str(folder / "tokenizer"), str(folder / "archive"), 0.0)
-    for shard in index.committed_shards(str(folder / "shards")):
-        assert not encoder({"shard": shard})["error"]
-    return folder
+    return make_base(tmp_path_factory.mktemp("restore"))
 
 
 def job_of(base: Path, out: Path | str, **values) -> RestoreJob:
