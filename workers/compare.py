@@ -93,11 +93,8 @@ def parsed_tolerances(tolerances: Iterable[str], metrics: Sequence[Metric]) -> d
         if not equals or not 0 <= value < float("inf"):
             raise InputError(explain("--tolerance", value=tolerance, expected="metric=x with x of 0 or more"))
         if name not in known:
-            raise InputError(
-                explain(
-                    "--tolerance of a metric that the first report lacks", value=name, expected=", ".join(sorted(known))
-                )
-            )
+            expected = f"of {', '.join(sorted(known))}"
+            raise InputError(explain("--tolerance of a metric the first report lacks", value=name, expected=expected))
         found[name] = value
     return found
 

@@ -7,12 +7,12 @@ may be killed and repeated at any time; the scores come out the same.
 
 from __future__ import annotations
 
+import itertools
 import json
-import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from shards import outputs, store
 from shards.errors import FormatError, explain
@@ -20,7 +20,7 @@ from workers.evaluate_selection import Selection, select
 from workers.evaluate_utterance import Item, UtteranceEvaluator, result_uri
 from workers.job_main import Progress, run_job, say
 from workers.jobs import EvaluateJob
-from workers.peers import peer_digest, peer_directories, wavlm_folder
+from workers.peers import peer_digest, peer_directories, require_peers, wavlm_folder
 from workers.ray_session import ray_session
 from workers.report_card import UTTERANCES
 from workers.scoring import chosen_metrics
@@ -63,6 +63,7 @@ def evaluate(job: EvaluateJob) -> dict[str, Any]:
 
     metrics = chosen_metrics(job.metrics, with_wavlm=wavlm_folder(job.peers) is not None)
     files = load_tokenizer(job.tokenizer)
+    require_peers(job.peers)
     selection = select(job)
     evaluation = Evaluation(job, selection, metrics, Tokenizer(files), str(files.recipe.get("name", "tokenizer")))
     _claim(evaluation)
@@ -112,27 +113,33 @@ def _score_missing(evaluation: Evaluation) -> None:
 
 
 def _scored(evaluation: Evaluation, todo: list[Item]) -> Iterator[Mapping[str, Any]]:
-    """Run the actors; yields number, error and CPU-seconds of each utterance as it is published."""
+    """Run the actors, one utterance each at a time; yields number, error and CPU-seconds of each that is published.
+
+    A lost actor is started again and its utterance given to it again, by Ray, without limit.
+    """
     job = evaluation.job
     with ray_session(num_cpus=job.num_workers):
         import psutil
         import ray
 
-        for name in ("ray.data", "ray.data._internal.execution.streaming_executor", "ray.data._internal.progress"):
-            logging.getLogger(name).setLevel(logging.ERROR)
         num_workers = min(
             job.num_workers or int(ray.cluster_resources().get("CPU", 1)),
             max(1, psutil.virtual_memory().available // _WORKER_BYTES),
             len(todo),
         )
-        rows = ray.data.from_items([{"item": item.to_json()} for item in todo], override_num_blocks=len(todo))
-        scored = rows.map(
-            cast("Callable[..., dict[str, Any]]", UtteranceEvaluator),
-            fn_constructor_args=(job.model_dump_json(), evaluation.metrics, evaluation.title),
-            compute=ray.data.ActorPoolStrategy(size=num_workers, max_tasks_in_flight_per_actor=1),
-            num_cpus=1,
-        )  # Ray Data restarts a lost actor and gives its utterance to another
-        yield from scored.iter_rows()
+        actor_type: Any = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=-1)(UtteranceEvaluator)
+        arguments = (job.model_dump_json(), evaluation.metrics, evaluation.title)
+        waiting = iter(todo)
+        running: dict[Any, Any] = {}
+        for item in itertools.islice(waiting, num_workers):
+            actor = actor_type.remote(*arguments)
+            running[actor.publish.remote(item.to_json())] = actor
+        while running:
+            (ready,), _ = ray.wait(list(running), num_returns=1)
+            actor = running.pop(ready)
+            if following := next(waiting, None):
+                running[actor.publish.remote(following.to_json())] = actor
+            yield ray.get(ready)
 
 
 if __name__ == "__main__":

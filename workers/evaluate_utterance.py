@@ -117,7 +117,7 @@ def read_speech(shards_uri: str, row: Mapping[str, Any]) -> Speech:
 
 
 class UtteranceEvaluator:
-    """The Ray actor: tokenizer, codecs and metric models loaded once; called with ``{"item": json}``."""
+    """The Ray actor: tokenizer, codecs and metric models loaded once; takes one utterance after another."""
 
     def __init__(self, job_json: str, metrics: tuple[str, ...], title: str) -> None:
         import torch
@@ -136,9 +136,9 @@ class UtteranceEvaluator:
         self._prober = Prober(self._tokenizer)
         self._metrics = metrics
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+    def publish(self, item_json: str) -> dict[str, Any]:
         """Publish one utterance's result; gives its number, CPU-seconds, and the one line of a failure or ""."""
-        item = Item.from_json(row["item"])
+        item = Item.from_json(item_json)
         timer = Timer()
         try:
             result = self.evaluate(item, timer)

@@ -81,6 +81,13 @@ def load_peers(peers: Iterable[str]) -> tuple[Codec, ...]:
     return tuple(NeuralCodec(name, folder) for name, folder in found.items() if _model_type(folder) in CODEC_TYPES)
 
 
+def require_peers(peers: Iterable[str]) -> None:
+    """Load every checkpoint once, to fail before any work is done. Raises InputError."""
+    load_peers(peers)
+    if folder := wavlm_folder(peers):
+        WavlmSimilarity(folder)
+
+
 def _load(folder: str | Path, class_name: str) -> Any:
     import transformers
 
