@@ -137,6 +137,7 @@ def _words(card: ReportCard) -> dict[str, Any]:
     return {
         "verdict": words.verdict(card),
         "facts": facts(card),
+        "absences": absences(card),
         "contents": contents(card),
         "rates": [(label, getattr(card.rate, name), meaning) for name, label, meaning in RATES],
         "digests": (
@@ -207,8 +208,9 @@ def _values(scores: pa.Table) -> dict[tuple[str, str], list[float]]:
 
 
 def _paired(card: ReportCard, metric: Metric) -> Markup | None:
+    """Against the baselines and the floors; the ceilings, far away, stand in the table alone."""
     rows = {d.baseline: d for d in card.differences if d.metric == metric.name}
-    chosen = [rows[system.name] for system in words.ordered(card) if system.name in rows]
+    chosen = [rows[s.name] for s in words.ordered(card) if s.name in rows and s.kind != "ceiling"]
     return plots.paired(card, metric, chosen) if chosen else None
 
 
@@ -221,7 +223,21 @@ def _agreement(card: ReportCard) -> list[Markup]:
 def _resilience(card: ReportCard) -> list[Markup]:
     rows = card.behaviour.resilience if card.behaviour else ()
     groups = [(metric, [row for row in rows if row.metric == metric.name]) for metric in card.metrics]
-    return [plots.resilience(metric, group) for metric, group in groups if group]
+    return [plots.resilience(metric, group, _levels(card, metric)) for metric, group in groups if group]
+
+
+def _levels(card: ReportCard, metric: Metric) -> list[tuple[str, float]]:
+    """Where the codec to compare with and the floors lie."""
+    shown = [system for system in card.systems if system.kind == "floor" or system == words.reference(card)]
+    return [(system.label, score.mean) for system in shown if (score := card.score(system.name, metric.name))]
+
+
+def absences(card: ReportCard) -> list[tuple[str, list[str]]]:
+    """(reason, metrics): what nothing has a value of, one line a reason."""
+    found: dict[str, list[str]] = {}
+    for absent in card.absent:
+        found.setdefault(absent.reason, []).append(absent.metric)
+    return list(found.items())
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ MAX_CLIP_S = 10.0
 MAX_SOUND_MB = 12.0
 TYPICAL = "typical"
 NUM_SCORES = 2
+SHORT_LABELS = {"wer_self": "self-WER"}  # beside a sound there is little room
 ReadSound = Callable[[str], bytes]
 
 
@@ -112,5 +113,9 @@ def _original_first(card: ReportCard) -> list[System]:
 def _scores(card: ReportCard, sample: Sample, system: System) -> str:
     """The values of the first key metrics that this take has."""
     found = sample.scores.get(system.name, {})
-    parts = [f"{m.label} {with_unit(m, found[m.name])}" for m in key_metrics(card) if m.name in found]
+    parts = [
+        f"{SHORT_LABELS.get(m.name, m.label)} {with_unit(m, found[m.name])}"
+        for m in key_metrics(card)
+        if m.name in found
+    ]
     return " · ".join(parts[:NUM_SCORES])

@@ -186,18 +186,23 @@ def agreement(rows: Sequence[Agreement]) -> Markup:
     summary = "; ".join(f"{row.value:g} {row.unit}: tokens {row.tokens:.0%}, digits {row.digits:.0%}" for row in rows)
     return svg.panel(
         DISTURBANCES[rows[0].disturbance], summary, _curves(curves, x, _share()), x=x, y=_share(),
-        x_label=rows[0].unit, y_label="share that stays equal",
+        x_label=rows[0].unit, y_label="share that stays equal", x_ticks=_only_tick([row.value for row in rows]),
     )  # fmt: skip
+
+
+def _only_tick(values: Sequence[float]) -> list[tuple[float, str]] | None:
+    """The value itself where there is just one, else None: round ticks."""
+    return [(values[0], svg.number(values[0]))] if len(set(values)) == 1 else None
 
 
 def _share() -> Scale:
     return Scale(0.0, 1.0, svg.HEIGHT - svg.BOTTOM, svg.TOP)
 
 
-def resilience(metric: Metric, rows: Sequence[Resilience]) -> Markup:
-    """Quality over the share of tokens that were replaced, repaired and not."""
+def resilience(metric: Metric, rows: Sequence[Resilience], levels: Sequence[tuple[str, float]]) -> Markup:
+    """Quality over the share of tokens that were replaced, repaired and not, beside ``levels`` that give its scale."""
     x = svg.x_scale([row.token_error_rate for row in rows])
-    y = svg.y_scale([row.mean for row in rows])
+    y = svg.y_scale([*(row.mean for row in rows), *(value for _, value in levels)])
     curves = {
         name: (style, sorted((row.token_error_rate, row.mean) for row in rows if row.repair is repair))
         for name, style, repair in (("as is", "reference", False), ("repaired", "ours", True))
@@ -206,7 +211,7 @@ def resilience(metric: Metric, rows: Sequence[Resilience]) -> Markup:
         f"{row.token_error_rate:.0%} wrong{', repaired' if row.repair else ''}: {row.mean:.3g}" for row in rows
     )
     return svg.panel(
-        f"{metric.label}: {better(metric)}", summary, _curves(curves, x, y), x=x, y=y,
+        f"{metric.label}: {better(metric)}", summary, _level_lines(levels, x, y) + _curves(curves, x, y), x=x, y=y,
         x_label="share of tokens replaced", y_label=axis_label(metric),
     )  # fmt: skip
 

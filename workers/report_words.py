@@ -42,7 +42,8 @@ def figure(metric: Metric, value: float | None, *, signed: bool = False) -> str:
     if value is None:
         return "–"
     digits = DIGITS.get(metric.unit, 2)
-    shown = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
+    rounded = round(value, digits) + 0.0  # no negative zero
+    shown = f"{rounded:+.{digits}f}" if signed else f"{rounded:.{digits}f}"
     return shown.replace("-", "−")
 
 
@@ -83,7 +84,8 @@ def verdict(card: ReportCard) -> Verdict:
     rate = rate_of(ours(card))
     at = f"{ours(card).label} at {rate:,.0f} bit/s" if rate else ours(card).label
     opening = f"{at} has {' and '.join(reasons)}." if reasons else f"The intelligibility of {at} was not measured."
-    return Verdict(level, tuple(s for s in (opening, _standing(card), _evidence(card)) if s))
+    sentences = (opening, _standing(card), _over_the_floor(card), _evidence(card))
+    return Verdict(level, tuple(sentence for sentence in sentences if sentence))
 
 
 def _intelligibility(card: ReportCard) -> tuple[str | None, list[str]]:
@@ -150,6 +152,17 @@ def _standing(card: ReportCard) -> str:
     said = "; ".join(part for part in parts if part)
     against = f"Against {baseline.label} at {rate_of(baseline):,.0f} bit/s"
     return f"{against} it is {said}." if said else f"{against}: too few speakers to tell."
+
+
+def _over_the_floor(card: ReportCard) -> str:
+    """Said only when it must be: the metrics by which ours is no better than a floor."""
+    metrics, said = {metric.name: metric for metric in key_metrics(card)}, []
+    for floor in (system for system in card.systems if system.kind == "floor"):
+        rows = [d for d in card.differences if d.baseline == floor.name and d.metric in metrics and d.low is not None]
+        poor = [d for d in rows if not (d.exceeds and d.better)]
+        if poor:
+            said.append(f"It is {_listed('no better than ' + floor.label + ' by', poor, metrics, figures=False)}.")
+    return " ".join(said)
 
 
 def _listed(verb: str, rows: Sequence[Difference], metrics: dict[str, Metric], *, figures: bool = True) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 WIDTH, HEIGHT = 336, 232
-LEFT, RIGHT, TOP, BOTTOM = 46, 14, 14, 40
+LEFT, RIGHT, TOP, BOTTOM = 52, 14, 14, 40
 _STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 
 
@@ -124,7 +124,7 @@ def _y_axis(y: Scale, label: str) -> Markup:
         parts.append(text(LEFT - 6, y(value) + 4, number(value), "tick", anchor="end"))
     if label:
         middle = (TOP + HEIGHT - BOTTOM) / 2
-        turned = Markup('<text class="label" text-anchor="middle" transform="translate(11 {}) rotate(-90)">{}</text>')
+        turned = Markup('<text class="label" text-anchor="middle" transform="translate(10 {}) rotate(-90)">{}</text>')
         parts.append(turned.format(_px(middle), label))
     return Markup("").join(parts)
 

@@ -212,6 +212,24 @@ def test_the_verdict_says_where_it_stands_against_codec2(tmp_path: Path) -> None
     assert "it is better by ESTOI (+0.25)" in report_words.verdict(better).sentences[1]
 
 
+def test_the_verdict_says_when_noise_is_as_good(tmp_path: Path) -> None:
+    card = write_example_report(tmp_path, num_samples=0)
+    assert "White noise" not in " ".join(report_words.verdict(card).sentences)
+    like = next(d for d in card.differences if d.metric == "estoi")
+    beside = like.model_copy(update={"baseline": "noise", "exceeds": False})
+    noisy = card.model_copy(update={"differences": (*card.differences, beside)})
+    assert "It is no better than White noise by ESTOI." in report_words.verdict(noisy).sentences
+
+
+def test_a_rounded_zero_has_no_sign() -> None:
+    estoi = METRICS[1]
+    assert report_words.figure(estoi, -0.001) == "0.00"
+    assert report_words.figure(estoi, -0.25) == "−0.25"
+    assert report_words.figure(estoi, 0.25, signed=True) == "+0.25"
+    assert report_words.figure(estoi, None) == "–"
+    assert report_words.figure(WER, 58.04) == "58.0"
+
+
 def test_without_codec2_the_baseline_of_the_nearest_rate_stands_in(tmp_path: Path) -> None:
     card = write_example_report(tmp_path, num_samples=0)
     rest = card.model_copy(update={"systems": tuple(s for s in SYSTEMS if s.name != "codec2_700c")})
