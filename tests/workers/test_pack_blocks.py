@@ -141,3 +141,35 @@ def test_a_quick_look_with_arrow_datasets_reads_fixed_length_lists(archive, tmp_
     dataset = pds.dataset(tmp_path / "train", format="parquet")
     assert pa.types.is_fixed_size_list(dataset.schema.field("input_ids").type)
     assert dataset.schema.field("input_ids").type.list_size == 50
+
+
+def test_huggingface_datasets_feed_a_dataloader_with_every_token_once(
+    archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    import datasets
+
+    pack(PackJob(archive=archive[0], out=str(tmp_path / "out"), block_size=96, bucket_mb=0.02))
+    parts = [str(part) for part in sorted((tmp_path / "out/train").iterdir())]
+    blocks = datasets.load_dataset("parquet", data_files={"train": parts}, cache_dir=str(tmp_path / "cache"))["train"]
+    assert blocks.features["input_ids"].length == 96 and len(parts) > 1
+    columns = ["input_ids", "positions", "document_numbers"]
+    loader = torch.utils.data.DataLoader(blocks.with_format("torch", columns=columns), batch_size=5, num_workers=0)
+    batches = list(loader)
+    assert [len(batch["input_ids"]) for batch in batches[:-1]] == [5] * (len(batches) - 1)
+    ids, positions = (torch.cat([batch[name] for batch in batches]).long() for name in ("input_ids", "positions"))
+    assert ids.shape == (len(blocks), 96) and (ids[positions == 0] == 16_384).all()
+    train = {name for name in recordings(archive[1]) if name.split("/")[0] in ("101", "102")}
+    expected = np.sort(np.concatenate([tokens for name, tokens in recordings(archive[1]).items() if name in train]))
+    assert np.array_equal(np.sort(ids[positions > 0].numpy()), expected)
+
+
+def test_huggingface_datasets_open_the_archive_itself(archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    import datasets
+
+    rows = datasets.Dataset.from_parquet(f"{archive[0]}/parts/train-000000.parquet", cache_dir=str(tmp_path / "cache"))
+    packed = FORMAT.packing.pack(archive[1][rows[7]["utterance_id"]]).reshape(-1)
+    assert rows[7]["tokens"] == packed.tolist() and rows.features["tokens"].feature.dtype == "uint16"
