@@ -74,8 +74,9 @@ def start_object_store(
     base_port: int = 0,
     wait_s: float = 60.0,
     environment: Mapping[str, str] | None = None,
+    host: str = "127.0.0.1",
 ) -> ObjectStore:
-    """Start SeaweedFS over ``folder`` and wait until a PUT succeeds.
+    """Start SeaweedFS over ``folder`` on ``host`` and wait until a PUT succeeds.
 
     With an ``environment`` (default: this process's) it runs in a session of its own and outlives this process.
 
@@ -95,22 +96,22 @@ def start_object_store(
     port = base_port or free_port_block()
     with (folder / "weed.log").open("ab") as log:
         process = subprocess.Popen(
-            _command(folder, config, port),
+            _command(folder, config, host, port),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             env={**(os.environ if environment is None else environment), "GOMEMLIMIT": "256MiB"},
             start_new_session=environment is not None,
         )
-    store = ObjectStore(process, f"http://127.0.0.1:{port + 3}", access_key, secret_key)
+    store = ObjectStore(process, f"http://{host}:{port + 3}", access_key, secret_key)
     _wait_for_put(store, folder / "weed.log", wait_s)
     return store
 
 
-def _command(folder: Path, config: Path, port: int) -> list[str]:
+def _command(folder: Path, config: Path, host: str, port: int) -> list[str]:
     ports = {"master": 0, "volume": 1, "filer": 2, "s3": 3, "admin": 4}
     return [
-        str(Path(sys.executable).parent / "weed"), "-logtostderr", "mini", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
+        str(Path(sys.executable).parent / "weed"), "-logtostderr", "mini", f"-ip={host}", f"-ip.bind={host}",
         f"-dir={folder}", "-master.telemetry=false", "-webdav=false", "-admin.ui=false", f"-s3.config={config}",
         "-s3.port.iceberg=0", "-s3.port.lance=0", f"-filer.localSocket={folder / 'filer.sock'}",
         f"-s3.localSocket={folder / 's3.sock'}",
