@@ -234,7 +234,7 @@ def _curves(curves: Mapping[str, tuple[str, Sequence[tuple[float, float]]]], x: 
 def level_use(rate: Rate) -> Markup:
     """Share of each level over all dims, beside the share of equal use."""
     shares = rate.level_share
-    x = Scale(-0.6, len(shares) - 0.4, svg.LEFT, svg.WIDTH - svg.RIGHT)
+    x = Scale(-0.6, len(shares) + 0.4, svg.LEFT, svg.WIDTH - svg.RIGHT)  # with room for the name of the line
     y = Scale(0.0, max(*shares, 1 / len(shares)) * 1.08, svg.HEIGHT - svg.BOTTOM, svg.TOP)
     width = min(40.0, (x(1) - x(0)) * 0.7)
     marks = [svg.rectangle(x(i) - width / 2, y(v), width, y(0) - y(v), "bar ours") for i, v in enumerate(shares)]

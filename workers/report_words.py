@@ -26,6 +26,7 @@ ESTOI_BOUNDS = (0.70, 0.50, 0.35)  # below: one level lower
 DEAF_RECOGNISER = 0.50  # a recogniser that errs so often on the originals judges nobody
 FEW_SPEAKERS, FEW_UTTERANCES = 5, 20
 DIGITS = {"%": 1, "dB": 1, "Hz": 1, "cents": 0}  # of a unit; 2 for all others
+NO_BREAK = "\u00a0"
 KINDS = ("ours", "baseline", "ceiling", "floor")
 
 
@@ -49,7 +50,13 @@ def figure(metric: Metric, value: float | None, *, signed: bool = False) -> str:
 
 def with_unit(metric: Metric, value: float, *, signed: bool = False) -> str:
     """The figure as running text has it: with the units that people say."""
-    unit = " points" if signed and metric.unit == "%" else f" {metric.unit}" if metric.unit in DIGITS else ""
+    unit = (
+        f"{NO_BREAK}points"
+        if signed and metric.unit == "%"
+        else f"{NO_BREAK}{metric.unit}"
+        if metric.unit in DIGITS
+        else ""
+    )
     return f"{figure(metric, value, signed=signed)}{unit}"
 
 
@@ -96,7 +103,7 @@ def _intelligibility(card: ReportCard) -> tuple[str | None, list[str]]:
         share = _share(metrics[wer.metric], wer.mean)
         found.append(sum(share >= bound for bound in WER_BOUNDS))
         against = " against what a recogniser hears in the original" if wer.metric == WORD_ERRORS[1] else ""
-        reasons.append(f"a word error rate of {share:.0%}{against}{_originals(card, wer)}")
+        reasons.append(f"a word error rate of {_percent(share)}{against}{_originals(card, wer)}")
     if estoi := card.score(name, "estoi"):
         found.append(sum(estoi.mean < bound for bound in ESTOI_BOUNDS))
         reasons.append(f"an ESTOI of {figure(metrics['estoi'], estoi.mean)}{_originals(card, estoi)}")
@@ -118,8 +125,12 @@ def _originals(card: ReportCard, score: Score) -> str:
     if spoken is None or score.metric == WORD_ERRORS[1]:
         return ""
     metric = next(metric for metric in card.metrics if metric.name == score.metric)
-    shown = f"{_share(metric, spoken.mean):.0%}" if metric.name in WORD_ERRORS else figure(metric, spoken.mean)
+    shown = _percent(_share(metric, spoken.mean)) if metric.name in WORD_ERRORS else figure(metric, spoken.mean)
     return f" (the originals: {shown})"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f}{NO_BREAK}%"
 
 
 def _share(metric: Metric, value: float) -> float:

@@ -166,7 +166,7 @@ def test_without_transcripts_the_recogniser_is_held_against_itself(tmp_path: Pat
     own = WER.model_copy(update={"name": "wer_self", "label": "WER against itself"})
     verdict = report_words.verdict(card.model_copy(update={"scores": heard, "metrics": (*METRICS, own)}))
     assert verdict.level == "not intelligible"
-    assert "a word error rate of 88% against what a recogniser hears in the original" in verdict.sentences[0]
+    assert "a word error rate of 88\u00a0% against what a recogniser hears in the original" in verdict.sentences[0]
 
 
 def test_the_rulers_that_say_most_come_first_and_the_others_are_kept(tmp_path: Path) -> None:
