@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from model.autograd import dilated_conv, masked_leaky_relu, prefers_products
 from model.padding import zero_invalid
 
 LEAKY_SLOPE = 0.1
@@ -55,6 +56,8 @@ class SameConv1d(nn.Conv1d):
     def forward(self, input: Float[Tensor, "batch inc positions"]) -> Float[Tensor, "batch outc positions"]:
         """Convolve the whole length; invalid positions must already be zero."""
         weight = self.live_weight(input.shape[-1])
+        if prefers_products(input, self.dilation[0]) and self.bias is not None:
+            return dilated_conv(input, weight, self.bias, self.dilation[0])
         padding = weight.shape[-1] // 2 * self.dilation[0]
         return F.conv1d(input, weight, self.bias, padding=padding, dilation=self.dilation)
 
@@ -126,6 +129,14 @@ class ResidualBlock(nn.Module):
     ) -> Float[Tensor, "batch channels positions"]:
         """Shape is kept."""
         for dilated, plain in zip(self.dilated, self.plain, strict=True):
-            hidden = dilated(zero_invalid(F.leaky_relu(x, LEAKY_SLOPE), mask))
-            x = x + plain(zero_invalid(F.leaky_relu(hidden, LEAKY_SLOPE), mask))
+            hidden = dilated(_activated(x, mask))
+            x = x + plain(_activated(hidden, mask))
         return x
+
+
+def _activated(
+    x: Float[Tensor, "batch channels positions"], mask: Bool[Tensor, "batch positions"] | None
+) -> Float[Tensor, "batch channels positions"]:
+    if x.requires_grad:
+        return masked_leaky_relu(x, mask, LEAKY_SLOPE)
+    return zero_invalid(F.leaky_relu(x, LEAKY_SLOPE), mask)
