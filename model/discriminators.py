@@ -34,10 +34,12 @@ class FeatureMap:
 
 @dataclass(frozen=True)
 class DiscriminatorOutput:
-    """``scores``: one map a sub-discriminator; ``features``: its hidden maps, first layer first."""
+    """``scores``: one map a sub-discriminator; ``features``: its hidden maps, first layer first; ``num_samples`` of the
+    clips, as they were given."""
 
     scores: list[FeatureMap]
     features: list[list[FeatureMap]]
+    num_samples: Int[Tensor, "batch"]
 
 
 class PeriodDiscriminator(nn.Module):
@@ -100,7 +102,7 @@ class Discriminators(nn.Module):
         for scale in self.scales:
             found.append(scale(waveform, lengths))
             waveform, lengths = _halve(waveform), -(-lengths // 2)
-        return DiscriminatorOutput([score for score, _ in found], [features for _, features in found])
+        return DiscriminatorOutput([score for score, _ in found], [features for _, features in found], num_samples)
 
 
 def _run(x: FeatureMap, layers: nn.ModuleList, score: nn.Module) -> tuple[FeatureMap, list[FeatureMap]]:

@@ -4,6 +4,9 @@ total = L1 + 2.0 mrstft + 0.1 (adversarial + feature_matching)
 mrstft = mean over FFT sizes of [magnitude term + L1 of log magnitudes], hop FFT / 4, Hann
 adversarial (least squares): G: (D(y') - 1)^2;  D: (D(y) - 1)^2 + D(y')^2
 feature matching: mean over layers of L1 between hidden maps of real and generated speech
+
+Every term is a clip's own mean, and a batch's the mean over its clips weighted by their samples: batches divided over
+ranks and weighted by their samples then add up to the undivided batch exactly, whatever the clips' lengths.
 """
 
 from __future__ import annotations
@@ -53,7 +56,7 @@ def mrstft_loss(
     mask = valid_mask(num_samples, target.shape[-1], target.device)
     generated, target = generated.masked_fill(~mask, 0.0).float(), target.masked_fill(~mask, 0.0).float()
     terms = [_stft_loss(generated, target, num_samples, n_fft, config) for n_fft in config.stft_ffts]
-    return torch.stack(terms).mean()
+    return _over_clips(torch.stack(terms).mean(dim=0), num_samples)
 
 
 def _stft_loss(
@@ -62,20 +65,26 @@ def _stft_loss(
     num_samples: Int[Tensor, "batch"],
     n_fft: int,
     config: CodecLossConfig,
-) -> Float[Tensor, ""]:
+) -> Float[Tensor, "batch"]:
     ours, theirs = _magnitudes(generated, n_fft), _magnitudes(target, n_fft)
     frames = -(-num_samples // (n_fft // 4))
     mask = valid_mask(frames, theirs.shape[-1], theirs.device)[:, None, :]
     difference = (ours - theirs).masked_fill(~mask, 0.0)
-    count = mask.sum().clamp(min=1) * theirs.shape[1]
+    count = mask.sum(dim=(1, 2)).clamp(min=1) * theirs.shape[1]
     if config.magnitude_term == "l1":
-        magnitude = difference.abs().sum() / count
+        magnitude = difference.abs().sum(dim=(1, 2)) / count
     else:
         energy = theirs.masked_fill(~mask, 0.0).square().sum(dim=(1, 2))
         error = difference.square().sum(dim=(1, 2))
-        magnitude = ((error + _MAGNITUDE_FLOOR**2) / (energy + _MAGNITUDE_FLOOR**2)).sqrt().mean()
+        magnitude = ((error + _MAGNITUDE_FLOOR**2) / (energy + _MAGNITUDE_FLOOR**2)).sqrt()
     log_difference = (ours.log() - theirs.log()).masked_fill(~mask, 0.0)
-    return magnitude + log_difference.abs().sum() / count
+    return magnitude + log_difference.abs().sum(dim=(1, 2)) / count
+
+
+def _over_clips(terms: Float[Tensor, "batch"], num_samples: Int[Tensor, "batch"]) -> Float[Tensor, ""]:
+    """Mean over clips, weighted by their samples."""
+    weights = num_samples.to(terms.device, terms.dtype)
+    return (terms * weights).sum() / weights.sum().clamp(min=1)
 
 
 def _magnitudes(waveform: Float[Tensor, "batch samples"], n_fft: int) -> Float[Tensor, "batch bins frames"]:
@@ -90,34 +99,42 @@ def _magnitudes(waveform: Float[Tensor, "batch samples"], n_fft: int) -> Float[T
 
 def generator_adversarial_loss(generated: DiscriminatorOutput) -> Float[Tensor, ""]:
     """Mean over sub-discriminators of (D(y') - 1)^2."""
-    return torch.stack([_valid_mean((s.values - 1).square(), s) for s in generated.scores]).mean()
+    terms = [_clip_means((s.values - 1).square(), s) for s in generated.scores]
+    return _over_clips(torch.stack(terms).mean(dim=0), generated.num_samples)
 
 
 def discriminator_loss(real: DiscriminatorOutput, generated: DiscriminatorOutput) -> Float[Tensor, ""]:
     """Mean over sub-discriminators of (D(y) - 1)^2 + D(y')^2."""
     terms = [
-        _valid_mean((r.values - 1).square(), r) + _valid_mean(g.values.square(), g)
+        _clip_means((r.values - 1).square(), r) + _clip_means(g.values.square(), g)
         for r, g in zip(real.scores, generated.scores, strict=True)
     ]
-    return torch.stack(terms).mean()
+    return _over_clips(torch.stack(terms).mean(dim=0), real.num_samples)
 
 
 def feature_matching_loss(real: DiscriminatorOutput, generated: DiscriminatorOutput) -> Float[Tensor, ""]:
     """Mean over all hidden maps of the L1 distance; no gradient reaches the real side."""
     terms = [
-        _valid_mean((g.values - r.values.detach()).abs(), r)
+        _clip_means((g.values - r.values.detach()).abs(), r)
         for reals, fakes in zip(real.features, generated.features, strict=True)
         for r, g in zip(reals, fakes, strict=True)
     ]
-    return torch.stack(terms).mean()
+    return _over_clips(torch.stack(terms).mean(dim=0), real.num_samples)
 
 
-def _valid_mean(x: Tensor, like: FeatureMap) -> Float[Tensor, ""]:
-    """Mean of ``x`` [batch, channels, time, ...] over the valid times of ``like``."""
+@torch.no_grad()
+def mean_score(judged: DiscriminatorOutput) -> Float[Tensor, ""]:
+    """Mean of all sub-discriminators' scores: towards 1 for speech held to be real, towards 0 for generated speech."""
+    terms = [_clip_means(s.values.float(), s) for s in judged.scores]
+    return _over_clips(torch.stack(terms).mean(dim=0), judged.num_samples)
+
+
+def _clip_means(x: Tensor, like: FeatureMap) -> Float[Tensor, "batch"]:
+    """Mean of ``x`` [batch, channels, time, ...] over the valid times of ``like``, a clip."""
     mask = valid_mask(like.lengths, x.shape[2], x.device)
     mask = mask.view(mask.shape[0], 1, mask.shape[1], *[1] * (x.dim() - 3))
     per_time = x[0, :, 0].numel()
-    return x.masked_fill(~mask, 0.0).sum() / (mask.sum().clamp(min=1) * per_time)
+    return x.masked_fill(~mask, 0.0).flatten(1).sum(dim=1) / (mask.flatten(1).sum(dim=1).clamp(min=1) * per_time)
 
 
 def generator_losses(

@@ -19,12 +19,21 @@ from torch import Tensor
 
 from model.codec import Codec
 from model.discriminators import DiscriminatorOutput, Discriminators
-from model.losses import GeneratorLosses, discriminator_loss, generator_losses
+from model.losses import GeneratorLosses, discriminator_loss, generator_losses, mean_score
 from shards import store
 from shards.errors import ConfigError, explain
 from shards.outputs import pretty_json
 from workers.codec_validation import illustrate, validate_codec
-from workers.engine import build_engine, frozen, lowered, set_learning_rate, step_engine, sum_over_ranks, world
+from workers.engine import (
+    backward,
+    build_engine,
+    frozen,
+    lowered,
+    set_learning_rate,
+    step_engine,
+    sum_over_ranks,
+    world,
+)
 from workers.jepa_stage import CONFIG_FILE, ENCODER_FILE
 from workers.latent_scale import standardize_latents
 from workers.loader import Batch
@@ -124,7 +133,7 @@ class CodecStage:
             with frozen(judges), lowered(self._config, self._setup.device):
                 judged = (real, judges(generated, batch.num_samples))
         losses = generator_losses(generated, batch.waveform, batch.num_samples, self._model.losses, judged=judged)
-        self.engines["generator"].backward(losses.total * share.scale)
+        backward(self.engines["generator"], losses.total * share.scale)
         return stats | _named(losses)
 
     def _generate(self, batch: Batch) -> Tensor:
@@ -159,11 +168,11 @@ class CodecStage:
         engine = self.engines["discriminators"]
         real, fake = engine(batch.waveform, batch.num_samples), engine(generated, batch.num_samples)
         loss = discriminator_loss(real, fake)
-        engine.backward(loss * share.scale)
+        backward(engine, loss * share.scale)
         return real, {
             "discriminator_loss": loss.detach(),
-            "discriminator_real": torch.stack([s.values.detach().float().mean() for s in real.scores]).mean(),
-            "discriminator_generated": torch.stack([s.values.detach().float().mean() for s in fake.scores]).mean(),
+            "discriminator_real": mean_score(real),
+            "discriminator_generated": mean_score(fake),
         }
 
     def validate(self) -> dict[str, float]:

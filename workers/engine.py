@@ -21,6 +21,7 @@ from shards.errors import ConfigError, explain
 from workers.training_config import OptimizerConfig, TrainConfig
 
 T = TypeVar("T")
+_BUCKET_NUMEL = 1 << 22
 _DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
 
 
@@ -103,12 +104,14 @@ def build_engine(
 
     trainable = list(parameters)
     optimizer = torch.optim.AdamW(
-        trainable, lr=lr, betas=train.optimizer.betas, weight_decay=train.optimizer.weight_decay
+        trainable, lr=lr, betas=train.optimizer.betas, weight_decay=train.optimizer.weight_decay, fused=True
     )
     config = deepspeed_config(train)
     if load_universal:
         config["checkpoint"] = {"load_universal": True}
     engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
+    if train.zero_stage == 0:
+        engine.enable_backward_allreduce = False  # see backward()
     _require_as_asked(engine, train)
     return engine
 
@@ -145,6 +148,17 @@ def set_learning_rate(engine: Any, lr: float) -> None:
     """Set the rate of every parameter group; a pure function of the step needs no scheduler state."""
     for group in engine.optimizer.param_groups:
         group["lr"] = lr
+
+
+def backward(engine: Any, loss: Tensor) -> None:
+    """Add the gradient of ``loss`` to the engine's, over all ranks at the end of a step.
+
+    Without ZeRO, DeepSpeed's own call would copy all gradients into one buffer as large as they are, and back, on a
+    single rank too; a bucket at a time does the same in a few megabytes, and one rank has nothing to add up.
+    """
+    engine.backward(loss)
+    if engine.zero_optimization_stage() == 0 and world()[1] > 1:
+        engine.allreduce_gradients(bucket_size=_BUCKET_NUMEL)
 
 
 def step_engine(engine: Any, train: TrainConfig) -> dict[str, float]:

@@ -20,6 +20,7 @@ from model.padding import frame_mask, valid_mask, zero_invalid
 from shards import store
 from shards.outputs import pretty_json
 from workers.engine import (
+    backward,
     build_engine,
     gather_from_ranks,
     rows_of_all_ranks,
@@ -32,7 +33,7 @@ from workers.loader import Batch
 from workers.ray_training import RankJob
 from workers.sample_plan import mix
 from workers.train_rank import RankSetup, run_rank
-from workers.watches import daam_spread, ema_distance, gate_health, latent_health
+from workers.watches import daam_spread, ema_distance, gate_health, latent_health, relative_loss
 
 ENCODER_FILE, CONFIG_FILE = "encoder.safetensors", "config.json"
 COLLAPSED_STD = 0.01
@@ -74,7 +75,7 @@ class JepaStage:
             batch = batch.to(self._setup.device)
             found = engine(batch.waveform, batch.num_samples, mask)
             # DeepSpeed divides by ranks and micro-batches; undone here, what is left is the share of masked frames.
-            engine.backward(found.loss * (count * world()[1] * len(batches) / total))
+            backward(engine, found.loss * (count * world()[1] * len(batches) / total))
             norm = step_engine(engine, self._config)
             stats = torch.stack([found.loss.detach(), found.prediction_std, found.target_std])
             sums += stats.double() * (count / total)
@@ -94,23 +95,25 @@ class JepaStage:
             batch = batch.to(self._setup.device)
             encoded = self._jepa.target_encoder(batch.waveform, batch.num_samples)
             predicted = self._predict(batch, masked)
-            targets = encoded.latents.float()
-            error = (predicted - targets).square().mean(dim=1)[masked]
-            cosine = F.cosine_similarity(predicted, targets, dim=1)[masked]
+            wanted = encoded.latents.float()
+            error = (predicted - wanted).square().mean(dim=1)[masked]
+            cosine = F.cosine_similarity(predicted, wanted, dim=1)[masked]
             sums += torch.stack([error.sum(), cosine.sum(), masked.sum()]).double().cpu()
-            valid = valid_mask(encoded.num_frames, targets.shape[-1], targets.device)
-            latents.append(targets.transpose(1, 2)[valid].cpu())
+            valid = valid_mask(encoded.num_frames, wanted.shape[-1], wanted.device)
+            latents.append(wanted.transpose(1, 2)[valid].cpu())
             gates.append(encoded.gate[valid].cpu())
             predictions.append(predicted.transpose(1, 2)[masked].cpu())
         error_sum, cosine_sum, count = sum(gather_from_ranks(sums)).tolist()  # type: ignore[union-attr]
         spread = float(rows_of_all_ranks(predictions).std(dim=0, correction=0).mean())
+        targets = rows_of_all_ranks(latents)
         return {
             "loss": error_sum / count,
+            "relative_loss": relative_loss(error_sum / count, targets),
             "target_prediction_cosine": cosine_sum / count,
             "prediction_std": spread,
             "collapsed": float(spread < COLLAPSED_STD),
             "ema_distance": ema_distance(self._jepa),
-            **latent_health(rows_of_all_ranks(latents)),
+            **latent_health(targets),
             **gate_health(rows_of_all_ranks(gates)),
             **daam_spread(self._jepa.context_encoder),
         }

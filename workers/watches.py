@@ -21,6 +21,15 @@ def latent_health(latents: Tensor) -> dict[str, float]:
     }
 
 
+def relative_loss(loss: float, targets: Tensor) -> float:
+    """The squared error over the variance of the targets [frames, dim]: 1 is what their mean as prediction would get.
+
+    The plain loss falls when targets collapse, and differs between models whose latents have another scale; this does
+    neither.
+    """
+    return loss / max(float(targets.double().var(dim=0, correction=0).mean()), 1e-12)
+
+
 @torch.no_grad()
 def ema_distance(jepa: Jepa) -> float:
     """|context - target| / |context| over all weights."""

@@ -12,6 +12,7 @@ from safetensors.torch import save as to_safetensors
 from training_testing import Lines, no_dropout, train_here, trained, training_recipe
 
 from shards.errors import ConfigError
+from workers import engine
 from workers.engine import deepspeed_config, frozen, learning_rate, select_device
 from workers.training_config import CodecTrainConfig, OptimizerConfig, PretrainConfig, TrainConfig
 
@@ -103,7 +104,7 @@ def _discriminators_learn(stage: Any, run: Any) -> tuple[str, str, float]:
     stage._discriminators.zero_grad()
     with frozen(stage._discriminators):
         judged = stage._discriminators(stage._generate(batch), batch.num_samples)
-    stage.engines["generator"].backward(sum(score.values.sum() for score in judged.scores))
+    engine.backward(stage.engines["generator"], sum(score.values.sum() for score in judged.scores))
     leaked = sum(float(p.grad.abs().sum()) for p in stage._discriminators.parameters() if p.grad is not None)
     reached = sum(float(p.grad.abs().sum()) for p in stage._codec.generator.parameters() if p.grad is not None)
     assert reached > 0 or stage.engines["generator"].zero_optimization_stage() > 0
@@ -178,6 +179,51 @@ def test_deepspeed_is_told_nothing_but_what_it_takes():
     assert config["gradient_clipping"] == 0.5
     assert config["zero_optimization"] == {"stage": 1}
     assert config["torch_autocast"]["dtype"] == "bfloat16"
+
+
+class _Engine:
+    """What DeepSpeed would answer of itself."""
+
+    def __init__(self, **answers: Any) -> None:
+        asked = {
+            "zero_optimization_stage": 1, "gradient_accumulation_steps": 1, "gradient_clipping": 1.0,
+            "train_micro_batch_size_per_gpu": 32, "torch_autocast_enabled": False,
+        }  # fmt: skip
+        for name, value in (asked | answers).items():
+            setattr(self, name, lambda value=value: value)
+
+
+@pytest.mark.parametrize(
+    ("answer", "named"),
+    [
+        ({"zero_optimization_stage": 0}, "zero_stage 0"),
+        ({"gradient_accumulation_steps": 4}, "grad_accum_steps 4"),
+        ({"gradient_clipping": 0.0}, r"clip_norm 0\.0"),
+        ({"torch_autocast_enabled": True}, "autocast True"),
+    ],
+)
+def test_a_setting_that_deepspeed_would_ignore_stops_the_run_in_one_line(answer, named):
+    train = TrainConfig(zero_stage=1)
+    engine._require_as_asked(_Engine(), train)
+    with pytest.raises(ConfigError, match=f"DeepSpeed would train with {named}") as refused:
+        engine._require_as_asked(_Engine(**answer), train)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_gpu_gets_nccl_and_half_precision_and_a_cpu_gloo(monkeypatch):
+    import deepspeed
+
+    asked: list[str] = []
+    monkeypatch.setattr(deepspeed, "init_distributed", lambda dist_backend, **_: asked.append(dist_backend))
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    for name in ("cuda", "cpu"):
+        engine.join_process_group(torch.device(name))
+    assert asked == ["nccl", "gloo"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    assert select_device(TrainConfig(precision="fp16")) == torch.device("cuda", 1)
+    assert select_device(TrainConfig(device="cpu")).type == "cpu"
+    assert deepspeed_config(TrainConfig(precision="fp16"))["torch_autocast"]["dtype"] == "float16"
 
 
 def test_the_shared_memory_operator_can_still_be_declared_incompatible():

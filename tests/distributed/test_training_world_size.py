@@ -42,15 +42,14 @@ def test_accumulating_equals_one_large_batch(single, shards, encoder, tmp_path):
 
 @pytest.mark.parametrize("zero", [0, pytest.param(1, marks=pytest.mark.slow), 2])
 def test_codec_on_two_ranks_equals_one_rank_with_twice_the_batch(pair, single, shards, encoder, tmp_path, zero):
-    # Crops of one length, shorter than every utterance: each loss term is then a plain mean over clips.
-    equal = {"codec__crop_s": 0.48, "codec__zero_stage": zero}
-    two = _train(pair, "codec", tmp_path / "two", shards, encoder, **equal)
-    one = _train(single, "codec", tmp_path / "one", shards, encoder, codec__micro_batch_size=4, **equal)
+    # Clips of unequal length: each rank's part of a step must weigh as much as its samples.
+    two = _train(pair, "codec", tmp_path / "two", shards, encoder, codec__zero_stage=zero)
+    one = _train(single, "codec", tmp_path / "one", shards, encoder, codec__zero_stage=zero, codec__micro_batch_size=4)
     _close(two, one)
 
 
 def test_codec_accumulating_equals_one_large_batch(single, shards, encoder, tmp_path):
-    equal = {"codec__crop_s": 0.48, "codec__train_encoder": "finetune"}
-    small = _train(single, "codec", tmp_path / "a", shards, encoder, codec__grad_accum_steps=2, **equal)
-    large = _train(single, "codec", tmp_path / "b", shards, encoder, codec__micro_batch_size=4, **equal)
+    tuned = {"codec__train_encoder": "finetune"}
+    small = _train(single, "codec", tmp_path / "a", shards, encoder, codec__grad_accum_steps=2, **tuned)
+    large = _train(single, "codec", tmp_path / "b", shards, encoder, codec__micro_batch_size=4, **tuned)
     _close(small, large)

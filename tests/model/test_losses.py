@@ -70,6 +70,25 @@ def test_adversarial_losses_are_least_squares() -> None:
     assert float(losses.feature_matching_loss(real, real).detach()) == 0
 
 
+@pytest.mark.parametrize("magnitude_term", ["l1", "spectral_convergence"])
+def test_a_batch_is_its_clips_weighted_by_their_samples(magnitude_term: str) -> None:
+    generated, target, _ = pair()
+    num_samples = torch.tensor([400, 230])
+    config = CONFIG.model_copy(update={"magnitude_term": magnitude_term})
+    torch.manual_seed(0)
+    judge = Discriminators(CONFIGS["waveform"].discriminator)
+
+    def terms(rows: slice) -> torch.Tensor:
+        wave, truth, lengths = generated[rows], target[rows], num_samples[rows]
+        judged = (judge(truth, lengths), judge(wave, lengths))
+        found = losses.generator_losses(wave, truth, lengths, config, judged=judged)
+        judged_loss = losses.discriminator_loss(*judged)
+        return torch.stack([found.waveform, found.mrstft, found.adversarial, found.feature_matching, judged_loss])
+
+    apart = [terms(slice(i, i + 1)) for i in range(2)]
+    torch.testing.assert_close(terms(slice(None)), (400 * apart[0] + 230 * apart[1]) / 630)
+
+
 def test_feature_matching_sends_no_gradient_to_the_real_side() -> None:
     generated, target, num_samples = pair()
     judge = Discriminators(CONFIGS["waveform"].discriminator)
