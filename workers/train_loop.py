@@ -212,7 +212,10 @@ def _checkpoint(stage: Stage, run: Run, *, must_succeed: bool) -> None:
 
 def _store(stage: Stage, run: Run) -> str | None:
     """Every rank stores its files, then rank 0 commits; returns what went wrong."""
-    for part in gather_from_ranks(run.loader.utterances.quarantined):
+    for part in gather_from_ranks(dict(run.loader.utterances.quarantined)):
+        for utterance, reason in part.items():
+            if utterance not in run.quarantined:
+                run.say(f"quarantined {utterance}: {reason}")
         run.quarantined.update(part)
     mine = save_engines(stage.engines, run.checkpoints, run.step, run.history)
     everyone = gather_from_ranks(mine)

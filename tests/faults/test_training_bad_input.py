@@ -10,7 +10,7 @@ import pytest
 import soundfile
 from training_testing import Gang, Lines, prepare_encoder, training_recipe, write_training_shards
 
-from shards import outputs, store
+from shards import index, outputs, store
 from shards.errors import ConfigError, ConflictError, FormatError, InputError, NotFoundError
 from shards.outputs import pretty_json
 from workers.checkpoints import CheckpointStore
@@ -100,6 +100,19 @@ def test_an_encoder_whose_run_is_not_complete_or_no_encoder_at_all(shards, tmp_p
         train_codec(TrainCodecJob(shards=shards, encoder=shards, out=out, config=config))
 
 
+def test_weights_that_do_not_fit_the_encoder_they_claim_to_be(tmp_path):
+    from model.codec import Codec
+    from workers.codec_stage import load_encoder
+
+    encoder = prepare_encoder(tmp_path / "encoder", training_recipe())
+    codec = Codec(training_recipe(model__encoder__latent_dim=32).model)
+    with pytest.raises(
+        ConfigError, match=r"does not fit this recipe: \d+ weights differ, the first: 'conformers"
+    ) as error:
+        load_encoder(codec, encoder)
+    _one_line(error)
+
+
 def test_export_of_an_unfinished_run(tmp_path):
     outputs.claim(str(tmp_path / "codec"), "codec", inputs={}, config={})
     with pytest.raises(InputError, match=r"stage-2 run is not complete"):
@@ -166,6 +179,41 @@ def test_nan_stops_the_run_and_names_the_last_good_checkpoint(gang, shards, tmp_
     assert error.startswith("DivergedError: step 5 of ")
     assert "loss" in error and "is not finite; the last good checkpoint is step 4" in error
     assert CheckpointStore(out).steps() == [2, 4]
+
+
+def _train_while_a_shard_vanishes(recipe: Any, out: str, shards: str, victim: str) -> list[str]:
+    """Run stage 1 on this rank; ``victim`` is deleted before step 2."""
+    from workers.jepa_stage import JepaStage, train_jepa_rank
+    from workers.ray_training import RankJob
+
+    lines, step = Lines(), JepaStage.train_step
+
+    def deleting(self: Any, number: int, *args: Any, **kwargs: Any) -> dict[str, float]:
+        if number == 2:
+            store.delete(victim)
+        return step(self, number, *args, **kwargs)
+
+    JepaStage.train_step = deleting  # type: ignore[method-assign]
+    try:
+        train_jepa_rank(RankJob(out, shards, recipe, lines))
+    finally:
+        JepaStage.train_step = step  # type: ignore[method-assign]
+    return lines.said
+
+
+def test_a_shard_that_vanishes_during_training_is_quarantined_and_the_run_goes_on(gang, tmp_path):
+    shards, out = write_training_shards(str(tmp_path / "shards")), str(tmp_path / "out")
+    recipe = training_recipe(pretrain__max_quarantined_percent=60)
+    victim = index.shard_uri(shards, "train-000001")
+    (said,) = gang.run(_train_while_a_shard_vanishes, recipe, out, shards, victim)
+    done = outputs.read_done(out)
+    assert done is not None and done["steps"] == 8
+    assert done["quarantined"]
+    lost = {f"train-{number:04d}" for number in range(1, 24, 2)}
+    assert set(done["quarantined"]) <= lost
+    for utterance, reason in done["quarantined"].items():
+        assert "train-000001" in reason
+        assert sum(line.startswith(f"quarantined {utterance}: ") for line in said) == 1
 
 
 def _codec_run(recipe: Any, out: str, shards: str, encoder: str) -> None:

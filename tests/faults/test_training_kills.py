@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
-from training_testing import Gang, train_here, trained, training_recipe, write_training_shards
+from training_testing import Gang, prepare_encoder, train_here, trained, training_recipe, write_training_shards
 
 from shards import store
 from shards.outputs import pretty_json
@@ -35,22 +35,24 @@ def quiet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]
 
 
 def _recipe() -> Any:
-    return training_recipe(
-        pretrain__num_steps=NUM_STEPS, pretrain__num_workers=2, pretrain__checkpoint_every=4, pretrain__device="cpu",
-        pretrain__collective_timeout_s=30,
-    )  # fmt: skip
+    asked = {
+        "num_steps": NUM_STEPS, "num_workers": 2, "checkpoint_every": 4, "device": "cpu", "collective_timeout_s": 30,
+    }  # fmt: skip
+    changes = {f"{stage}__{key}": value for stage in ("pretrain", "codec") for key, value in asked.items()}
+    return training_recipe(**changes, codec__discriminator_start_step=8)
 
 
 class Training:
-    """`python -m workers.pretrain_jepa` in its own session, with its progress lines."""
+    """`python -m workers.pretrain_jepa`, or with ``encoder`` of train_codec, in its own session, with its progress."""
 
-    def __init__(self, out: str, shards: str, config: Path) -> None:
+    def __init__(self, out: str, shards: str, config: Path, encoder: str | None = None) -> None:
         config.write_bytes(pretty_json({k: v for k, v in _recipe().model_dump(mode="json").items() if k != "name"}))
-        job = json.dumps({"shards": shards, "out": out, "config": str(config)})
+        job = {"shards": shards, "out": out, "config": str(config)} | ({"encoder": encoder} if encoder else {})
+        module = "workers.train_codec" if encoder else "workers.pretrain_jepa"
         self.log = config.with_suffix(".log")
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "workers.pretrain_jepa", job], stdout=subprocess.PIPE, stderr=log,
+                [sys.executable, "-m", module, json.dumps(job)], stdout=subprocess.PIPE, stderr=log,
                 start_new_session=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
             )  # fmt: skip
 
@@ -91,8 +93,8 @@ def _title(process: psutil.Process) -> str:
         return ""
 
 
-def _at_step(step: int) -> Callable[[str], bool]:
-    return lambda line: line.startswith(f"pretrain  {step}/{NUM_STEPS} steps")
+def _at_step(step: int, stage: str = "pretrain") -> Callable[[str], bool]:
+    return lambda line: line.startswith(f"{stage}  {step}/{NUM_STEPS} steps")
 
 
 def test_a_killed_rank_is_restarted_and_the_weights_are_the_same(quiet, tmp_path):
@@ -138,3 +140,23 @@ def test_a_hung_rank_ends_in_a_timeout_and_the_run_goes_on(quiet, tmp_path):
     training.result()
     assert "a rank failed" in training.log.read_text()
     assert trained(str(tmp_path / "out")).weights == weights
+
+
+@pytest.mark.slow
+def test_a_killed_rank_and_then_a_killed_job_of_stage_2_end_with_the_same_weights(quiet, tmp_path):
+    shards, _ = quiet
+    encoder = prepare_encoder(tmp_path / "encoder", _recipe())
+    gang = Gang(2)
+    gang.run(train_here, "codec", _recipe(), str(tmp_path / "quiet"), shards, encoder)
+    gang.stop()
+    out, config = str(tmp_path / "out"), tmp_path / "recipe.yaml"
+    first = Training(out, shards, config, encoder)
+    first.wait_for(_at_step(6, "train-codec"))  # before the discriminators start
+    first.ranks()[0].kill()
+    first.wait_for(_at_step(18, "train-codec"))  # and after
+    first.kill()
+    second = Training(out, shards, config, encoder)
+    assert second.result()["steps"] == NUM_STEPS
+    assert "restarting from step" in second.log.read_text()
+    assert "resumes from the checkpoint of step" in second.log.read_text()
+    assert trained(out).weights == trained(str(tmp_path / "quiet")).weights
