@@ -1,11 +1,12 @@
 """CPU-seconds and peak memory of a training step, against the published loop's structure written plainly.
 
-    python infra/benchmarks/bench_training.py [--recipe paper] [--seconds 3.2] [--repeats 4] [CASE ...]
+    python infra/benchmarks/bench_training.py [--recipe paper] [--seconds 3.2] [--clips 1] [--repeats 4] [CASE ...]
 
 Every variant is a process of its own that takes one step when told to; the variants of a case take turns, one thread
 each, and the ratio is that of their medians. The published structure: stage 1 encodes once more than needed for its
 monitor; stage 2 runs its encoder twice, once with gradients, gives the optimizer the weights meant to be frozen, and
-lets the generator's gradients pile up in the discriminators. Same weights, same clips: first losses must be equal.
+lets the generator's gradients pile up in the discriminators. Its residual blocks are torch's convolutions and
+activations as they come. Same weights, same clips: first losses must be equal.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ CASES = {
 }
 
 
-def make_variant(name: str, recipe_name: str, seconds: float, folder: Path) -> Callable[[], float]:
+def make_variant(name: str, recipe_name: str, seconds: float, clips: int, folder: Path) -> Callable[[], float]:
     """A function that takes one step and returns its loss."""
     import torch
 
@@ -39,21 +40,41 @@ def make_variant(name: str, recipe_name: str, seconds: float, folder: Path) -> C
 
     torch.set_num_threads(1)
     section = "pretrain" if name.startswith("jepa") else "codec"
-    overrides = [f"{section}.micro_batch_size=1", f"{section}.device=cpu", f"{section}.num_workers=1"]
+    overrides = [f"{section}.micro_batch_size={clips}", f"{section}.device=cpu", f"{section}.num_workers=1"]
     if section == "codec":
         start = 0 if "adversarial" in name else 1 << 30
         cached = str("cached" in name).lower()
-        overrides += ["codec.train_encoder=frozen", f"codec.cache_latents={cached}",
+        overrides += ["codec.train_encoder=frozen", "codec.standardize_latents=false", f"codec.cache_latents={cached}",
                       f"codec.discriminator_start_step={start}"]  # fmt: skip
     recipe = resolve(recipe_name, overrides=overrides)
     frames = max(2, int(seconds * float(recipe.model.framing.frame_rate)))
     torch.manual_seed(1)
-    waveform = 0.1 * torch.randn(1, frames * recipe.model.framing.hop_length)
+    waveform = 0.1 * torch.randn(clips, frames * recipe.model.framing.hop_length)
+    if name.endswith("published"):
+        _make_residual_blocks_plain()
     if name == "jepa-published":
         return _published_jepa(recipe, waveform)
     if name.endswith("published"):
         return _published_codec(recipe, waveform, adversarial="adversarial" in name)
     return _ours(name, recipe, waveform, folder)
+
+
+def _make_residual_blocks_plain() -> None:
+    import torch.nn.functional as F
+
+    from model.convolution import LEAKY_SLOPE, ResidualBlock, SameConv1d
+
+    def convolve(conv: SameConv1d, x):
+        weight = conv.live_weight(x.shape[-1])
+        padding = weight.shape[-1] // 2 * conv.dilation[0]
+        return F.conv1d(x, weight, conv.bias, padding=padding, dilation=conv.dilation)
+
+    def forward(block: ResidualBlock, x, mask):
+        for dilated, plain in zip(block.dilated, block.plain, strict=True):
+            x = x + convolve(plain, F.leaky_relu(convolve(dilated, F.leaky_relu(x, LEAKY_SLOPE)), LEAKY_SLOPE))
+        return x
+
+    ResidualBlock.forward = forward  # type: ignore[method-assign]
 
 
 def _ours(name: str, recipe, waveform, folder: Path) -> Callable[[], float]:
@@ -76,7 +97,8 @@ def _ours(name: str, recipe, waveform, folder: Path) -> Callable[[], float]:
     setup = RankSetup(RankJob(str(folder), "", recipe, None, str(folder)), torch.device("cpu"), [], False)
     torch.manual_seed(0)
     stage = JepaStage(setup) if name == "jepa" else CodecStage(setup)
-    batch = Batch(waveform, torch.tensor([waveform.shape[1]]), (Slot(0, 5),))
+    clips, samples = waveform.shape
+    batch = Batch(waveform, torch.full((clips,), samples), tuple(Slot(clip, 5 + clip) for clip in range(clips)))
     section = recipe.pretrain if name == "jepa" else recipe.codec
     calls = iter(range(1, 1000))
 
@@ -99,9 +121,10 @@ def _published_jepa(recipe, waveform) -> Callable[[], float]:
     jepa = Jepa(recipe.model.encoder, recipe.model.jepa)
     optimizer = torch.optim.AdamW([p for p in jepa.parameters() if p.requires_grad], lr=recipe.pretrain.optimizer.lr,
                                   betas=(0.8, 0.99), weight_decay=1e-3)  # fmt: skip
-    num_samples = torch.tensor([waveform.shape[1]])
-    frames = waveform.shape[1] // recipe.model.framing.hop_length
-    mask = sample_mask([frames], recipe.model.jepa, torch.Generator().manual_seed(mix(5, 4) >> 1))
+    clips, samples = waveform.shape
+    num_samples, frames = torch.full((clips,), samples), samples // recipe.model.framing.hop_length
+    seeds = [mix(5 + clip, 4) >> 1 for clip in range(clips)]
+    mask = torch.cat([sample_mask([frames], recipe.model.jepa, torch.Generator().manual_seed(seed)) for seed in seeds])
     calls = iter(range(1, 1000))
 
     def step() -> float:
@@ -137,7 +160,7 @@ def _published_codec(recipe, waveform, *, adversarial: bool) -> Callable[[], flo
     lr = recipe.codec.optimizer.lr
     optimizer = torch.optim.AdamW(codec.parameters(), lr=lr, betas=(0.8, 0.99), weight_decay=1e-3)
     judge_optimizer = torch.optim.AdamW(judges.parameters(), lr=lr / 2, betas=(0.8, 0.99), weight_decay=1e-3)
-    num_samples = torch.tensor([waveform.shape[1]])
+    num_samples = torch.full((waveform.shape[0],), waveform.shape[1])
 
     def step() -> float:
         with torch.no_grad():  # once more than needed
@@ -160,12 +183,12 @@ def _published_codec(recipe, waveform, *, adversarial: bool) -> Callable[[], flo
     return step
 
 
-def serve(name: str, recipe_name: str, seconds: float) -> None:
+def serve(name: str, recipe_name: str, seconds: float, clips: int) -> None:
     """Take a step for each line of standard input; answer with its loss, CPU-seconds and the peak memory so far."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     with tempfile.TemporaryDirectory() as folder:
-        step = make_variant(name, recipe_name, seconds, Path(folder))
+        step = make_variant(name, recipe_name, seconds, clips, Path(folder))
         for _ in sys.stdin:
             started = time.process_time()
             loss = step()
@@ -175,15 +198,16 @@ def serve(name: str, recipe_name: str, seconds: float) -> None:
             answers.flush()
 
 
-def compare(case: str, recipe: str, seconds: float, repeats: int) -> str:
+def compare(case: str, recipe: str, seconds: float, clips: int, repeats: int) -> str:
     """One row of the result table."""
     environment = os.environ | {
         "OMP_NUM_THREADS": "1", "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(29_000 + os.getpid() % 1000), "GLOO_SOCKET_IFNAME": "lo",
     }  # fmt: skip
     variants = [
-        subprocess.Popen([sys.executable, __file__, "--serve", name, "--recipe", recipe, "--seconds", str(seconds)],
-                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+        subprocess.Popen([sys.executable, __file__, "--serve", name, "--recipe", recipe, "--seconds", str(seconds),
+                          "--clips", str(clips)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                         env=environment)
         for name in CASES[case]
     ]  # fmt: skip
     answers: list[list[dict[str, float]]] = [[], []]
@@ -208,20 +232,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", default="paper")
     parser.add_argument("--seconds", type=float, default=3.2)
+    parser.add_argument("--clips", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=4)
     parser.add_argument("--serve")
     parser.add_argument("cases", nargs="*", metavar="CASE", help=", ".join(CASES))
     options = parser.parse_args()
     if options.serve:
-        serve(options.serve, options.recipe, options.seconds)
+        serve(options.serve, options.recipe, options.seconds, options.clips)
         return
     print(
-        f"recipe {options.recipe}, one clip of {options.seconds} s, {options.repeats} steps each after one to warm up\n"
+        f"recipe {options.recipe}, {options.clips} clips of {options.seconds} s, "
+        f"{options.repeats} steps each after one to warm up\n"
     )
     print("| case | published, CPU-s | ours, CPU-s | ratio | published, GiB | ours, GiB | first loss |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for case in options.cases or CASES:
-        print(compare(case, options.recipe, options.seconds, options.repeats), flush=True)
+        print(compare(case, options.recipe, options.seconds, options.clips, options.repeats), flush=True)
 
 
 if __name__ == "__main__":
