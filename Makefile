@@ -47,11 +47,12 @@ stack-down: $(READY) ## end exactly what `make stack` started; its data stays in
 test-stack: $(READY) ## the stack for real: schedules, kills, cancelling, down to the last process
 	$(BIN)/python -m pytest -m slow tests/flows/test_stack.py
 
-check: $(READY)  ## lint, types, import contracts
+check: $(READY)  ## lint, types, import contracts, dependencies
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python infra/audit_dependencies.py
 
 bench: $(READY)  ## every benchmark; each prints ratios from interleaved runs
 	@for file in infra/benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
