@@ -91,6 +91,7 @@ def require_peers(peers: Iterable[str]) -> None:
 def _load(folder: str | Path, class_name: str) -> Any:
     import transformers
 
+    transformers.utils.logging.disable_progress_bar()
     try:
         return getattr(transformers, class_name).from_pretrained(str(folder), local_files_only=True).eval()
     except (OSError, ValueError, RuntimeError, KeyError) as error:
