@@ -6,6 +6,7 @@ from typing import Any
 
 from prefect import flow
 
+from flows import artifacts
 from flows.parameters import Archive, NumWorkers, Overrides, RecipeName, Shards, Source, Tokenizer
 from flows.shard_corpus import shard_corpus
 from flows.tokenize_shards import tokenize_shards
@@ -40,4 +41,8 @@ def ingest_new(
     """
     sharded = shard_corpus(source, shards, recipe=recipe, config=config, overrides=overrides, num_workers=num_workers)
     tokenized = tokenize_shards(shards, tokenizer, archive, num_workers=num_workers)
-    return {"sharded": sharded, "tokenized": tokenized, "verified": verify_archive(archive, shards)}
+    verified = verify_archive(archive, shards)
+    artifacts.ledger("nightly", sharded["ledger"])
+    figures = {"new shards": sharded["wrote"], "new parts": tokenized["num_new_parts"], **verified}
+    artifacts.summary("nightly", figures, {"shards": shards, "archive": archive})
+    return {"sharded": sharded, "tokenized": tokenized, "verified": verified}
