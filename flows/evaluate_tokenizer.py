@@ -2,33 +2,54 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from prefect import flow
+from pydantic import Field
 
+from flows import artifacts
 from flows.narration import run_job
+from flows.output_lock import output_lock
+from flows.parameters import NumWorkers, Out, Shards, Tokenizer
+from shards import store
 from workers.jobs import EvaluateJob
+
+Limit = Annotated[int | None, Field(ge=1)]
+Metrics = Annotated[tuple[str, ...], Field(examples=[["estoi", "wer_self"]])]
+Transcripts = Annotated[str | None, Field(examples=["s3://bucket/transcripts.tsv"])]
 
 
 @flow(name="evaluate-tokenizer")
 def evaluate_tokenizer(
-    tokenizer: str,
-    shards: str,
-    out: str,
-    limit: int | None = None,
-    metrics: tuple[str, ...] = (),
-    transcripts: str | None = None,
-    num_workers: int | None = None,
+    tokenizer: Tokenizer,
+    shards: Shards,
+    out: Out,
+    limit: Limit = None,
+    metrics: Metrics = (),
+    transcripts: Transcripts = None,
+    num_workers: NumWorkers = None,
 ) -> dict[str, Any]:
-    """Score ``tokenizer`` beside baselines on the held-out splits of ``shards``; what is scored already stays."""
-    return run_job(
-        EvaluateJob(
-            tokenizer=tokenizer,
-            shards=shards,
-            out=out,
-            limit=limit,
-            metrics=metrics,
-            transcripts=transcripts,
-            num_workers=num_workers,
-        )
+    """Score ``tokenizer`` beside baselines on the held-out splits of ``shards``; what is scored already stays.
+
+    Args:
+        tokenizer: URI of a tokenizer directory.
+        shards: URI of the WebDataset shards.
+        out: URI that receives the report; an output of another evaluation is refused.
+        limit: At most so many utterances, spread over the speakers; empty for all.
+        metrics: Only these metrics; empty for all.
+        transcripts: URI of a table of what is said; empty for none.
+        num_workers: At most so many processes at once; empty for all that the cluster has.
+    """
+    job = EvaluateJob(
+        tokenizer=tokenizer,
+        shards=shards,
+        out=out,
+        limit=limit,
+        metrics=metrics,
+        transcripts=transcripts,
+        num_workers=num_workers,
     )
+    with output_lock(out):
+        result = run_job(job)
+    artifacts.summary("evaluate", result, {"report": store.join(out, str(result["report"]))})
+    return result
