@@ -31,7 +31,7 @@ FLAGS = [
     "--hide-scrollbars",
     "--remote-debugging-pipe",
 ]
-PATIENCE_S = 120.0  # a loaded two-core machine starts a browser slowly; nothing here asserts a time
+PATIENCE_S = 240.0  # a loaded two-core machine starts a browser slowly; nothing here asserts a time
 KEY_CODES = {
     "Tab": 9, "Escape": 27, " ": 32, "Home": 36, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40
 }  # fmt: skip

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -202,7 +203,7 @@ def _joined(panels: Sequence[Markup | None]) -> Markup:
 def _values(scores: pa.Table) -> dict[tuple[str, str], list[float]]:
     values: dict[tuple[str, str], list[float]] = {}
     for row in scores.select(["system", "metric", "value"]).to_pylist():
-        if row["value"] is not None:
+        if row["value"] is not None and math.isfinite(row["value"]):
             values.setdefault((row["system"], row["metric"]), []).append(row["value"])
     return values
 

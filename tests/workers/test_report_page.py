@@ -9,6 +9,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,9 +19,9 @@ from PIL import Image
 from shards import audio
 from shards.errors import NotFoundError
 from tests.report_card_example import METRICS, RATE, SYSTEMS, write_example_report
-from workers import report_audio, report_players, report_words, svg_chart
+from workers import report_audio, report_players, report_plots, report_words, svg_chart
 from workers.jobs import PageJob
-from workers.report_card import Metric, ReportCard, Score, publish_card
+from workers.report_card import SCORES, Metric, ReportCard, Score, publish_card
 from workers.report_page import publish_page, report_page
 
 HOSTILE = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>&amp;"
@@ -115,6 +117,26 @@ def test_a_metric_without_any_score_is_a_dash_not_an_error(tmp_path: Path) -> No
     card = write_example_report(tmp_path)
     page = page_of(tmp_path, card.model_copy(update={"metrics": (*card.metrics, WER)}))
     assert "WER" in page.text
+
+
+def test_values_that_are_no_numbers_are_not_drawn(tmp_path: Path) -> None:
+    write_example_report(tmp_path)
+    clean = Path(publish_page(str(tmp_path))).read_bytes()
+    odd = [{"system": "ours", "metric": "estoi", "value": value} for value in (None, float("nan"), float("inf"))]
+    table = pq.read_table(tmp_path / SCORES)
+    rows = table.to_pylist() + [dict.fromkeys(table.column_names) | row for row in odd]
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), tmp_path / SCORES)
+    assert Path(publish_page(str(tmp_path))).read_bytes() == clean
+
+
+def test_many_systems_differ_by_colour_or_shape(tmp_path: Path) -> None:
+    card = write_example_report(tmp_path, num_samples=0)
+    peers = tuple(SYSTEMS[1].model_copy(update={"name": f"peer{n}", "label": f"Peer number {n}"}) for n in range(12))
+    many = card.model_copy(update={"systems": (*SYSTEMS, *peers)})
+    styles = report_plots.style_of(many)
+    drawn = [styles[system.name] for system in many.systems if system.kind in ("ours", "baseline")]
+    assert len(set(drawn)) == len(drawn)
+    assert "Peer number 11" in page_of(tmp_path, many).text
 
 
 def test_a_missing_sound_is_named_and_no_page_appears(tmp_path: Path) -> None:
