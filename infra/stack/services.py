@@ -25,6 +25,7 @@ from shards.errors import SyllabaryError, explain
 SERVICES = ("object-store", "prefect-server", "ray-head", "prefect-worker")
 HEARTBEAT_S, LOST_AFTER_S = 30, 90
 _READY_S = 180.0
+_RAY_TRIES = 3
 _MAX_RUNS = 8
 
 
@@ -48,8 +49,23 @@ def start_missing(stack: Stack, say: Callable[[str], None]) -> list[str]:
             say(f"starts {name}")
             _start_worker(stack)
             stack.save()
+        if name == "ray-head":
+            _ask_ray_again(stack, say)
         _wait_until_ready(stack, name)
     return missing
+
+
+def _ask_ray_again(stack: Stack, say: Callable[[str], None]) -> None:
+    """Ray gives its raylet 30 s to start and then ends: on a machine that is busy it is asked again."""
+    for _ in range(_RAY_TRIES - 1):
+        while is_running(stack, "ray-head") and not answers(stack, "ray-head"):
+            time.sleep(0.3)
+        if is_running(stack, "ray-head"):
+            return
+        say("starts ray-head again: this machine is busy")
+        _end_ray_leftovers(stack)
+        _start_ray_head(stack)
+        stack.save()
 
 
 def is_running(stack: Stack, name: str) -> bool:

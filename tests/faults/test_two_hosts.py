@@ -12,8 +12,10 @@ import secrets
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -59,7 +61,7 @@ def why_not() -> str:
 class Hosts:
     """Two hosts that see each other and the S3 server on the bridge, and nothing else."""
 
-    folder: Path
+    folder: Path  # a short path: Ray makes sockets below it
     tag: str = field(default_factory=lambda: secrets.token_hex(2))
     store: ObjectStore | None = None
     port: int = field(default_factory=free_port_block)
@@ -107,8 +109,9 @@ class Hosts:
             else [f"--address={ADDRESS['a']}:{self.port}"]
         )
         ray = ["ray", "start", "--block", "--num-cpus=1", f"--node-ip-address={ADDRESS[host]}", *where]
-        private = ["sh", "-c", 'mount -t tmpfs none "$TMPDIR" && exec "$@"', "sh", *ray]
-        command = private if host == "b" else ray
+        # Ray gives a node 30 s to start, whatever the machine has to do: on a busy one it is asked again
+        again = 'for try in 1 2 3 4 5; do "$@" && break; sleep 1; done'
+        command = ["sh", "-c", f'mount -t tmpfs none "$TMPDIR" && {again}' if host == "b" else again, "sh", *ray]
         log = (self.folder / f"ray-{host}.log").open("ab")
         self.rays[host] = subprocess.Popen(
             ["ip", "netns", "exec", self.namespace(host), "unshare", "-m", *command],
@@ -121,12 +124,16 @@ class Hosts:
         if process is None:
             return
         family = self._processes(host)
-        process.terminate()
+        process.terminate()  # the loop first, then the `ray start` that it would start again
+        for member in family:
+            with suppress(psutil.NoSuchProcess):
+                if "ray" in member.name():
+                    member.terminate()
         psutil.wait_procs(family, timeout=20)
         for left in {*family, *self._processes(host)}:
-            if left.is_running():
+            with suppress(psutil.NoSuchProcess):
                 left.kill()
-        process.wait()
+        process.wait(timeout=30)
 
     def _processes(self, host: str) -> list[psutil.Process]:
         pids = subprocess.run(
@@ -161,11 +168,12 @@ class Hosts:
 
 
 @pytest.fixture
-def hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hosts]:
+def hosts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hosts]:
     """Two hosts with a Ray cluster over both, and this process pointed at their S3."""
     if reason := why_not():
         pytest.skip(reason)
-    made = Hosts(tmp_path)
+    folder = tempfile.mkdtemp(prefix="syl-hosts-")
+    made = Hosts(Path(folder))
     try:
         made.make()
         assert made.store is not None
@@ -181,6 +189,7 @@ def hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hosts]:
         yield made
     finally:
         made.unmake()
+        shutil.rmtree(folder)
 
 
 def wait_for_nodes(hosts: Hosts, count: int, patience_s: float = 240.0) -> None:
@@ -193,12 +202,14 @@ def wait_for_nodes(hosts: Hosts, count: int, patience_s: float = 240.0) -> None:
     command = ["ip", "netns", "exec", hosts.namespace("a"), sys.executable, "-c", code]
     deadline, seen = time.monotonic() + patience_s, ""
     while time.monotonic() < deadline:
-        asked = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
-        seen = asked.stdout.strip().rpartition("\n")[2] + asked.stderr[-300:]
-        if asked.stdout.strip().endswith(str(count)):
-            return
+        with suppress(subprocess.TimeoutExpired):
+            asked = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+            seen = asked.stdout.strip().rpartition("\n")[2] + asked.stderr[-300:]
+            if asked.stdout.strip().endswith(str(count)):
+                return
         time.sleep(1)
-    raise AssertionError(f"{count} hosts did not come together: {seen}")
+    logs = {host: (hosts.folder / f"ray-{host}.log").read_text()[-1500:] for host in hosts.rays}
+    raise AssertionError(f"{count} hosts did not come together: {seen} {logs}")
 
 
 def finish(driver: subprocess.Popen[str], patience_s: float = 900.0) -> str:

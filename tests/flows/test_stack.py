@@ -199,7 +199,7 @@ def test_a_scheduled_run_ends_well_though_worker_and_ray_head_are_killed(
         prefect.update_deployment_schedule(deployment.id, made[0].id, active=True, parameters=ingest("scheduled"))
     try:
         running_job("syllabary/scheduled/archive")
-        run = next(run for run in scheduled_runs(deployment.id) if run.state.is_running())
+        run = running_by_schedule(deployment.id)
         kill(stack, "prefect-worker")
         kill(stack, "ray-head")
     finally:
@@ -213,14 +213,22 @@ def test_a_scheduled_run_ends_well_though_worker_and_ray_head_are_killed(
     assert contents("scheduled") == unbroken
 
 
-def scheduled_runs(deployment: Any) -> list[Any]:
-    from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
+def running_by_schedule(deployment: Any) -> Any:
+    from prefect.client.schemas.filters import (
+        DeploymentFilter,
+        DeploymentFilterId,
+        FlowRunFilter,
+        FlowRunFilterState,
+        FlowRunFilterStateType,
+    )
+    from prefect.states import StateType
 
+    now = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING])))
+    of_it = DeploymentFilter(id=DeploymentFilterId(any_=[deployment]))
     with client() as prefect:
-        runs = prefect.read_flow_runs(
-            deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment])), limit=50
-        )
-    return [run for run in runs if run.auto_scheduled]
+        (run,) = prefect.read_flow_runs(flow_run_filter=now, deployment_filter=of_it)
+    assert run.auto_scheduled
+    return run
 
 
 def kill(stack: Stack, service: str) -> None:
