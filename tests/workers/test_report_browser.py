@@ -154,6 +154,8 @@ def test_a_narrow_window_never_scrolls_sideways(browser: Browser, report: tuple[
     browser.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
     assert browser.evaluate("[document.documentElement.scrollWidth, innerWidth]") == [width, width]
     sizes = browser.evaluate("[...document.querySelectorAll('.panel svg')].map((s) => s.getBoundingClientRect().width)")
+    heads = browser.evaluate("[...document.querySelectorAll('thead th')].map((h) => h.getBoundingClientRect().height)")
+    assert max(heads) < 110  # words are never broken into letters
     assert min(sizes) >= 270  # drawn for 336: text of 11 pixels stays at 9 or more
 
 
