@@ -21,6 +21,7 @@ from shards.outputs import pretty_json
 from workers.jobs import RESULT_PREFIX
 
 NUM_STEPS = 40
+pytestmark = pytest.mark.timeout(1800)  # each starts Ray several times, which takes minutes on a busy machine
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,7 @@ class Training:
                 start_new_session=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
             )  # fmt: skip
 
-    def wait_for(self, seen: Callable[[str], bool], limit_s: float = 120) -> None:
+    def wait_for(self, seen: Callable[[str], bool], limit_s: float = 900) -> None:
         """Until a progress line satisfies ``seen``."""
         deadline = time.monotonic() + limit_s
         while not any(map(seen, self.log.read_text().splitlines())):
@@ -71,7 +72,7 @@ class Training:
 
     def result(self) -> dict[str, Any]:
         """Its result line, after it ended well."""
-        out, _ = self.process.communicate(timeout=200)
+        out, _ = self.process.communicate(timeout=900)
         assert self.process.returncode == 0, self.log.read_text()[-3000:]
         return dict(json.loads(out.decode().removeprefix(RESULT_PREFIX)))
 
