@@ -27,6 +27,7 @@ def restore_audio(
     join: bool = False,
     limit: Annotated[int | None, Field(ge=1)] = None,
     audio_format: Literal["flac", "wav"] = "flac",
+    num_workers: Annotated[int, Field(ge=1)] = 1,
 ) -> dict[str, Any]:
     """Restore what is selected (all without a selection) into ``out``; a time range needs a recording.
 
@@ -41,6 +42,7 @@ def restore_audio(
         join: Whole recordings instead of utterances.
         limit: At most so many utterances.
         audio_format: Of the restored files.
+        num_workers: Processes; above 1 the shards are spread over Ray.
     """
     job = RestoreJob(
         archive=archive,
@@ -53,6 +55,7 @@ def restore_audio(
         join=join,
         limit=limit,
         audio_format=audio_format,
+        num_workers=num_workers,
     )
     with output_lock(out):
         result = run_job(job)

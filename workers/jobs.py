@@ -112,7 +112,7 @@ class RestoreJob(Job):
     (utterance ids) and ``recording`` with ``start_s`` and ``end_s``; ``limit`` caps the utterances.
 
     ``join`` gives whole recordings, each utterance at its own place in time and silence between; a ``recording`` is
-    always joined, and cut to its time range.
+    always joined, and cut to its time range. ``num_workers`` above 1 spreads the shards over Ray.
     """
 
     module: ClassVar[str] = "restore"
@@ -127,6 +127,7 @@ class RestoreJob(Job):
     join: bool = False
     limit: int | None = Field(default=None, ge=1)
     audio_format: Literal["flac", "wav"] = "flac"
+    num_workers: int = Field(default=1, ge=1)
 
 
 class PackJob(Job):

@@ -7,15 +7,15 @@ comes out the same. So killing and repeating this verb, or running it twice at o
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, cast
+from typing import Any
 
 from shards import index, outputs, store, token_archive
 from shards.archive_ledger import Ledger, intact_ledger, shards_in
 from shards.errors import ConflictError, FormatError, NotFoundError, StorageError, explain
+from workers.actor_pool import through_actors
 from workers.encode_shard import NO_FIGURES, ShardEncoder, archive_format, figures, persist
 from workers.job_log import record
 from workers.job_main import Progress, run_job, say
@@ -130,21 +130,13 @@ def _encoded_shards(job: TokenizeJob, todo: list[str]) -> Iterator[dict[str, Any
     with ray_session(num_cpus=job.num_workers):
         import ray
 
-        for name in ("ray.data", "ray.data._internal.execution.streaming_executor", "ray.data._internal.progress"):
-            logging.getLogger(name).setLevel(logging.ERROR)
         num_gpus = int(ray.cluster_resources().get("GPU", 0))
         available = num_gpus or int(ray.cluster_resources().get("CPU", 1))
         num_workers = min(job.num_workers or available, len(todo))
-        rows = ray.data.from_items([{"shard": shard} for shard in todo], override_num_blocks=len(todo))
-        encoded = rows.map(
-            cast("Callable[..., dict[str, Any]]", ShardEncoder),
-            fn_constructor_args=(job.shards, job.tokenizer, job.archive, job.storage_patience_s),
-            compute=ray.data.ActorPoolStrategy(size=num_workers, max_tasks_in_flight_per_actor=1),
-            num_cpus=1,
-            num_gpus=1 if num_gpus else 0,
-        )  # Ray Data restarts a lost actor and gives its shard to another, without limit
+        rows = [{"shard": shard} for shard in todo]
+        arguments = (job.shards, job.tokenizer, job.archive, job.storage_patience_s)
         meter = Meter("tokenize", job.archive)
-        for row in encoded.iter_rows():
+        for row in through_actors(ShardEncoder, arguments, rows, num_workers, num_gpus=1 if num_gpus else 0):
             if not row["error"]:
                 meter.shard_done(row["tokenized_s"], row["num_quarantined"])
             yield row

@@ -30,6 +30,14 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_base(tmp_path_factory.mktemp("kills"), shards, num_utterances=40)
 
 
+def command_line(process: psutil.Process) -> str:
+    """Empty once the process has ended."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
+
+
 class Driver:
     """``python -m workers.tokenize_corpus`` as a real process; everything it started is ended with it."""
 
@@ -53,8 +61,7 @@ class Driver:
         return len(store.list_files(store.join(self.job.archive, "parts")))
 
     def descendants(self, name: str = "") -> list[psutil.Process]:
-        children = psutil.Process(self.process.pid).children(recursive=True)
-        return [child for child in children if name in " ".join(child.cmdline())]
+        return [c for c in psutil.Process(self.process.pid).children(recursive=True) if name in command_line(c)]
 
     def finish(self) -> dict:
         out, err = self.process.communicate(timeout=DEADLINE_S)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +15,13 @@ import pytest
 import soundfile
 
 from shards import audio, index, store
+from shards.archive_reader import ArchiveReader
 from shards.errors import ConflictError, InputError, NotFoundError
 from tests.archive_corpus import RATE, make_base, make_tokenizer
-from workers.jobs import RestoreJob
+from workers.jobs import RESULT_PREFIX, RestoreJob
 from workers.restore import restore
+from workers.restore_clips import ShardRestorer
+from workers.restore_selection import select
 from workers.tokenizer import Tokenizer
 
 
@@ -138,3 +145,47 @@ def test_restores_from_and_to_s3(base: Path, s3) -> None:
     restored = store.list_files(f"{bucket}/out/audio")
     lengths = [soundfile.info(io.BytesIO(store.read_bytes(e.uri))).frames for e in restored]
     assert len(lengths) == 2 and set(lengths) <= {r["num_samples"] for r in rows_of(base)}
+
+
+@pytest.mark.parametrize("join", [False, True])
+def test_actors_restore_their_shards_as_one_process_restores_all(base: Path, tmp_path: Path, join: bool) -> None:
+    restore(job_of(base, tmp_path / "one", join=join))
+    job = job_of(base, tmp_path / "many", join=join, num_workers=2)
+    actor = ShardRestorer(job.model_dump_json())
+    selected = select(job, ArchiveReader.open(job.archive), None)
+    assert not selected.is_divided and len(selected.shards) == 3
+    found = [actor({"shard": s, "recordings": json.dumps(own)}) for s, own in reversed(selected.shards.items())]
+    assert [row["error"] for row in found] == ["", "", ""] and all(row["bytes_read"] > 0 for row in found)
+    manifest = [row for own in found for row in json.loads(own["manifest"])]
+    expected = pq.read_table(tmp_path / "one/manifest.parquet").to_pylist()
+    assert sorted(manifest, key=lambda row: row["utterance_id"]) == expected
+    assert audio_files(tmp_path / "many") == audio_files(tmp_path / "one")
+
+
+def test_a_damaged_shard_is_the_one_line_of_its_actor(base: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(base, tmp_path / "copy"))
+    part = copy / "archive/parts/train-000001.parquet"
+    actor = ShardRestorer(job_of(copy, tmp_path / "out", num_workers=2).model_dump_json())
+    part.write_bytes(part.read_bytes()[:-50])
+    found = actor({"shard": "train-000001", "recordings": json.dumps({"any": 1})})
+    assert "footer does not parse" in found["error"] and "\n" not in found["error"] and not found["storage"]
+
+
+def test_many_workers_restore_the_bytes_of_one(base: Path, tmp_path: Path) -> None:
+    one = restore(job_of(base, tmp_path / "one"))
+    job = job_of(base, tmp_path / "many", num_workers=2)
+    command = [sys.executable, "-m", "workers.restore", job.model_dump_json()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr[-3000:]
+    many = json.loads(done.stdout.split(RESULT_PREFIX)[1])
+    assert {**many, "bytes_read": 0} == {**one, "bytes_read": 0} and many["bytes_read"] > 0
+    assert contents(tmp_path / "many") == contents(tmp_path / "one")
+    assert "restore  12/12 utterances" in done.stderr
+
+
+def audio_files(out: Path) -> dict[str, bytes]:
+    return {name: data for name, data in contents(out).items() if name.startswith("audio/")}
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(out)): p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file()}
