@@ -22,7 +22,7 @@ from flows.output_lock import PRIVATE_SERVER_VARIABLE
 from shards.errors import SyllabaryError, explain
 from workers.lifetime import die_with_parent, parent_environment
 
-_PATIENCE_S = 120.0
+_PATIENCE_S = 300.0
 
 
 @contextlib.contextmanager
