@@ -136,7 +136,7 @@ def restore(
     join: Annotated[bool, typer.Option("--join", help="Whole recordings instead of utterances.")] = False,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most so many utterances.")] = None,
     audio_format: Annotated[AudioFormat, typer.Option("--format", help="Of the restored files.")] = AudioFormat.flac,
-    workers: WorkersOption = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes; above 1 over Ray.")] = 1,
 ) -> None:
     """Give the audio back: all of it, or what an expression, an id or a time range selects."""
     from workers.jobs import RestoreJob
@@ -154,7 +154,7 @@ def restore(
             join=join,
             limit=limit,
             audio_format=audio_format.value,
-            num_workers=workers or 1,
+            num_workers=workers,
         )
     )
 
