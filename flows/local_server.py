@@ -45,8 +45,10 @@ def prefect_server() -> Iterator[str]:
             _wait_until_healthy(url, process, log)
             os.environ[PRIVATE_SERVER_VARIABLE] = "1"
             with temporary_settings({PREFECT_API_URL: url}):
-                yield url
-                _flush_logs()
+                try:
+                    yield url
+                finally:
+                    _flush_logs()  # also of a run that failed: its last lines tell why
         finally:
             os.environ.pop(PRIVATE_SERVER_VARIABLE, None)
             process.terminate()
