@@ -54,6 +54,27 @@ def test_unpack_inverts_pack_and_pack_follows_the_formula(packing: Packing, num_
         assert row == [reference_token(frame[i : i + g], packing) for i in range(0, len(frame), g)]
 
 
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize(("dims", "levels", "group"), [(128, 4, 7), (128, 5, 6), (3, 16, 8), (20, 2, 16), (9, 40, 3)])
+def test_many_frames_in_every_layout(dims: int, levels: int, group: int, order: Any) -> None:
+    """More frames than one block, the last of them short; digits in memory of any order, type and step."""
+    packing = Packing(dims, levels, group, order)
+    digits = np.random.default_rng(0).integers(0, levels, (10_000, dims)).astype(np.uint8)
+    tokens = packing.pack(digits)
+    wanted = np.zeros((10_000, packing.num_groups), np.int64)
+    for k in range(dims):
+        wanted[:, k // group] += digits[:, k].astype(np.int64) * int(packing.weights[k // group, k % group])
+    assert np.array_equal(tokens, wanted)
+    assert np.array_equal(packing.unpack(tokens), digits)
+    assert np.array_equal(packing.pack(np.asfortranarray(digits.astype(np.int64))), tokens)
+    assert np.array_equal(packing.pack(np.repeat(digits, 2, axis=1)[:, ::2]), tokens)
+    assert np.array_equal(packing.unpack(np.repeat(tokens, 2, axis=0)[::2].astype(np.int32)), digits)
+    wrong = digits.copy()
+    wrong[9_321, dims - 1] = levels
+    with pytest.raises(ValueError, match=f"digit {levels} at frame 9321, dim {dims - 1}"):
+        packing.pack(wrong)
+
+
 @given(packings(), st.integers(0, 2**32 - 1))
 def test_pack_inverts_unpack_on_every_valid_token(packing: Packing, seed: int) -> None:
     rng = np.random.default_rng(seed)
