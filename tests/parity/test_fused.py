@@ -9,7 +9,7 @@ from small_models import CONFIGS, HOP
 from model import fused
 from model.codec import Codec
 from model.config import HifiganDecoderConfig, ModelConfig
-from model.convolution import SameConv1d
+from model.convolution import ResidualBlock, SameConv1d
 from model.fused import FarConv
 from model.fused_front_end import FusedFrontEnd
 from model.fused_generator import FusedGenerator
@@ -94,6 +94,18 @@ def test_wide_stages_and_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) 
             torch.testing.assert_close(
                 generator(values, length), CODECS[0].generator(values, length), atol=1e-5, rtol=1e-4
             )
+
+
+@pytest.mark.parametrize("positions", [1, 5, 16])
+def test_zeros_after_a_short_clip_change_nothing(monkeypatch: pytest.MonkeyPatch, positions: int) -> None:
+    torch.manual_seed(0)
+    block, x = ResidualBlock(6, 3, (1, 2, 5)).requires_grad_(False), torch.randn(1, 6, positions)
+    columns = x[:, :, None].contiguous(memory_format=torch.channels_last)
+    monkeypatch.setattr(fused, "_FEWEST_POSITIONS", {6: 16})
+    with torch.inference_mode():
+        for keep in (True, False):
+            found = fused.fused_block(block, 20, torch.float32)(columns, keep=keep)
+            torch.testing.assert_close(found[:, :, 0], block(x, None), atol=1e-5, rtol=1e-4)
 
 
 def test_weights_are_given_up_only_when_asked() -> None:
