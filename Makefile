@@ -8,7 +8,7 @@ RECIPE ?= tiny
 ARGS ?=
 OUT ?= $(if $(SOURCE),runs/$(notdir $(patsubst %/,%,$(SOURCE))),runs/demo)
 
-.PHONY: setup run test test-slow stack stack-run stack-down test-stack check bench clean help
+.PHONY: setup run browser test test-slow stack stack-run stack-down test-stack check bench clean help
 
 help:            ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -29,7 +29,10 @@ $(READY): pyproject.toml constraints.txt
 run: $(READY)    ## the whole pipeline on the demo speech, or on SOURCE=<folder or URI>; OUT=, RECIPE=, ARGS='--set a.b=c'
 	@$(BIN)/syllabary run $(if $(SOURCE),'$(SOURCE)') --out '$(OUT)' --recipe '$(RECIPE)' $(ARGS)
 
-test: $(READY)   ## the tests (those marked slow excepted)
+browser:         ## Debian's Chromium for the tests of the report page, where root may install it
+	@bash infra/install_browser.sh
+
+test: $(READY) browser ## the tests (those marked slow excepted)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-slow: $(READY) ## the tests that need minutes or root
