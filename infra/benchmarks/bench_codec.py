@@ -1,6 +1,7 @@
 """Encode and decode against the published structure, same weights, same clip, same threads, interleaved runs.
 
     python infra/benchmarks/bench_codec.py [--seconds 15] [--rounds 3] [--recipes paper,base16k]
+    python infra/benchmarks/bench_codec.py --device cuda [--batch 16]      the plain modules, eager and compiled
 
 For each recipe: the plain published structure (tests/parity/published_model.py), ours at fp32 and ours at bf16. CPU
 seconds of this process at one thread (which a busy machine disturbs less than wall time), the best of the rounds;
@@ -99,7 +100,62 @@ def compare(what: str, codec: Codec, expected: torch.Tensor, found: torch.Tensor
     if what == "decode":
         return f"differs by at most {float((expected - found).abs().max()):.1e}"
     equal = codec.fsq(found).level_indices == codec.fsq(expected).level_indices
-    return f"{float(equal.float().mean()):.2%} of indices equal"
+    difference = float((found - expected).abs().max())
+    return f"{float(equal.float().mean()):.2%} of indices equal, latents differ by at most {difference:.1e}"
+
+
+PRECISIONS = {"fp32": (torch.float32, False), "tf32": (torch.float32, True), "bf16": (torch.bfloat16, False)}
+
+
+def report_modules(recipe: str, seconds: float, rounds: int, device: torch.device, batch: int) -> None:
+    """The plain modules on a device: every precision, eager and compiled, one after another."""
+    config = RECIPES[recipe]().model
+    torch.manual_seed(0)
+    codec = Codec(config).eval().requires_grad_(False).to(device)
+    frames = config.framing.num_frames(int(seconds * config.framing.sample_rate))
+    num_samples = torch.full((batch,), frames * config.framing.hop_length)
+    wave = torch.randn(batch, int(num_samples[0]), device=device) * 0.1
+    values = codec.fsq(torch.randn(batch, codec.fsq.dims, frames, device=device)).values
+    audio_s, gflop = batch * int(num_samples[0]) / config.framing.sample_rate, gflop_of(config)
+    print(f"\n## {recipe} on {device}: {batch} clips, {audio_s:.0f} s of audio\n")
+    print("| | audio s per s | memory MiB | TFLOP/s | of GEMM peak |")
+    print("| --- | --- | --- | --- | --- |")
+    for precision, (dtype, allow_tf32) in PRECISIONS.items():
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allow_tf32
+        peak = device_gemm_flops(device, dtype, rounds)
+        for how in ("eager", "compiled"):
+            wrap = torch.compile if how == "compiled" else (lambda module: module)
+            parts = (("encode", wrap(codec.encoder), wave), ("decode", wrap(codec.generator), values))
+            for what, module, argument in parts:
+                with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                    best_s, mib = device_seconds(lambda m=module, a=argument: m(a, num_samples), device, rounds)
+                rate = gflop[what] * 1e9 * audio_s / best_s
+                print(f"| {what} {precision} {how} | {audio_s / best_s:.1f} | {mib:.0f} | {rate / 1e12:.2f} | "
+                      f"{rate / peak:.0%} |", flush=True)  # fmt: skip
+
+
+def device_seconds(action: Callable[[], object], device: torch.device, rounds: int) -> tuple[float, float]:
+    """Best wall seconds after one run to warm up, and the peak of device memory in MiB (0 on a CPU)."""
+    is_cuda, best = device.type == "cuda", float("inf")
+    action()
+    if is_cuda:
+        torch.cuda.reset_peak_memory_stats(device)
+    for _ in range(rounds):
+        if is_cuda:
+            torch.cuda.synchronize(device)
+        started = time.perf_counter()
+        action()
+        if is_cuda:
+            torch.cuda.synchronize(device)
+        best = min(best, time.perf_counter() - started)
+    return best, torch.cuda.max_memory_allocated(device) / 2**20 if is_cuda else 0.0
+
+
+def device_gemm_flops(device: torch.device, dtype: torch.dtype, rounds: int) -> float:
+    """FLOP/s of a large matrix product at the precision that is set."""
+    size = 8192 if device.type == "cuda" else 1024
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    return 2 * size**3 / device_seconds(lambda: a @ b, device, rounds)[0]
 
 
 def peak_mib(recipe: str, seconds: float, what: str, name: str) -> float:
@@ -141,6 +197,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=15.0)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--recipes", default="paper,base16k")
+    parser.add_argument("--device", help="measure the plain modules on this device, eager and compiled")
+    parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--peak")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -149,6 +207,10 @@ def main() -> None:
             run_for_peak(*json.loads(arguments.peak))
             return
         for recipe in arguments.recipes.split(","):
+            if arguments.device:
+                device = torch.device(arguments.device)
+                report_modules(recipe, arguments.seconds, arguments.rounds, device, arguments.batch)
+                continue
             report(recipe, arguments.seconds, arguments.rounds)
             if RECIPES[recipe]().model.decoder.kind == "hifigan":
                 for what in ("encode", "decode"):
