@@ -1,5 +1,6 @@
 """Tokens are canonical: the same bits alone, in any batch and order, at 1 or 2 threads, in 1 or 2 processes."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_models import CONFIGS, HOP, RATE, small_tokenizer
 
-from workers.recipes import tiny
+from workers.recipes import paper, tiny
 from workers.tokenizer import Encoded, Tokenizer, save_tokenizer
 
 KINDS = sorted(CONFIGS)
@@ -131,3 +132,40 @@ def test_precision_is_another_identity_and_is_canonical_too(tmp_path: Path) -> N
     assert same(one, bf16.encode([wav, clip(5)], RATE)[0])
     difference = np.abs(bf16.latents(wav, RATE) - fp32.latents(wav, RATE))
     assert 1e-4 < difference.max() < 0.3
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1_200)
+def test_paper_shape(tmp_path: Path) -> None:
+    """The full-size model takes kernels that no small one does: Winograd's form, chunks, packed weights."""
+    from model.codec import Codec
+
+    torch.manual_seed(0)
+    codec = Codec(paper().model)
+    uri = str(tmp_path / "paper")
+    save_tokenizer(uri, paper().model, codec.encoder.state_dict(), codec.generator.state_dict(), recipe={})
+    clips = [clip(n) for n in (1, 24_000, 5 * 24_000 + 7)]
+    np.savez(tmp_path / "clips.npz", *clips)
+    tokenizer = Tokenizer.load(uri)
+    torch.set_num_threads(1)
+    alone = [tokenizer.encode(c, 24_000) for c in clips]
+    sound = [tokenizer.decode(e.tokens, e.num_samples) for e in alone]
+    torch.set_num_threads(2)
+    together = tokenizer.encode(clips[::-1], 24_000)[::-1]
+    assert all(same(a, b) for a, b in zip(alone, together, strict=True))
+    decoded = tokenizer.decode([e.tokens for e in alone], [len(c) for c in clips])
+    assert all(np.array_equal(a, b) for a, b in zip(sound, decoded, strict=True))
+    for threads in ("1", "2"):
+        command = [sys.executable, "-c", _REPLAY, str(tmp_path / "clips.npz"), threads, uri]
+        rows = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+        assert [row[2] for row in rows] == [e.margin for e in alone]
+        assert [row[0] for row in rows] == [hashlib.sha256(e.tokens.tobytes()).hexdigest() for e in alone]
+        assert [row[3] for row in rows] == [hashlib.sha256(w.tobytes()).hexdigest() for w in sound]
+    plain = codec.eval().requires_grad_(False)
+    for wav, encoded in zip(clips, alone, strict=True):
+        padded = torch.zeros(1, (len(encoded.tokens) + 3) * 9_600)
+        padded[0, : len(wav)] = torch.from_numpy(wav)
+        with torch.inference_mode():
+            latents = plain.encoder(padded, torch.tensor([len(wav)])).latents[..., : len(encoded.tokens)]
+        indices = plain.fsq(latents).level_indices[0].T.numpy()
+        assert np.array_equal(tokenizer.packing.unpack(encoded.tokens), indices)
