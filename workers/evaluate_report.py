@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -59,7 +60,7 @@ _PACKAGES = (
     "av", "distillmos", "moonshine-voice", "numpy", "pesq", "praat-parselmouth", "pycodec2", "pystoi", "Resemblyzer",
     "soxr", "torch", "transformers",
 )  # fmt: skip
-_CERTIFIED = 6
+_CERTIFIED, _READERS = 6, 8
 _HEADLINE = ("pesq_wb", "estoi", "distill_mos", "speaker_similarity", "wer", "wer_self")
 
 
@@ -70,11 +71,7 @@ def write_report(evaluation: Evaluation) -> dict[str, Any]:
         FormatError: the tokenizer gave nothing on any utterance.
     """
     job, items = evaluation.job, evaluation.selection.items
-    results = [evaluation.result(item.number) for item in items]
-    encoded = [item.number for item, result in zip(items, results, strict=True) if result["tokens"]]
-    if not encoded:
-        reason = results[0]["problems"][0]["reason"] if results[0]["problems"] else "no tokens"
-        raise FormatError(explain("the tokenizer gave nothing on any utterance", value=reason))
+    results, encoded = _results(evaluation)
     codecs: tuple[Codec, ...] = (
         Ours(evaluation.tokenizer, evaluation.title),
         *other_codecs(job, evaluation.tokenizer),
@@ -111,6 +108,17 @@ def write_report(evaluation: Evaluation) -> dict[str, Any]:
     page = publish_page(job.out)
     say("evaluate", f"wrote {page}")
     return _headline(card)
+
+
+def _results(evaluation: Evaluation) -> tuple[list[dict[str, Any]], list[int]]:
+    """The result of every utterance, and the numbers of those that have tokens."""
+    with ThreadPoolExecutor(_READERS) as pool:
+        results = list(pool.map(evaluation.result, range(len(evaluation.selection.items))))
+    encoded = [number for number, result in enumerate(results) if result["tokens"]]
+    if not encoded:
+        reason = results[0]["problems"][0]["reason"] if results[0]["problems"] else "no tokens"
+        raise FormatError(explain("the tokenizer gave nothing on any utterance", value=reason))
+    return results, encoded
 
 
 def _speeches(evaluation: Evaluation, numbers: Sequence[int]) -> list[Speech]:
