@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards import audio
+from workers.codec2_process import decoded_afresh
 from workers.report_card import Bitrates, System
 from workers.scoring import RATE, Samples, require_package
 
@@ -91,7 +92,7 @@ class Codec2:
         )  # fmt: skip
 
     def __call__(self, speech: Speech) -> Degraded:
-        """Encoded and decoded, by an encoder that has heard nothing before."""
+        """Encoded and decoded, by a codec that has heard nothing before."""
         import pycodec2
 
         codec = pycodec2.Codec2(self.mode)
@@ -99,8 +100,8 @@ class Codec2:
         narrow = audio.to_int16(audio.resample(speech.samples, RATE, CODEC2_RATE))
         num_frames = -(-(len(narrow) + delay) // size)
         padded = np.pad(narrow, (0, num_frames * size - len(narrow)))
-        frames = [codec.decode(codec.encode(padded[k * size : (k + 1) * size])) for k in range(num_frames)]
-        decoded = np.concatenate(frames)[delay : delay + len(narrow)].astype(np.float32) / np.float32(audio.FULL_SCALE)
+        frames = decoded_afresh(padded, self.mode, num_frames)
+        decoded = frames[delay : delay + len(narrow)].astype(np.float32) / np.float32(audio.FULL_SCALE)
         num_bits = -(-len(narrow) // size) * codec.bits_per_frame()
         return Degraded(audio.fit_length(audio.resample(decoded, CODEC2_RATE, RATE), len(speech.samples)), num_bits)
 
