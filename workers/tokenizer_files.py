@@ -21,7 +21,7 @@ from model.codec import make_generator
 from model.config import ModelConfig
 from model.encoder import Encoder
 from shards import store
-from shards.errors import ConflictError, DamageError, FormatError, InputError, VersionError, explain
+from shards.errors import ConflictError, DamageError, FormatError, InputError, explain, require_version
 from shards.outputs import digest, pretty_json, read_json
 from workers.tokenizer_card import model_card
 
@@ -204,15 +204,7 @@ def _read_description(uri: str) -> dict[str, Any]:
                 fix="give the directory that `syllabary export` wrote",
             )
         )
-    if found.get("format_version") != FORMAT_VERSION:
-        raise VersionError(
-            explain(
-                f"unknown tokenizer format version at {uri}",
-                value=found.get("format_version"),
-                expected=str(FORMAT_VERSION),
-                fix="use the version of syllabary that wrote it",
-            )
-        )
+    require_version(found.get("format_version"), FORMAT_VERSION, f"tokenizer format version at {uri}")
     return found
 
 
