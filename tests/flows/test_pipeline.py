@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import os
 import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +19,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 import soundfile as sf
+from leftovers import artifacts, everything
 
 from infra.stack.object_store import ObjectStore
 from shards import outputs, store
@@ -44,7 +48,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(source: str, out: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(source, out), capture_output=True, text=True, timeout=280, check=False)
+    return subprocess.run(command(source, out), capture_output=True, text=True, timeout=1000, check=False)
 
 
 def upload(corpus: Path, bucket: str) -> str:
@@ -54,8 +58,10 @@ def upload(corpus: Path, bucket: str) -> str:
     return store.join(bucket, "corpus")
 
 
-@pytest.mark.timeout(600)
-def test_the_pipeline_runs_on_s3_and_a_second_run_has_nothing_to_do(s3: ObjectStore, corpus: Path, home: Path) -> None:
+@pytest.mark.timeout(1500)
+def test_the_pipeline_runs_on_s3_and_a_second_run_has_nothing_to_do(
+    s3: ObjectStore, corpus: Path, home: Path, sessions: Path
+) -> None:
     bucket = s3.bucket()
     source, out = upload(corpus, bucket), store.join(bucket, "run")
     first = run(source, out)
@@ -65,8 +71,45 @@ def test_the_pipeline_runs_on_s3_and_a_second_run_has_nothing_to_do(s3: ObjectSt
     check_summary(out)
     started = time.monotonic()
     second = run(source, out)
+    check_artifacts(home)
+    check_no_keys(s3, [home, sessions], [bucket], first.stdout + first.stderr + second.stderr)
     assert second.returncode == 0 and "nothing to do" in second.stderr
     assert "Prefect" not in second.stderr, f"a finished run started a server ({time.monotonic() - started:.0f} s)"
+
+
+@pytest.fixture
+def sessions(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The folder of Ray's sessions, below a short path: that of a socket is at most 107 bytes long."""
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:
+        monkeypatch.setenv("RAY_TMPDIR", folder)
+        yield Path(folder)
+
+
+def check_artifacts(home: Path) -> None:
+    """What an operator saw of the run in Prefect."""
+    found = artifacts(home / "prefect")
+    kinds = {key: kind for key, (kind, _) in found.items()}
+    expected = {
+        "shard-progress": "progress", "shard-ledger": "table", "shard-summary": "markdown", "pretrain-loss": "image",
+        "train-codec-mrstft": "image", "train-codec-samples": "markdown", "train-codec-spectrogram": "image",
+        "tokenize-ledger": "table", "verify-summary": "markdown", "restore-samples": "markdown",
+        "pipeline-summary": "markdown",
+    }  # fmt: skip
+    assert expected.items() <= kinds.items(), expected.items() - kinds.items()
+    assert float(found["shard-progress"][1]) == 100
+    assert "data:image/png;base64," in found["pretrain-loss"][1]
+
+
+def check_no_keys(s3: ObjectStore, folders: list[Path], uris: list[str], output: str) -> None:
+    """Neither key, plain or as base64, in anything that the run left."""
+    keys = [key.encode() for key in (s3.access_key, s3.secret_key)]
+    keys += [base64.b64encode(key).rstrip(b"=") for key in keys]
+    looked_at, ray_logs = 0, 0
+    for where, data in everything(folders, uris, output):
+        looked_at += 1
+        ray_logs += "/logs/" in where
+        assert not [key for key in keys if key in data], f"a key of the object store is in {where}"
+    assert looked_at > 100 and ray_logs > 10 and any(folder.rglob("prefect.db") for folder in folders)
 
 
 def check_archive(out: str) -> None:
