@@ -149,6 +149,7 @@ def draw(curves: Mapping[str, list[dict[str, list[float]]]], found: Mapping[str,
                               color=colours[variant])  # fmt: skip
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("step")
+        axis.set_yscale("log" if name in ("loss", "relative_loss") else "linear")
     axes[0, 0].legend(fontsize=8)
     figure.savefig(folder / "jepa-ablation-curves.png", dpi=80, metadata={"Software": None})
     _draw_probes(found, colours, folder, plt)
