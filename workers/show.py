@@ -87,7 +87,7 @@ def gflop_of(config: ModelConfig) -> dict[str, float]:
 
 def describe(recipe: Recipe, figures: dict[str, Any]) -> str:
     """The page that the command prints."""
-    rows = [f"  {name:<36}{count / 1e6:>10.2f} M" for name, count in figures["parameters"].items()]
+    rows = [f"  {name:<36}{_in_words(count)}" for name, count in figures["parameters"].items()]
     gflop = figures["gflop_per_audio_s"]
     return "\n".join(
         [
@@ -108,6 +108,11 @@ def describe(recipe: Recipe, figures: dict[str, Any]) -> str:
             yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False).rstrip(),
         ]
     )
+
+
+def _in_words(count: int) -> str:
+    """A number of parameters in millions, or in thousands below 0.1 M."""
+    return f"{count / 1e6:>10.2f} M" if count >= 100_000 else f"{count / 1e3:>10.2f} K"
 
 
 def _stages(module: nn.Module) -> list[tuple[str, nn.Module]]:

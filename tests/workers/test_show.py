@@ -27,6 +27,16 @@ def test_parts_sum_to_their_whole() -> None:
             assert sum(pieces) == parts[whole]
 
 
+def test_small_parts_are_shown_in_thousands() -> None:
+    page = show(ShowJob(recipe="tiny"))
+    for name, count in page["figures"]["parameters"].items():
+        (line,) = [line for line in page["text"].splitlines() if line.startswith(f"  {name} ")]
+        shown, unit = line.removeprefix(f"  {name}").split()
+        assert unit == ("M" if count >= 100_000 else "K")
+        assert float(shown) == pytest.approx(count / {"M": 1e6, "K": 1e3}[unit], abs=0.005)
+        assert float(shown) > 0
+
+
 def test_overrides_are_shown() -> None:
     page = show(ShowJob(recipe="tiny", overrides=("model.fsq.levels=2", "model.fsq.group_size=16")))
     assert page["figures"]["tokens_per_frame"] == 8
