@@ -88,7 +88,7 @@ def test_a_name_is_taken_once_and_a_folder_must_hold_a_known_model(checkpoints: 
         peer_directories([one, one])
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(
-        InputError, match="no known checkpoint.*'bert'; expected model_type one of dac, encodec, mimi, wavlm"
+        InputError, match=r"no known checkpoint.*'bert'; expected model_type one of dac, encodec, mimi, wavlm"
     ):
         peer_directories([f"bert={tmp_path}"])
 
