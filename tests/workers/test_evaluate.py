@@ -192,6 +192,7 @@ def test_transcripts_give_word_errors(folder: Path, tmp_path: Path) -> None:
     assert card.score("original", "wer").mean > 0  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 def test_cost_is_measured_once(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from workers import codec_cost
 
