@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -46,9 +48,10 @@ def command(verb: str, folder: Path, *arguments: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Iterator[Stack]:
+def stack(corpus: Path) -> Iterator[Stack]:
     """A stack with speech and a tokenizer on its S3, in this process's environment."""
-    folder = tmp_path_factory.mktemp("stack")
+    # not pytest's own: it removes the folders of earlier runs, and this one may still be at work when others start
+    folder = Path(tempfile.mkdtemp(prefix="syllabary-test-stack-"))
     with pytest.MonkeyPatch.context() as patch:
         try:
             command("up", folder)
@@ -65,6 +68,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Iterator[St
         finally:
             command("down", folder)
             assert not processes.marked(_mark(folder)), "the stack left processes behind"
+            shutil.rmtree(folder)
 
 
 def _mark(folder: Path) -> str:
