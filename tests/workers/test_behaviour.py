@@ -56,7 +56,8 @@ def test_probing_adds_up(tokenizer: Tokenizer, speeches: list[Speech]) -> None:
     probes = [Prober(tokenizer)(speech, Original(speech.samples)) for speech in speeches[:1]]
     rows = {(a.disturbance, a.value): a for a in agreement_of(probes)}
     assert (rows["shift", 0].tokens, rows["shift", 0].digits) == (1, 1), "nothing disturbed, nothing changed"
-    assert rows["noise", 0].digits < 1 and rows["noise", 0].num_utterances == 1
+    assert min(a.digits for a in rows.values()) < 1, "something disturbed, something changed"
+    assert {a.num_utterances for a in rows.values()} == {1}
     assert all(a.tokens <= a.digits for a in rows.values()), "a token is right only when all its digits are"
     found = {(r.token_error_rate, r.repair, r.metric): r.mean for r in resilience_of(probes)}
     assert found[0.0, False, "mel_distance"] == found[0.0, True, "mel_distance"]
