@@ -195,7 +195,7 @@ class EvaluateJob(Job):
 
 
 class CompareJob(Job):
-    """Differences between the reports of two tokenizers that exceed their intervals; ``tolerances`` are ``metric=x``."""
+    """Differences between two tokenizers' reports that exceed their intervals; ``tolerances`` are ``metric=x``."""
 
     module: ClassVar[str] = "compare"
     before: str
