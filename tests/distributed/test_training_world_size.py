@@ -49,7 +49,9 @@ def test_codec_on_two_ranks_equals_one_rank_with_twice_the_batch(pair, single, s
 
 
 def test_codec_accumulating_equals_one_large_batch(single, shards, encoder, tmp_path):
-    tuned = {"codec__train_encoder": "finetune"}
+    # An encoder that moves may cross the edge of a level a step sooner or later when a sum is rounded otherwise, and a
+    # level is no rounding error. Latents as random weights give them stay clear of the edges for these few steps.
+    tuned = {"codec__train_encoder": "finetune", "codec__standardize_latents": False}
     small = _train(single, "codec", tmp_path / "a", shards, encoder, codec__grad_accum_steps=2, **tuned)
     large = _train(single, "codec", tmp_path / "b", shards, encoder, codec__micro_batch_size=4, **tuned)
     _close(small, large)
