@@ -49,9 +49,11 @@ def test_codec_on_two_ranks_equals_one_rank_with_twice_the_batch(pair, single, s
 
 
 def test_codec_accumulating_equals_one_large_batch(single, shards, encoder, tmp_path):
-    # An encoder that moves may cross the edge of a level a step sooner or later when a sum is rounded otherwise, and a
-    # level is no rounding error. Latents as random weights give them stay clear of the edges for these few steps.
-    tuned = {"codec__train_encoder": "finetune", "codec__standardize_latents": False}
+    tuned = {"codec__train_encoder": "finetune"}
     small = _train(single, "codec", tmp_path / "a", shards, encoder, codec__grad_accum_steps=2, **tuned)
     large = _train(single, "codec", tmp_path / "b", shards, encoder, codec__micro_batch_size=4, **tuned)
+    # Losses within 1e-5 at every step. The norm of the encoder's gradient is rougher: near silent bins the gradient of a
+    # log magnitude is as steep as the bin is small, so a sum rounded otherwise shows there at single steps (2.7e-4 seen).
+    norms = [run.series.pop(("train", "gradient_norm")) for run in (small, large)]
+    assert norms[0] == pytest.approx(norms[1], rel=2e-3)
     _close(small, large)
