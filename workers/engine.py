@@ -11,11 +11,13 @@ import logging
 import math
 import os
 from collections.abc import Iterable, Iterator
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import distributed_c10d
 
 from shards.errors import ConfigError, explain
 from workers.training_config import OptimizerConfig, TrainConfig
@@ -113,7 +115,14 @@ def build_engine(
     if train.zero_stage == 0:
         engine.enable_backward_allreduce = False  # see backward()
     _require_as_asked(engine, train)
+    _limit_waiting(timedelta(seconds=train.collective_timeout_s))
     return engine
+
+
+def _limit_waiting(timeout: timedelta) -> None:
+    """Let every process group give up on a hung rank after ``timeout``; DeepSpeed makes its own with 30 minutes."""
+    for group in distributed_c10d._world.pg_map if dist.is_initialized() else ():
+        distributed_c10d._set_pg_timeout(timeout, group)
 
 
 def _require_as_asked(engine: Any, train: TrainConfig) -> None:

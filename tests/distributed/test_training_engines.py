@@ -269,3 +269,16 @@ def test_a_restart_takes_the_scale_that_the_run_began_with(single, shards, encod
     (out / SCALE_FILE).write_bytes(to_safetensors(scale))
     ((mean, *_),) = single.run(_watched, "codec", recipe, str(out), shards, encoder, _latent_moments)
     assert mean > 5
+
+
+def _timeouts(stage: Any, run: Any) -> set[float]:
+    from torch.distributed.distributed_c10d import _world
+
+    run.loader.close()
+    return {g._get_backend(torch.device("cpu")).options._timeout.total_seconds() for g in _world.pg_map}
+
+
+@pytest.mark.parametrize("zero", [0, 2])
+def test_every_process_group_gives_a_hung_rank_up_in_time(pair, shards, encoder, tmp_path, zero):
+    recipe = training_recipe(pretrain__zero_stage=zero, pretrain__collective_timeout_s=47)
+    assert pair.run(_watched, "pretrain", recipe, str(tmp_path / "out"), shards, encoder, _timeouts) == [{47}, {47}]
