@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -44,6 +45,21 @@ def _forget_s3_clients() -> None:
     import s3fs
 
     s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture
+def add_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Puts a worker module of a test's own beside the real ones, for child processes: name, source."""
+
+    def add(name: str, source: str) -> None:
+        (tmp_path / "workers").mkdir()
+        (tmp_path / "workers" / f"{name}.py").write_text(source)
+        (tmp_path / "sitecustomize.py").write_text(
+            f"import workers; workers.__path__.append({str(tmp_path / 'workers')!r})\n"
+        )
+        monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{Path.cwd()}")
+
+    return add
 
 
 @pytest.fixture

@@ -52,7 +52,7 @@ def write_samples(
                 transcript=item.transcript,
                 duration_s=item.duration_s,
                 reason=reason,
-                sounds=_sounds(evaluation, codecs, item),
+                sounds=_sounds(evaluation, [c for c in codecs if c.system.name in result["scores"]], item),
                 salience=tuple(round(value / 255, 4) for value in result["salience"] or ()),
                 frame_s=framing.hop_length / framing.sample_rate,
                 scores={name: {m: v[0] for m, v in found.items()} for name, found in result["scores"].items()},
@@ -62,6 +62,7 @@ def write_samples(
 
 
 def _sounds(evaluation: Evaluation, codecs: Sequence[Codec], item: Item) -> tuple[Sound, ...]:
+    """The utterance through each of the codecs; those that failed on it when it was scored are not among them."""
     out, speech, sounds = evaluation.job.out, None, []
     for codec in codecs:
         name = codec.system.name
@@ -69,11 +70,7 @@ def _sounds(evaluation: Evaluation, codecs: Sequence[Codec], item: Item) -> tupl
         uri = store.join(out, path)
         if not store.exists(uri):
             speech = speech or read_speech(evaluation.job.shards, item.row)
-            try:
-                degraded = codec(speech).samples
-            except Exception:  # reported when the utterance was scored; there is nothing to play
-                continue
-            store.publish_bytes(uri, audio.encode_flac(np.nan_to_num(degraded), RATE))
+            store.publish_bytes(uri, audio.encode_flac(np.nan_to_num(codec(speech).samples), RATE))
         length = audio.resampled_length(item.row["num_samples"], item.row["sample_rate"], RATE)
         sounds.append(Sound(system=name, path=path, duration_s=length / RATE, sample_rate=RATE))
     return tuple(sounds)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextvars
-import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -67,13 +66,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def diary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    (tmp_path / "workers").mkdir()
-    (tmp_path / "workers" / "probe_of_flows.py").write_text(WORKER)
-    (tmp_path / "sitecustomize.py").write_text(
-        f"import workers; workers.__path__.append({str(tmp_path / 'workers')!r})\n"
-    )
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{Path.cwd()}")
+def diary(add_worker: Callable[[str, str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    add_worker("probe_of_flows", WORKER)
     monkeypatch.delenv(narration.ECHO_VARIABLE, raising=False)
     return str(tmp_path / "diary")
 

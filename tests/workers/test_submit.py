@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
@@ -57,14 +58,9 @@ class ProbeJob(Job):
 
 
 @pytest.fixture
-def probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def probe(add_worker: Callable[[str, str], None], tmp_path: Path) -> Path:
     """A worker module of the tests' own, found beside the real ones."""
-    (tmp_path / "workers").mkdir()
-    (tmp_path / "workers" / "probe_for_tests.py").write_text(WORKER)
-    (tmp_path / "sitecustomize.py").write_text(
-        f"import workers; workers.__path__.append({str(tmp_path / 'workers')!r})\n"
-    )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    add_worker("probe_for_tests", WORKER)
     return tmp_path
 
 
