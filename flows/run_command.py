@@ -8,7 +8,7 @@ import time
 from shards import outputs, store
 from shards.uri_keys import refuse_keys
 from workers.job_log import emit
-from workers.pipeline_layout import PipelineLayout, is_done
+from workers.pipeline_layout import PipelineLayout, claim_run, is_done
 from workers.recipes import resolve
 
 _PREFECT = {
@@ -27,9 +27,11 @@ def run_command(source: str | None, out: str, *, recipe: str, config: str | None
     """
     layout = PipelineLayout(store.normalize(out))
     refuse_keys(source or "")  # before Prefect stores it among the parameters of a flow run
-    if is_done(layout, source, resolve(recipe, config_uri=config, overrides=overrides)):
+    wanted = resolve(recipe, config_uri=config, overrides=overrides)
+    if is_done(layout, source, wanted):
         _say(f"nothing to do: {out} is complete")
     else:
+        claim_run(layout, source, wanted)  # what the flow would refuse is refused before Prefect has started
         _run_flow(source, out, recipe=recipe, config=config, overrides=overrides)
     _say_where(layout)
 

@@ -25,9 +25,10 @@ def syllabary(*arguments: str, **environment: str) -> subprocess.CompletedProces
 
 
 def refusal(*arguments: str, **environment: str) -> str:
-    """The one line of a refused command."""
+    """The one line of a refused command; no Prefect server was started for it."""
     finished = syllabary(*arguments, **environment)
     assert finished.returncode == 2, finished.stderr
+    assert "Prefect" not in finished.stderr, finished.stderr
     lines = [line for line in finished.stderr.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1 and "Traceback" not in finished.stderr, finished.stderr
     return lines[0]
@@ -64,16 +65,12 @@ def test_every_recipe_is_listed_with_what_it_is() -> None:
         assert any(line.startswith(name + " ") and len(line) > 40 for line in listing.splitlines())
 
 
-def test_a_missing_source_is_refused(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    assert "missing or empty" in refusal("run", str(tmp_path / "absent"), "--out", str(out))
-    assert not out.exists()
-
-
-def test_an_empty_source_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("verb", ["run", "shard"])
+@pytest.mark.parametrize("name", ["absent", "empty", "absent.tar", "absent.jsonl"])
+def test_a_missing_or_empty_source_is_refused(verb: str, name: str, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    out = tmp_path / "out"
-    assert "missing or empty" in refusal("run", str(tmp_path / "empty"), "--out", str(out))
+    source, out = str(tmp_path / name), tmp_path / "out"
+    assert source in refusal(verb, source, "--out", str(out))
     assert not out.exists()
 
 
