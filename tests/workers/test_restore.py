@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
@@ -17,6 +18,7 @@ import soundfile
 from shards import audio, index, store
 from shards.archive_reader import ArchiveReader
 from shards.errors import ConflictError, InputError, NotFoundError
+from shards.token_archive import encode_part, row_crc32cs
 from tests.archive_corpus import RATE, make_base, make_tokenizer
 from workers.jobs import RESULT_PREFIX, RestoreJob
 from workers.restore import restore
@@ -181,6 +183,43 @@ def test_many_workers_restore_the_bytes_of_one(base: Path, tmp_path: Path) -> No
     assert {**many, "bytes_read": 0} == {**one, "bytes_read": 0} and many["bytes_read"] > 0
     assert contents(tmp_path / "many") == contents(tmp_path / "one")
     assert "restore  12/12 utterances" in done.stderr
+
+
+HOSTILE = ["../evil", "a/../../../../evil", "/evil", "{outside}/evil", "evil\0"]
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+@pytest.mark.parametrize("join", [False, True])
+def test_an_archive_of_hostile_names_writes_nowhere_but_below_out(
+    base: Path, tmp_path: Path, hostile: str, join: bool
+) -> None:
+    """A part as an attacker would make it, checksums and all."""
+    name = hostile.format(outside=tmp_path / "outside")
+    (tmp_path / "outside").mkdir()
+    archive, out = renamed_archive(base, tmp_path / "deep" / "archive", name), tmp_path / "deep" / "more" / "out"
+    before = {path for path in tmp_path.rglob("*") if path.is_file()}
+    job = RestoreJob(archive=archive, tokenizer=str(base / "tokenizer"), out=str(out), join=join)
+    with pytest.raises(InputError, match="unsafe path"):
+        restore(job)
+    written = {path for path in tmp_path.rglob("*") if path.is_file()} - before
+    assert written and all(out in path.parents for path in written)
+    assert not (out / "done.json").exists() and not [*Path("/").glob("evil*")]
+
+
+def renamed_archive(base: Path, archive: Path, name: str) -> str:
+    """The archive of ``base`` with one utterance and its recording called ``name``."""
+    shutil.copytree(base / "archive", archive)
+    part = archive / "parts" / "train-000001.parquet"
+    table = pq.read_table(part)
+    for column in ("utterance_id", "recording_id"):
+        values = table[column].to_pylist()
+        values[1] = name
+        field = table.schema.field(column)
+        table = table.set_column(table.column_names.index(column), field, [values])
+    crcs = pa.array(row_crc32cs(table), pa.uint32())
+    table = table.set_column(table.column_names.index("crc32c"), table.schema.field("crc32c"), crcs)
+    part.write_bytes(encode_part(table))
+    return str(archive)
 
 
 def audio_files(out: Path) -> dict[str, bytes]:
