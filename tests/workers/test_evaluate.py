@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,10 +24,12 @@ from shards.token_archive import open_part
 from tests.archive_corpus import make_tokenizer
 from tests.conftest import voiced
 from tests.evaluation_testing import CHEAP, RATE, evaluate_here, make_job, write_shard
-from workers import scoring
+from workers import evaluate_utterance, scoring
 from workers.evaluate_selection import select
-from workers.evaluate_utterance import result_uri
+from workers.evaluate_utterance import Item, Timer, UtteranceEvaluator, result_uri
 from workers.report_card import LEDGER, PAGE, REPORT, SCORES, TOKENS, read_card
+from workers.scoring import Measure
+from workers.scoring_models import Scorer
 
 SYSTEMS = {"ours", "codec2_700c", "codec2_1300", "codec2_3200", "opus_6k", "original", "lowpass_4k", "noise"}
 NUM_UTTERANCES = 6
@@ -107,6 +110,53 @@ def test_a_second_run_changes_nothing(folder: Path) -> None:
     assert {p: p.read_bytes() for p in report.rglob("*") if p.is_file()} == before
 
 
+def test_only_what_is_missing_is_scored_again(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an interrupted run left, utterance by utterance, is neither scored nor written a second time."""
+    shutil.copytree(folder / "report", tmp_path / "report")
+    job = make_job(folder, out=str(tmp_path / "report"))
+    lost = Path(result_uri(job.out, 3))
+    lost.unlink()
+    kept = {p: p.stat().st_mtime_ns for p in lost.parent.glob("*.json")}
+    scored, real = [], UtteranceEvaluator.evaluate
+
+    def evaluated(self: UtteranceEvaluator, item: Item, timer: Timer) -> dict[str, Any]:
+        scored.append(item.number)
+        return real(self, item, timer)
+
+    monkeypatch.setattr(UtteranceEvaluator, "evaluate", evaluated)
+    evaluate_here(job)
+    assert scored == [3] and len(kept) == NUM_UTTERANCES - 1
+    assert {p: p.stat().st_mtime_ns for p in kept} == kept
+    assert lost.read_bytes() == (folder / "report" / "utterances" / lost.name).read_bytes()
+
+
+def test_models_are_loaded_once_for_all_utterances(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded, real = [], Scorer._measure
+
+    def measure(family: str, wavlm: str | None) -> Measure:
+        loaded.append(family)
+        return real(family, wavlm)
+
+    monkeypatch.setattr(Scorer, "_measure", staticmethod(measure))
+    evaluator = UtteranceEvaluator(make_job(folder).model_dump_json(), CHEAP, "title")
+    for item in select(make_job(folder, limit=2, num_probes=0)).items:
+        assert evaluator.evaluate(item, Timer())["scores"]["ours"]
+    assert loaded == ["stoi", "estoi", "mel"]
+
+
+def test_an_utterance_too_long_for_the_memory_is_named_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate_utterance, "MAX_UTTERANCE_S", 1.7)
+    job = make_job(tmp_path, metrics=("mel_distance",), num_probes=0, num_samples=1)  # of 1.6 s and of 1.8 s
+    evaluate_here(job)
+    card = read_card(job.out)
+    assert card.score("ours", "mel_distance").num_utterances == NUM_UTTERANCES // 2  # type: ignore[union-attr]
+    long = {item.utterance_id for item in select(job).items if item.duration_s > 1.7}
+    assert {f.utterance_id for f in card.failures} == long and len(long) == NUM_UTTERANCES // 2
+    assert {f.reason for f in card.failures} == {"longer than 2 s: shard it into shorter utterances"}
+
+
 def test_another_configuration_or_tokenizer_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConflictError, match=r"config\.limit was None and is now 3"):
         evaluate_here(make_job(folder, limit=3))
@@ -130,9 +180,8 @@ def test_killed_and_repeated_with_ray_the_scores_are_the_same(folder: Path, tmp_
     killed.wait()
     assert not (tmp_path / "report" / REPORT).exists(), "it was killed too late to mean anything"
     evaluate_here(job)
-    for name in (SCORES, LEDGER, REPORT, TOKENS):
-        if name != REPORT:
-            assert (tmp_path / "report" / name).read_bytes() == (folder / "report" / name).read_bytes(), name
+    for name in (SCORES, LEDGER, TOKENS):
+        assert (tmp_path / "report" / name).read_bytes() == (folder / "report" / name).read_bytes(), name
     repeated, first = (read_card(str(where / "report")) for where in (tmp_path, folder))
     assert repeated == first
 
