@@ -32,6 +32,7 @@ from flows.cli_options import (
 if TYPE_CHECKING:
     from shards.errors import SyllabaryError
 
+_INTERRUPTED = 130
 app = typer.Typer(
     name="syllabary",
     help="Turn a speech corpus into a reversible store of language-model-ready tokens.",
@@ -342,9 +343,10 @@ def main() -> None:
         where = "--" + ".".join(str(part) for part in first["loc"]).replace("_", "-")
         sys.stderr.write(f"error: {where}: {first['msg']}: {first['input']!r}\n")
         sys.exit(2)
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; run the same command again to go on\n")
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:  # typer makes this of Ctrl-C, without a word
+            sys.stderr.write("interrupted; run the same command again to go on\n")
+        raise
 
 
 if __name__ == "__main__":

@@ -56,6 +56,19 @@ def test_every_verb_is_in_the_readme_and_has_help() -> None:
         assert verb.help
 
 
+def test_an_interrupt_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from flows import cli
+
+    def interrupted(job: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "submit_and_print", interrupted)
+    monkeypatch.setattr(sys, "argv", ["syllabary", "verify", "--archive", "x"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 130 and capsys.readouterr().err == "interrupted; run the same command again to go on\n"
+
+
 def test_every_recipe_is_listed_with_what_it_is() -> None:
     from workers.recipes import RECIPES
 
