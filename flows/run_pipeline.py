@@ -21,6 +21,7 @@ from shards import outputs, store
 from workers.jobs import FetchDemoJob, ReportJob
 from workers.pipeline_layout import PipelineLayout, claim_run
 from workers.recipes import resolve
+from workers.stage_timings import timed
 
 
 @flow(name="run-pipeline")
@@ -53,12 +54,15 @@ def _run_stages(source: str | None, layout: PipelineLayout, num_restored: int, *
     if source is None:
         run_job(FetchDemoJob(out=layout.corpus))
         source = layout.corpus
-    shard_corpus(source, layout.shards, hold_out="recordings_if_no_speaker", **choice)
+    with timed(layout.root, "shard", layout.shards):
+        shard_corpus(source, layout.shards, hold_out="recordings_if_no_speaker", **choice)
     pretrain_encoder(layout.shards, layout.pretrain, **choice)
     train_tokenizer(layout.shards, layout.pretrain, layout.codec, layout.tokenizer, **choice)
-    tokenize_shards(layout.shards, layout.tokenizer, layout.archive)
+    with timed(layout.root, "tokenize", layout.archive):
+        tokenize_shards(layout.shards, layout.tokenizer, layout.archive)
     verify_archive(layout.archive, layout.shards)
-    restore_audio(layout.archive, layout.tokenizer, layout.restored, where="split = 'valid'", limit=num_restored)
+    with timed(layout.root, "restore", layout.restored):
+        restore_audio(layout.archive, layout.tokenizer, layout.restored, where="split = 'valid'", limit=num_restored)
     summary = run_job(ReportJob(run=store.normalize(layout.root), **layout.stages()))
     outputs.mark_done(store.normalize(layout.root), summary)
     artifacts.summary("pipeline", summary["headline"], {"run": layout.root, **layout.stages()})

@@ -1,7 +1,7 @@
 """What a run took, as far as its own files tell: for the plan's page, beside what was predicted.
 
-Outputs hold no times (the same input gives the same bytes), so only the trainings, which keep their pace apart in
-``timings.parquet``, know their hours; the hours of the other stages are in the flow run's own record.
+Outputs hold no times (the same input gives the same bytes). The trainings keep their pace apart in
+``timings.parquet``; the wall-clock hours of the other stages are in the run's ``stage_timings.json``.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from shards.token_archive import part_name
 from workers.checkpoints import CheckpointStore
 from workers.metrics import TIMINGS, History
 from workers.pipeline_layout import PipelineLayout
+from workers.stage_timings import read_timings
 
 _HOUR = 3600
 
@@ -30,9 +31,22 @@ def actual_of(run: str) -> dict[str, float]:
     outputs.read_claim(run, "run")
     layout = PipelineLayout(run)
     found: dict[str, Any] = {}
-    for take in (_shards, _archive, _trainings):
+    for take in (_shards, _archive, _trainings, _stages):
         found |= take(layout)
     return {name: value for name, value in found.items() if value is not None}
+
+
+def restored_fraction(run: str) -> float | None:
+    """The part of the stored audio that the run gave back; None before both are complete."""
+    layout = PipelineLayout(run)
+    stored, restored = outputs.read_done(layout.shards), outputs.read_done(layout.restored)
+    return restored["duration_s"] / stored["stored_s"] if stored and restored and stored["stored_s"] else None
+
+
+def killed_attempts(run: str) -> dict[str, int]:
+    """How many attempts at each stage never ended: their time is in no figure. Stages without are left out."""
+    found = {stage: one.began - one.ended for stage, one in read_timings(run).items()}
+    return {stage: count for stage, count in found.items() if count > 0}
 
 
 def _shards(layout: PipelineLayout) -> dict[str, Any]:
@@ -70,6 +84,14 @@ def _trainings(layout: PipelineLayout) -> dict[str, Any]:
     return found
 
 
+def _stages(layout: PipelineLayout) -> dict[str, Any]:
+    """Hours of the stages that are complete; a run of before they were timed has none."""
+    places = {"shard": layout.shards, "tokenize": layout.archive, "restore": layout.restored}
+    times = read_timings(layout.root)
+    complete = [stage for stage, uri in places.items() if stage in times and outputs.read_done(uri) is not None]
+    return {f"{stage}_h": times[stage].seconds / _HOUR for stage in complete}
+
+
 def _hours(run_uri: str) -> float | None:
     """Hours of the steps alone: each logged pace holds for the steps since the one before."""
     if outputs.read_done(run_uri) is None:
@@ -93,6 +115,9 @@ TAKEN_FROM: dict[str, str] = {
     "shards_bytes": "the tars",
     "tokens": "the archive's parts, num_frames x groups",
     "archive_bytes": "the archive's parts",
+    "shard_h": "stage_timings.json, start-up and all",
+    "tokenize_h": "stage_timings.json, start-up and all",
+    "restore_h": "stage_timings.json, start-up and all; predicted for what the run restored",
     "pretrain_h": "pretrain/timings.parquet, steps alone",
     "codec_h": "codec/timings.parquet, steps alone",
     "checkpoints_bytes": "the checkpoints",

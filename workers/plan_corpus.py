@@ -19,7 +19,7 @@ from shards.recordings import Recording
 from shards.sources import list_recordings
 from workers.job_main import run_job, say
 from workers.jobs import PlanJob
-from workers.plan_actual import actual_of
+from workers.plan_actual import actual_of, killed_attempts, restored_fraction
 from workers.plan_formulas import Corpus, Machine, Sizes, StageRates, predict
 from workers.plan_page import page
 from workers.recipes import Recipe, resolve
@@ -47,6 +47,8 @@ def plan(job: PlanJob) -> dict[str, Any]:
     if job.run is not None:
         _require_same_recipe(job.run, values["recipe"])
         values["actual"] = actual_of(job.run)
+        values["restored_fraction"] = restored_fraction(job.run)
+        values["killed_attempts"] = killed_attempts(job.run)
     text = page(values)
     if job.out is not None:
         store.publish_bytes(store.join(job.out, PLAN), outputs.pretty_json(values))

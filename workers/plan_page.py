@@ -67,12 +67,29 @@ def _actual(values: Mapping[str, Any], found: Prediction) -> list[str]:
     if "actual" not in values:
         return []
     predicted = found.model_dump() | {"hours": values["corpus"]["hours"]}
+    if values.get("restored_fraction") is not None:
+        predicted["restore_h"] *= values["restored_fraction"]
     rows = [
         (name, _figure(name, predicted[name]), _figure(name, value), f"{value / predicted[name]:.2f}", TAKEN_FROM[name])
         for name, value in values["actual"].items()
     ]
-    note = "The hours of shard, tokenize and restore are in the flow run's record: outputs hold no times."
-    return ["## Predicted and actual", "", *_table(("what", "predicted", "actual", "ratio", "from"), rows), note, ""]
+    return [
+        "## Predicted and actual", "", *_table(("what", "predicted", "actual", "ratio", "from"), rows),
+        *_notes(values),
+    ]  # fmt: skip
+
+
+def _notes(values: Mapping[str, Any]) -> list[str]:
+    """What the figures of a run do not say by themselves."""
+    missing = [stage for stage in ("shard", "tokenize", "restore") if f"{stage}_h" not in values["actual"]]
+    notes = [
+        f"The run restored {100 * values['restored_fraction']:.2g} % of the audio, in one process."
+        if "restore_h" in values["actual"] else "",
+        f"No hours of {', '.join(missing)}: not complete, or run before stages were timed." if missing else "",
+        *(f"{count} attempts at {stage} were killed; their time is in no figure."
+          for stage, count in values.get("killed_attempts", {}).items()),
+    ]  # fmt: skip
+    return [line for note in notes if note for line in (note, "")]
 
 
 def _figure(name: str, value: float) -> str:

@@ -24,6 +24,8 @@ from leftovers import artifacts, everything
 from infra.stack.object_store import ObjectStore
 from shards import outputs, store
 from shards.packing import Packing
+from workers.plan_actual import actual_of, restored_fraction
+from workers.stage_timings import read_timings
 
 SYLLABARY = str(Path(sys.executable).parent / "syllabary")
 SHORT = (
@@ -69,6 +71,7 @@ def test_the_pipeline_runs_on_s3_and_a_second_run_has_nothing_to_do(
     check_archive(out)
     check_restored(out)
     check_summary(out)
+    check_timings(out)
     started = time.monotonic()
     second = run(source, out)
     check_artifacts(home)
@@ -151,6 +154,17 @@ def check_summary(out: str) -> None:
         assert store.read_bytes(store.join(out, "curves", f"{name}.png")).startswith(b"\x89PNG")
 
 
+def check_timings(out: str) -> None:
+    """Every stage that the plan predicts and that keeps no pace of its own was tried once and took its time."""
+    times = read_timings(out)
+    assert set(times) == {"shard", "tokenize", "restore"}
+    assert all((one.began, one.ended) == (1, 1) and one.seconds > 0 for one in times.values())
+    actual = actual_of(out)
+    assert actual["shard_h"] == times["shard"].seconds / 3600
+    fraction = restored_fraction(out)
+    assert fraction is not None and 0 < fraction < 1
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_a_run_killed_at_random_moments_ends_in_the_state_of_an_unbroken_one(corpus: Path, home: Path) -> None:
@@ -188,7 +202,7 @@ def kill_after(arguments: list[str], seconds: float) -> None:
 
 def state(out: str) -> dict[str, str]:
     """Digests of every output; timings (TensorBoard's too) are the machine's, and claims name their own folder."""
-    skipped = ("timings.parquet", ".syllabary", "output.json", "summary.md")
+    skipped = ("timings.parquet", "stage_timings.json", ".syllabary", "output.json", "summary.md")
     return {
         file.name: hashlib.sha256(store.read_bytes(file.uri)).hexdigest()
         for file in store.list_files(out)

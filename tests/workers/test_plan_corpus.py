@@ -14,7 +14,7 @@ import soundfile
 from archive_corpus import make_archive
 
 from shards import outputs, store
-from shards.errors import ConfigError, ConflictError, InputError, NotFoundError
+from shards.errors import ConfigError, ConflictError, FormatError, InputError, NotFoundError
 from workers.checkpoints import CheckpointStore
 from workers.jobs import PlanJob
 from workers.metrics import TIMINGS, History
@@ -22,6 +22,7 @@ from workers.pipeline_layout import PipelineLayout
 from workers.plan_corpus import PRESETS, counted, plan
 from workers.plan_formulas import FORMULAS, StageRates
 from workers.recipes import resolve
+from workers.stage_timings import STAGE_TIMINGS, StageTime, read_timings, timed
 
 RATES = {"shard": 70.0, "pretrain": 6.0, "codec": 2.0, "adversarial": 1.5, "encode": 40.0, "decode": 18.0}
 
@@ -87,7 +88,10 @@ def finished_run(root: Path) -> None:
     outputs.mark_done(layout.shards, {"input_s": 3600.0, "stored_s": 1800.0})
     store.publish_bytes(store.join(layout.shards, "shards", "train-000000.tar"), bytes(1000))
     make_archive(layout.archive)
-    outputs.mark_done(layout.archive, {})
+    with timed(str(root), "tokenize", layout.archive):
+        outputs.mark_done(layout.archive, {})
+    with timed(str(root), "restore", layout.restored):
+        outputs.mark_done(layout.restored, {"duration_s": 90.0})
     history = History()
     history.add(1, "timing", {"step_s": 36.0})
     history.add(11, "timing", {"step_s": 3.6})
@@ -107,8 +111,41 @@ def test_after_a_run_the_page_shows_predicted_and_actual(tmp_path: Path) -> None
     assert actual["pretrain_h"] == pytest.approx((36.0 + 10 * 3.6) / 3600)
     assert (actual["shards_bytes"], actual["checkpoints_bytes"]) == (1000, 500)
     assert actual["tokens"] % 19 == 0 and actual["tokens"] > 0
-    assert "codec_h" not in actual
+    assert "codec_h" not in actual and "shard_h" not in actual
     assert re.search(r"\| stored_h \| 0.5 \| 0.5 \| 1.00 \|", (tmp_path / "plan" / "plan.md").read_text())
+
+
+def test_the_hours_of_the_stages_are_the_runs_and_killed_attempts_are_told(tmp_path: Path) -> None:
+    out, run = str(tmp_path / "plan"), str(tmp_path / "run")
+    predicted = plan(job(hours=1.0, stored_fraction=0.5, out=out))["plan"]["predicted"]
+    finished_run(tmp_path / "run")
+    times = {"shard": (3, 2, 72.0), "tokenize": (1, 1, 36.0), "restore": (1, 1, 18.0)}
+    values = {stage: dict(zip(("began", "ended", "seconds"), one, strict=True)) for stage, one in times.items()}
+    (tmp_path / "run" / STAGE_TIMINGS).write_text(json.dumps(values))
+    made = plan(PlanJob(out=out, run=run))
+    actual = made["plan"]["actual"]
+    assert {stage: actual[f"{stage}_h"] for stage in times} == {"shard": 0.02, "tokenize": 0.01, "restore": 0.005}
+    assert made["plan"]["restored_fraction"] == 90 / 1800
+    ratio = 0.005 / (predicted["restore_h"] * 90 / 1800)
+    assert re.search(rf"\| restore_h \|.*\| 0.005 \| {ratio:.2f} \|", made["text"])
+    assert "1 attempts at shard were killed" in made["text"] and "attempts at tokenize" not in made["text"]
+    assert "restored 5 % of the audio" in made["text"] and "No hours of" not in made["text"]
+
+
+def test_an_attempt_counts_once_begun_and_a_complete_stage_is_not_timed(tmp_path: Path) -> None:
+    run, output = str(tmp_path / "run"), str(tmp_path / "run" / "shards")
+    with pytest.raises(RuntimeError), timed(run, "shard", output):
+        assert read_timings(run)["shard"] == StageTime(began=1)  # what a kill would leave
+        raise RuntimeError
+    failed = read_timings(run)["shard"]
+    assert (failed.began, failed.ended) == (1, 1) and failed.seconds >= 0
+    outputs.mark_done(output, {})
+    with timed(run, "shard", output):
+        pass
+    assert read_timings(run) == {"shard": failed}
+    (tmp_path / "run" / STAGE_TIMINGS).write_text('{"shard": {"began": -1}}')
+    with pytest.raises(FormatError, match="not the times of a run"):
+        read_timings(run)
 
 
 def test_a_run_of_another_recipe_or_without_a_plan_is_refused(tmp_path: Path) -> None:
