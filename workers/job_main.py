@@ -110,7 +110,8 @@ class Progress:
         left = max(self.total - self.done, 0) / rate if rate else 0
         clock = f"{int(left // 3600)}:{int(left % 3600 // 60):02}:{int(left % 60):02}"
         tail = f" · {note}" if note else ""
-        figures = f"{self.done:,.0f}/{self.total:,.0f} {self.unit} · {rate:,.0f}/s · {clock} left{tail}"
+        speed = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"  # "0/s" would say that it stands still
+        figures = f"{self.done:,.0f}/{self.total:,.0f} {self.unit} · {speed}/s · {clock} left{tail}"
         job_log.emit(self.stage, figures)
 
 
