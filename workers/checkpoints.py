@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from shards import store
-from shards.errors import FormatError, StorageError, SyllabaryError, explain
+from shards.errors import FormatError, NotFoundError, StorageError, SyllabaryError, explain
 from shards.outputs import pretty_json, read_json
 
 MANIFEST = "manifest.json"
@@ -102,7 +102,7 @@ class CheckpointStore:
     def steps(self) -> list[int]:
         """Steps with a manifest, ascending; nothing of them is verified."""
         names = [f.name.split("/") for f in store.list_files(self.uri, suffix=MANIFEST)]
-        return sorted(_step_of(n[0]) for n in names if len(n) == 2 and n[0].startswith("step-"))
+        return sorted(step for n in names if len(n) == 2 and (step := _step_of(n[0])) is not None)
 
     def put_file(self, step: int, name: str, local: Path) -> StoredFile:
         """Store one file of a checkpoint that is not yet committed; ``local`` may be moved away."""
@@ -121,19 +121,32 @@ class CheckpointStore:
         store.delete(self.step_uri(step))
 
     def damage(self, step: int) -> str | None:
-        """What is wrong with a checkpoint, or None: every file is read and its digest compared."""
+        """What is wrong with a checkpoint, or None: every file is read and its digest compared.
+
+        Raises:
+            StorageError: an object store is away or refuses. That says nothing of the checkpoint, and what is held to
+                be damaged is swept.
+        """
         try:
             manifest = Manifest.read(self.step_uri(step))
             for stored in manifest.files:
                 found = sha256_of(store.join(self.step_uri(step), *stored.name.split("/")))
                 if found != stored.sha256:
                     return f"{stored.name} changed since it was written"
-        except (FormatError, StorageError) as error:
+        except (FormatError, NotFoundError) as error:
+            return str(error)
+        except StorageError as error:
+            if store.is_remote(self.run_uri):
+                raise
             return str(error)
         return None
 
     def newest_whole(self) -> tuple[int | None, list[str]]:
-        """The newest step that verifies (None when there is none), and a line for each newer one that does not."""
+        """The newest step that verifies (None when there is none), and a line for each newer one that does not.
+
+        Raises:
+            StorageError: as for :meth:`damage`.
+        """
         reports: list[str] = []
         for step in reversed(self.steps()):
             wrong = self.damage(step)
@@ -149,7 +162,7 @@ class CheckpointStore:
         store.sweep_temporary(self.uri)
         committed = set(self.steps())
         folders = {f.name.split("/")[0] for f in store.list_files(self.uri)}
-        found = sorted(_step_of(f) for f in folders if f.startswith("step-"))
+        found = sorted(step for f in folders if (step := _step_of(f)) is not None)
         doomed = [step for step in found if step not in committed or keep is None or step > keep]
         for step in doomed:
             self.discard(step)
@@ -176,9 +189,10 @@ class CheckpointStore:
             yield Path(folder)
 
 
-def _step_of(folder: str) -> int:
+def _step_of(folder: str) -> int | None:
+    """The step that a checkpoint's folder is named after; None for a folder that is no checkpoint."""
     digits = folder.removeprefix("step-")
-    return int(digits) if digits.isdigit() else -1
+    return int(digits) if folder.startswith("step-") and digits.isdigit() else None
 
 
 def sha256_of(uri: str) -> str:

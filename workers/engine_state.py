@@ -28,17 +28,57 @@ def save_engines(
 
     Collective: every rank calls it. Nothing is committed yet.
     """
-    with _scratch(checkpoints.uri) as folder:
-        for name, engine in engines.items():
-            (folder / name).mkdir(parents=True)
-            engine.save_checkpoint(str(folder), tag=name, save_latest=False)
-        if world()[0] == 0:
-            (folder / "metrics.parquet").write_bytes(history.to_parquet())
+    with contextlib.ExitStack() as scratch:
+        problem, folder = None, Path()
         try:
+            folder = scratch.enter_context(_scratch(checkpoints.uri))
+        except OSError as error:
+            problem = f"cannot write below {checkpoints.uri} ({error})"
+        # What DeepSpeed does next is collective: all ranks do it or none.
+        problems = [line for line in gather_from_ranks(problem) if line]
+        if problems:
+            return problems[0]
+        try:
+            _write(engines, folder, history)
             files = sorted(path for path in folder.rglob("*") if path.is_file())
             return [checkpoints.put_file(step, path.relative_to(folder).as_posix(), path) for path in files]
         except StorageError as error:
             return str(error)
+
+
+def _write(engines: Mapping[str, Any], folder: Path, history: History) -> None:
+    """This rank's files into an empty local folder. Raises StorageError, but not before every engine has had its turn:
+    DeepSpeed ends each in a barrier, which all ranks must reach."""
+    problems: list[str] = []
+    for name, engine in engines.items():
+        engine._copy_recovery_script = lambda folder: None  # a script of DeepSpeed's own, needed by no one here
+        with _failures_noted(engine.checkpoint_engine, problems):
+            engine.save_checkpoint(str(folder), tag=name, save_latest=False)
+    if world()[0] == 0 and not problems:
+        try:
+            (folder / "metrics.parquet").write_bytes(history.to_parquet())
+        except OSError as error:
+            problems.append(f"cannot write metrics.parquet ({error})")
+    if problems:
+        raise StorageError(problems[0])
+
+
+@contextlib.contextmanager
+def _failures_noted(writer: Any, problems: list[str]) -> Iterator[None]:
+    """Within the block, a file that DeepSpeed's ``writer`` cannot write adds a line to ``problems`` and raises nothing."""
+    save = writer.save
+
+    def noting(state_dict: Any, path: str) -> None:
+        try:
+            save(state_dict, path)
+        except (OSError, RuntimeError) as error:  # torch's own writer tells of a full disk by a RuntimeError
+            problems.append(f"cannot write {Path(path).name} ({str(error).splitlines()[0]})")
+
+    writer.save = noting
+    try:
+        yield
+    finally:
+        del writer.save
 
 
 def load_engines(engines: Mapping[str, Any], folder: Path, *, written_by: int) -> None:

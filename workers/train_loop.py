@@ -6,6 +6,7 @@ anywhere and started again gives the same weights, bit for bit, at the same worl
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -221,6 +222,9 @@ def _store(stage: Stage, run: Run) -> str | None:
     everyone = gather_from_ranks(mine)
     problems = [part for part in everyone if isinstance(part, str)]
     if problems:
+        if run.is_leader:  # what was stored of it can only be in the way, of a full disk for one
+            with contextlib.suppress(StorageError):
+                run.checkpoints.discard(run.step)
         return problems[0]
     if not run.is_leader:
         return None

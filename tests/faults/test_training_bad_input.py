@@ -173,6 +173,44 @@ def test_storage_that_fails_at_the_end_stops_the_run_with_what_to_do(gang, shard
     assert outputs.read_done(out) is None
 
 
+def _train_on_a_full_disk(recipe: Any, out: str, shards: str) -> list[str]:
+    """Run stage 1 on this rank; at step 4 the kernel takes no more than 4 KiB of a file."""
+    import resource
+
+    from workers import train_loop
+    from workers.jepa_stage import train_jepa_rank
+    from workers.ray_training import RankJob
+
+    lines, save = Lines(), train_loop.save_engines
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limited(engines: Any, checkpoints: CheckpointStore, step: int, history: Any) -> Any:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096 if step == 4 else soft, hard))
+        try:
+            return save(engines, checkpoints, step, history)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    train_loop.save_engines = limited
+    try:
+        train_jepa_rank(RankJob(out, shards, recipe, lines))
+    finally:
+        train_loop.save_engines = save
+    return lines.said
+
+
+@pytest.mark.parametrize("zero", [0, 2])
+def test_a_disk_that_takes_no_more_loses_that_checkpoint_and_nothing_else(gang, shards, tmp_path, zero):
+    out = tmp_path / "out"
+    recipe = training_recipe(pretrain__keep_checkpoints=9, pretrain__zero_stage=zero)
+    (said,) = gang.run(_train_on_a_full_disk, recipe, str(out), shards)
+    assert any("checkpoint of step 4 not stored, training goes on: cannot write" in line for line in said)
+    checkpoints = CheckpointStore(str(out))
+    assert checkpoints.steps() == [2, 6, 8]
+    assert [checkpoints.damage(step) for step in (2, 6, 8)] == [None] * 3
+    assert {path.name for path in (out / "checkpoints").iterdir()} == {f"step-0000000{step}" for step in (2, 6, 8)}
+
+
 def test_nan_stops_the_run_and_names_the_last_good_checkpoint(gang, shards, tmp_path):
     out = str(tmp_path / "out")
     ((_, error),) = gang.run(_train_with, "nan", training_recipe(), out, shards)

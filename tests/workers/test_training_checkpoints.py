@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shards import store
-from shards.errors import FormatError
+from shards.errors import FormatError, UnavailableError
 from workers.checkpoints import MANIFEST, CheckpointStore, Manifest
 from workers.metrics import History
 from workers.sample_plan import mix
@@ -58,6 +58,29 @@ def test_damage_is_named_and_the_one_before_is_used(checkpoints, tmp_path, harm)
     assert len(reports) == 1 and "skipped the damaged checkpoint of step 4" in reports[0]
     assert checkpoints.sweep(keep=found) == 1
     assert checkpoints.steps() == [2]
+
+
+def test_a_store_that_is_away_says_nothing_of_its_checkpoints(tmp_path, s3, monkeypatch):
+    checkpoints = CheckpointStore(s3.bucket() + "/run")
+    _write(checkpoints, tmp_path, 2)
+    opened = store.open_read
+
+    def away(uri: str, **options):
+        raise UnavailableError("the store does not answer")
+
+    monkeypatch.setattr(store, "open_read", away)
+    with pytest.raises(UnavailableError, match="does not answer"):
+        checkpoints.newest_whole()
+    monkeypatch.setattr(store, "open_read", opened)
+    assert checkpoints.newest_whole() == (2, [])
+
+
+def test_folders_that_are_no_checkpoints_are_left_alone(checkpoints, tmp_path):
+    _write(checkpoints, tmp_path, 2)
+    store.publish_bytes(store.join(checkpoints.uri, "step-notes", MANIFEST), b"mine")
+    assert checkpoints.newest_whole() == (2, [])
+    assert checkpoints.sweep(keep=2) == 0
+    assert store.exists(store.join(checkpoints.uri, "step-notes", MANIFEST))
 
 
 def test_nothing_whole_is_no_checkpoint(checkpoints):
