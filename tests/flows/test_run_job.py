@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextvars
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,7 +13,6 @@ import pytest
 from prefect import flow
 
 from flows import narration
-from flows.local_server import prefect_server
 from flows.output_lock import PRIVATE_SERVER_VARIABLE, limit_name, output_lock
 from shards.errors import JobError
 from workers.jobs import Job
@@ -51,18 +50,6 @@ class ProbeJob(Job):
     module: ClassVar[str] = "probe_of_flows"
     how: str
     diary: str
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Prefect server that counts as shared: outputs are locked on it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect")))
-        patch.setenv("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-        patch.delenv("PREFECT_API_URL", raising=False)
-        with prefect_server() as url:
-            patch.delenv(PRIVATE_SERVER_VARIABLE)
-            yield url
 
 
 @pytest.fixture
