@@ -15,6 +15,7 @@ from flows.cli_options import (
     ArchiveOption,
     AudioFormat,
     BlockFormat,
+    BlockSplits,
     ConfigOption,
     DeviceOption,
     DigitOrder,
@@ -169,6 +170,9 @@ def pack(
         DocumentUnit.recording
     ),
     output_format: Annotated[BlockFormat, typer.Option("--format", help="Of the blocks.")] = BlockFormat.parquet,
+    splits: Annotated[BlockSplits, typer.Option("--splits", help="The archive's, or new ones by speaker.")] = (
+        BlockSplits.archive
+    ),
     seed: Annotated[int, typer.Option("--seed", help="Of the shuffle.")] = 0,
 ) -> None:
     """Pack tokens into fixed blocks to train language models from."""
@@ -181,6 +185,7 @@ def pack(
             block_size=block_size,
             document=document.value,
             output_format=output_format.value,
+            splits=splits.value,
             seed=seed,
         )
     )

@@ -43,6 +43,13 @@ class BlockFormat(StrEnum):
     megatron = "megatron"
 
 
+class BlockSplits(StrEnum):
+    """Whose splits blocks have."""
+
+    archive = "archive"
+    speaker = "speaker"
+
+
 class DigitOrder(StrEnum):
     """Which dim of a token counts most."""
 

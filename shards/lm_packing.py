@@ -9,14 +9,17 @@ are possible there.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from shards.packing import Packing
+
+KEY_RANGE = 1 << 63  # of shuffle keys
+METADATA_KEY = b"syllabary_blocks"
 
 
 @dataclass(frozen=True)
@@ -70,40 +73,57 @@ class Block:
     document_ids: tuple[str, ...]
 
 
-def cut_blocks(
-    documents: Iterable[tuple[str, NDArray[np.integer]]], vocabulary: LmVocabulary, block_size: int
-) -> Iterator[Block]:
-    """Blocks of exactly ``block_size`` ids over documents (id, tokens [T]); the last is padded, no token is lost."""
-    assert block_size > 0
-    pieces: list[tuple[str, NDArray[np.integer], NDArray[np.int32]]] = []
-    held = 0
-    for name, tokens in documents:
-        ids = np.concatenate([np.array([vocabulary.separator]), tokens]).astype(vocabulary.dtype)
-        positions = np.arange(len(ids), dtype=np.int32)
-        while len(ids):
-            room = block_size - held
-            pieces.append((name, ids[:room], positions[:room]))
-            held += len(ids[:room])
-            ids, positions = ids[room:], positions[room:]
-            if held == block_size:
-                yield _block(pieces, vocabulary, block_size)
-                pieces, held = [], 0
-    if pieces:
-        yield _block(pieces, vocabulary, block_size)
+@dataclass(frozen=True)
+class Tape:
+    """Documents one after another, each behind its separator; blocks are cut from it as they are asked for.
 
+    Attributes:
+        ids: of separators and tokens, [T] in the vocabulary's type.
+        starts: where the separator of each document is, int64 [N], ascending.
+        names: ids of the documents, [N].
+        vocabulary: of the ids.
+    """
 
-def _block(
-    pieces: list[tuple[str, NDArray[np.integer], NDArray[np.int32]]], vocabulary: LmVocabulary, block_size: int
-) -> Block:
-    ids = np.full(block_size, vocabulary.padding, vocabulary.dtype)
-    positions = np.full(block_size, -1, np.int32)
-    numbers = np.full(block_size, -1, np.int32)
-    at = 0
-    for number, (_, own, place) in enumerate(pieces):
-        ids[at : at + len(own)], positions[at : at + len(own)] = own, place
-        numbers[at : at + len(own)] = number
-        at += len(own)
-    return Block(ids, positions, numbers, tuple(name for name, _, _ in pieces))
+    ids: NDArray[np.integer]
+    starts: NDArray[np.int64]
+    names: pa.Array
+    vocabulary: LmVocabulary
+
+    @classmethod
+    def of(
+        cls, names: pa.Array, lengths: NDArray[np.int64], tokens: NDArray[np.integer], vocabulary: LmVocabulary
+    ) -> Self:
+        """Documents of ``names`` [N] and ``lengths`` [N] in tokens; ``tokens`` are theirs, [sum of lengths]."""
+        starts = np.cumsum(lengths) - lengths + np.arange(len(lengths))
+        is_token = np.ones(len(tokens) + len(lengths), bool)
+        is_token[starts] = False
+        ids = np.full(len(is_token), vocabulary.separator, vocabulary.dtype)
+        ids[is_token] = tokens
+        return cls(ids, starts, names, vocabulary)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Ids of each document, its separator among them, [N]."""
+        return np.diff(self.starts, append=len(self.ids))
+
+    def num_blocks(self, block_size: int) -> int:
+        """Blocks of ``block_size`` that hold every id; the last may need padding."""
+        return -(-len(self.ids) // block_size)
+
+    def block(self, number: int, block_size: int) -> Block:
+        """The ids from ``number * block_size`` on, exactly ``block_size`` with padding behind the tape's end."""
+        first = number * block_size
+        own = self.ids[first : first + block_size]
+        last = first + len(own)
+        begin, end = np.searchsorted(self.starts, [first, last - 1], side="right") - [1, 0]
+        starts = self.starts[begin:end]
+        pieces = np.diff(np.maximum(starts, first), append=last)
+        ids = np.full(block_size, self.vocabulary.padding, self.vocabulary.dtype)
+        positions, numbers = np.full(block_size, -1, np.int32), np.full(block_size, -1, np.int32)
+        ids[: len(own)] = own
+        positions[: len(own)] = np.arange(first, last) - np.repeat(starts, pieces)
+        numbers[: len(own)] = np.repeat(np.arange(len(starts)), pieces)
+        return Block(ids, positions, numbers, tuple(self.names.slice(begin, end - begin).to_pylist()))
 
 
 def block_table(blocks: list[Block], vocabulary: LmVocabulary, block_size: int, metadata: bytes) -> pa.Table:
@@ -117,7 +137,7 @@ def block_table(blocks: list[Block], vocabulary: LmVocabulary, block_size: int, 
         flat = pa.array(np.concatenate(values) if values else [], kind)
         columns[name] = pa.FixedSizeListArray.from_arrays(flat, block_size)
     columns["document_ids"] = pa.array([list(b.document_ids) for b in blocks], pa.list_(pa.string()))
-    return pa.table(columns).replace_schema_metadata({b"syllabary_blocks": metadata})
+    return pa.table(columns).replace_schema_metadata({METADATA_KEY: metadata})
 
 
 def shuffle_key(seed: int, document_id: str) -> int:
@@ -127,7 +147,7 @@ def shuffle_key(seed: int, document_id: str) -> int:
 
 def speaker_split(seed: int, speaker: str, valid_percent: float, test_percent: float) -> str:
     """The split of a speaker, by hash: all of a speaker's recordings go the same way."""
-    percent = shuffle_key(seed, f"split:{speaker}") / (1 << 63) * 100
+    percent = shuffle_key(seed, f"split:{speaker}") / KEY_RANGE * 100
     if percent < test_percent:
         return "test"
     return "valid" if percent < test_percent + valid_percent else "train"

@@ -7,36 +7,50 @@ lengths in ids, int64 [S] byte offsets in ``.bin``, int64 [S + 1] boundaries 0..
 
 from __future__ import annotations
 
+import io
 import struct
-from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.lm_packing import LmVocabulary
+from shards.lm_packing import LmVocabulary, Tape
 
 _MAGIC, _VERSION = b"MMIDIDX\x00\x00", 1
 _TYPES = {np.dtype(np.uint16): 8, np.dtype(np.int32): 4}
+_CHUNK = 1 << 18  # sequences whose lengths are in memory at once
 
 
-def write_megatron(
-    bin_path: Path, idx_path: Path, documents: Iterable[NDArray[np.integer]], vocabulary: LmVocabulary
-) -> int:
-    """Write documents (tokens [T] each), every one with a separator after it; returns the number of ids written."""
-    lengths = array("i")
-    dtype = vocabulary.dtype.newbyteorder("<")
+def write_sequences(bin_path: Path, lengths: BinaryIO, tapes: Iterable[Tape]) -> None:
+    """Write the documents of the tapes to ``.bin``, every one with its separator behind it, and to ``lengths`` how many
+    ids each has, of which :func:`write_index` makes the index."""
     with bin_path.open("wb") as out:
-        for tokens in documents:
-            ids = np.append(tokens, vocabulary.separator).astype(dtype)
-            out.write(ids.tobytes())
-            lengths.append(len(ids))
-    sizes = np.array(lengths, "<i4")
-    offsets = np.zeros(len(sizes), "<i8")
-    np.cumsum(sizes[:-1].astype(np.int64) * dtype.itemsize, out=offsets[1:])
+        for tape in tapes:
+            dtype = tape.ids.dtype.newbyteorder("<")
+            # The separators stand before the documents: without the first and with one more they stand behind them.
+            out.write(np.append(tape.ids[1:], tape.ids[:1]).astype(dtype, copy=False).tobytes())
+            lengths.write(tape.lengths.astype("<i4").tobytes())
+
+
+def write_index(idx_path: Path, lengths: BinaryIO, vocabulary: LmVocabulary) -> None:
+    """Write ``.idx`` from the ``lengths`` that :func:`write_sequences` wrote."""
+    num = lengths.seek(0, io.SEEK_END) // 4
+    offset = 0
     with idx_path.open("wb") as out:
-        out.write(_MAGIC + struct.pack("<QBQQ", _VERSION, _TYPES[vocabulary.dtype], len(sizes), len(sizes) + 1))
-        for values in (sizes, offsets, np.arange(len(sizes) + 1, dtype="<i8")):
-            out.write(values.tobytes())
-    return int(sizes.sum())
+        out.write(_MAGIC + struct.pack("<QBQQ", _VERSION, _TYPES[vocabulary.dtype], num, num + 1))
+        for own in _chunks(lengths):
+            out.write(own.tobytes())
+        for own in _chunks(lengths):
+            sizes = own.astype(np.int64) * vocabulary.dtype.itemsize
+            out.write((offset + np.cumsum(sizes) - sizes).astype("<i8").tobytes())
+            offset += int(sizes.sum())
+        for first in range(0, num + 1, _CHUNK):
+            out.write(np.arange(first, min(first + _CHUNK, num + 1), dtype="<i8").tobytes())
+
+
+def _chunks(lengths: BinaryIO) -> Iterator[NDArray[np.int32]]:
+    lengths.seek(0)
+    while data := lengths.read(4 * _CHUNK):
+        yield np.frombuffer(data, "<i4")

@@ -134,6 +134,7 @@ class PackJob(Job):
     """Archive tokens become blocks of ``block_size`` ids for language models, or Megatron's ``.bin`` and ``.idx``.
 
     ``splits`` "archive" keeps the archive's splits and refuses a speaker that is in two; "speaker" makes new ones.
+    Memory follows from ``bucket_mb`` alone; the tokens are sorted below ``TMPDIR``, which needs about the archive's size.
     """
 
     module: ClassVar[str] = "pack_blocks"
@@ -146,7 +147,9 @@ class PackJob(Job):
     valid_percent: float = Field(default=2.0, ge=0, le=50)
     test_percent: float = Field(default=2.0, ge=0, le=50)
     seed: int = 0
-    bucket_mb: float = Field(default=16.0, gt=0, description="compressed tokens held in memory at once")
+    bucket_mb: float = Field(
+        default=16.0, gt=0, description="of the archive, in one part of the blocks and in memory at once"
+    )
 
 
 class RepackJob(Job):

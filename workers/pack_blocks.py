@@ -1,41 +1,45 @@
 """``pack``: an archive becomes training blocks (or Megatron files), shuffled by document, split by speaker.
 
 The order is that of a hash of seed and document id. Documents are first dealt into buckets by that hash, on disk, then
-each bucket is sorted and written: memory is that of one bucket, whatever the size of the archive. A part's presence is
-its commit; a rerun goes on where a killed one stopped.
+each bucket is sorted and written, some blocks at a time: memory is that of one bucket, whatever the size of the
+archive; the disk (``TMPDIR``) holds its tokens once. A part's presence is its commit; a rerun goes on where a killed
+one stopped.
 """
 
 from __future__ import annotations
 
-import io
-import shutil
 import tempfile
-from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from shards import outputs, store, token_archive
 from shards.archive_reader import ArchiveReader
-from shards.errors import InputError, explain
-from shards.lm_packing import LmVocabulary, block_table, cut_blocks, shuffle_key, speaker_split
-from shards.megatron import write_megatron
+from shards.dealing import BUCKET, Dealer
+from shards.lm_packing import KEY_RANGE, METADATA_KEY, LmVocabulary, Tape, block_table, shuffle_key
+from shards.megatron import write_index, write_sequences
 from workers.job_main import Progress, run_job, say
 from workers.jobs import PackJob
+from workers.pack_splits import SPLITS, SplitChooser
 
-SPLITS = ("train", "valid", "test")
-_KEY_RANGE = 1 << 63
 _SPILL = pa.schema(
-    [("key", pa.int64()), ("document_id", pa.string()), ("start_sample", pa.int64()), ("tokens", pa.list_(pa.uint16()))]
+    [
+        (BUCKET, pa.int32()),
+        ("key", pa.int64()),
+        ("document_id", pa.string()),
+        ("start_sample", pa.int64()),
+        ("tokens", pa.list_(pa.uint16())),
+    ]
 )
 _COLUMNS = ["utterance_id", "recording_id", "speaker", "split", "start_sample", "tokens"]
-Document = tuple[str, NDArray[np.integer]]
-Bucket = tuple[str, int]  # split and number
+_ROW_GROUP_SIZE = 1024
+Dealers = dict[str, Dealer]  # by split
 
 
 def pack(job: PackJob) -> dict[str, Any]:
@@ -45,29 +49,37 @@ def pack(job: PackJob) -> dict[str, Any]:
         InputError: a speaker is in two splits of the archive.
         NotFoundError, FormatError, DamageError: the archive does not read.
         ConflictError: ``out`` holds blocks of another archive or other settings.
+        StorageError: storage refuses, or there is no space left to sort in.
     """
     reader = ArchiveReader.open(job.archive)
-    entries = store.list_files(store.join(job.archive, token_archive.PARTS), suffix=".parquet")
-    _claim(job, reader, entries)
+    sizes = _part_sizes(job, reader)
+    _claim(job, reader, sizes)
     done = outputs.read_done(job.out)
     if done is not None:
         say("pack", "is done: nothing to do")
         return done
-    num_buckets = 1 + int(sum(entry.size_bytes for entry in entries) / (job.bucket_mb * 1e6))
+    num_buckets = 1 + int(sum(sizes.values()) / (job.bucket_mb * 1e6))
     with tempfile.TemporaryDirectory(prefix="syllabary-pack-") as folder:
-        _deal(job, reader, Path(folder), num_buckets)
+        dealers = _deal(job, reader, Path(folder), num_buckets)
         write = _write_parquet if job.output_format == "parquet" else _write_megatron
         vocabulary = LmVocabulary(reader.format.packing)
         metadata = _metadata(job, reader, vocabulary)
         summary: dict[str, Any] = {
-            split: write(job, Path(folder), split, num_buckets, vocabulary, metadata) for split in SPLITS
+            split: write(job, split, _tapes(dealers[split], vocabulary), vocabulary, metadata) for split in SPLITS
         }
     outputs.mark_done(job.out, summary)
     return summary
 
 
-def _claim(job: PackJob, reader: ArchiveReader, entries: list[store.FileEntry]) -> None:
-    parts = outputs.digest([[entry.name, entry.size_bytes] for entry in entries])
+def _part_sizes(job: PackJob, reader: ArchiveReader) -> dict[str, int]:
+    """Bytes of the parts that the reader knows, by file name; one published since is not among them."""
+    known = {f"{shard}.parquet" for shard in reader.shards}
+    entries = store.list_files(store.join(job.archive, token_archive.PARTS), suffix=".parquet")
+    return {entry.name: entry.size_bytes for entry in entries if entry.name in known}
+
+
+def _claim(job: PackJob, reader: ArchiveReader, sizes: dict[str, int]) -> None:
+    parts = outputs.digest([[name, size] for name, size in sizes.items()])
     inputs = {"encoder_digest": reader.format.encoder_digest, "parts_digest": parts}
     outputs.claim(job.out, "packed", inputs=inputs, config=job.model_dump(mode="json", exclude={"archive", "out"}))
 
@@ -86,149 +98,109 @@ def _metadata(job: PackJob, reader: ArchiveReader, vocabulary: LmVocabulary) -> 
     }
 
 
-def _deal(job: PackJob, reader: ArchiveReader, folder: Path, num_buckets: int) -> None:
-    """Deal every utterance into the bucket of its document, keeping splits apart."""
+def _deal(job: PackJob, reader: ArchiveReader, folder: Path, num_buckets: int) -> Dealers:
+    """Deal every utterance into the bucket of its document, splits apart. Raises InputError: they share a speaker."""
+    held_bytes = job.bucket_mb * 1e6 / len(SPLITS)
+    dealers = {split: Dealer(folder / split, num_buckets, held_bytes) for split in SPLITS}
+    chooser = SplitChooser(job, folder / "speakers", num_buckets, held_bytes)
     progress = Progress("pack", len(reader.shards), "parts read")
-    splits: dict[str, str] = {}
-    held: dict[Bucket, list[pa.Table]] = defaultdict(list)
-    held_bytes = 0
     for shard in reader.shards:
         for table in reader.scan(None, _COLUMNS, [shard]):
-            for bucket, rows in _dealt(job, table, splits, num_buckets).items():
-                held[bucket].append(rows)
-            held_bytes += table.nbytes
-            if held_bytes > job.bucket_mb * 1e6:
-                _spill(held, folder)
-                held_bytes = 0
+            splits = pa.array(chooser.splits(table))
+            rows = _keyed(job, table, num_buckets)
+            for split in pc.unique(splits).to_pylist():
+                dealers[split].add(rows.filter(pc.equal(splits, split)))
         progress.add(1)
-    _spill(held, folder)
+    chooser.require_disjoint()
     progress.finish()
+    return dealers
 
 
-def _spill(held: dict[Bucket, list[pa.Table]], folder: Path) -> None:
-    """Append what is held to the files of its buckets, an Arrow stream each time: no file stays open."""
-    for bucket, tables in held.items():
-        with (folder / _bucket_name(*bucket)).open("ab") as sink, pa.ipc.new_stream(sink, _SPILL) as writer:
-            writer.write_table(pa.concat_tables(tables))
-    held.clear()
-
-
-def _dealt(job: PackJob, table: pa.Table, splits: dict[str, str], num_buckets: int) -> dict[Bucket, pa.Table]:
+def _keyed(job: PackJob, table: pa.Table, num_buckets: int) -> pa.Table:
+    """The rows with their document, its place in the shuffled order and the bucket of that place."""
     documents = table["recording_id" if job.document == "recording" else "utterance_id"].to_pylist()
-    keys = [shuffle_key(job.seed, document) for document in documents]
-    chosen = [_split(job, speaker, split, splits) for speaker, split in _speakers(table)]
-    rows = pa.table(
-        {"key": keys, "document_id": documents, "start_sample": table["start_sample"], "tokens": table["tokens"]},
-        schema=None,
-    ).cast(_SPILL)
-    places: dict[Bucket, list[int]] = {}
-    for row, (key, split) in enumerate(zip(keys, chosen, strict=True)):
-        places.setdefault((split, key * num_buckets // _KEY_RANGE), []).append(row)
-    return {place: rows.take(pa.array(own)) for place, own in places.items()}
+    known = {document: shuffle_key(job.seed, document) for document in set(documents)}
+    keys = [known[document] for document in documents]
+    columns = {
+        BUCKET: [key * num_buckets // KEY_RANGE for key in keys],
+        "key": keys,
+        "document_id": documents,
+        "start_sample": table["start_sample"],
+        "tokens": table["tokens"],
+    }
+    return pa.table(columns).cast(_SPILL)
 
 
-def _speakers(table: pa.Table) -> list[tuple[str, str | None]]:
-    speakers = zip(table["speaker"].to_pylist(), table["recording_id"].to_pylist(), strict=True)
-    names = [recording if speaker is None else speaker for speaker, recording in speakers]
-    return list(zip(names, table["split"].to_pylist(), strict=True))
+def _tapes(dealer: Dealer, vocabulary: LmVocabulary) -> Iterator[tuple[int, Tape]]:
+    """Number and documents of every bucket that has any, in shuffled order, each with its utterances in time."""
+    for bucket, rows in dealer.buckets():
+        tape = _tape(rows, vocabulary)
+        del rows  # not beside the blocks
+        yield bucket, tape
 
 
-def _split(job: PackJob, speaker: str, split: str | None, splits: dict[str, str]) -> str:
-    """The split of a speaker; one speaker has one."""
-    own = split if job.splits == "archive" else None
-    own = own or speaker_split(job.seed, speaker, job.valid_percent, job.test_percent)
-    if splits.setdefault(speaker, own) != own:
-        raise InputError(
-            explain(
-                f"a speaker in two splits of the archive, {splits[speaker]} and {own}",
-                value=speaker,
-                fix='pack with splits="speaker", which splits anew by speaker',
-            )
-        )
-    return own
-
-
-def _bucket_name(split: str, bucket: int) -> str:
-    return f"{split}-{bucket:05}.arrows"
-
-
-def _documents(folder: Path, split: str, bucket: int) -> Iterator[Document]:
-    """The documents of a bucket in shuffled order, each with its utterances in time."""
-    path = folder / _bucket_name(split, bucket)
-    if not path.exists():
-        return
-    streams = []
-    with pa.OSFile(str(path)) as source:
-        while source.tell() < source.size():
-            streams.append(pa.ipc.open_stream(source).read_all())
-    table = pa.concat_tables(streams).sort_by(
-        [("key", "ascending"), ("document_id", "ascending"), ("start_sample", "ascending")]
-    )
-    name, tokens = "", list[NDArray[np.integer]]()
-    for document, own in zip(table["document_id"].to_pylist(), token_archive.list_values(table["tokens"]), strict=True):
-        if tokens and document != name:
-            yield name, np.concatenate(tokens)
-            tokens = []
-        name = document
-        tokens.append(own)
-    if tokens:
-        yield name, np.concatenate(tokens)
+def _tape(rows: pa.Table, vocabulary: LmVocabulary) -> Tape:
+    order = [("key", "ascending"), ("document_id", "ascending"), ("start_sample", "ascending")]
+    rows = rows.sort_by(order)
+    names, tokens = (rows[name].combine_chunks() for name in ("document_id", "tokens"))
+    is_next = pc.not_equal(names.slice(1), names.slice(0, len(names) - 1)).to_numpy(zero_copy_only=False)
+    firsts = np.flatnonzero(np.concatenate([[True], is_next]))
+    lengths = np.diff(tokens.offsets.to_numpy().astype(np.int64)[[*firsts, len(names)]])
+    return Tape.of(names.take(pa.array(firsts)), lengths, tokens.flatten().to_numpy(), vocabulary)
 
 
 def _write_parquet(
-    job: PackJob, folder: Path, split: str, num_buckets: int, vocabulary: LmVocabulary, metadata: dict[str, Any]
+    job: PackJob, split: str, tapes: Iterator[tuple[int, Tape]], vocabulary: LmVocabulary, metadata: dict[str, Any]
 ) -> dict[str, int]:
     totals = {"num_documents": 0, "num_tokens": 0, "num_blocks": 0}
-    for bucket in range(num_buckets):
+    empty = block_table([], vocabulary, job.block_size, outputs.canonical_json(metadata))
+    for bucket, tape in tapes:
+        num_blocks = tape.num_blocks(job.block_size)
+        totals["num_documents"] += len(tape.starts)
+        totals["num_tokens"] += len(tape.ids) - len(tape.starts)
+        totals["num_blocks"] += num_blocks
         uri = store.join(job.out, split, f"part-{bucket:05}.parquet")
-        documents = list(_documents(folder, split, bucket))
-        blocks = list(cut_blocks(documents, vocabulary, job.block_size))
-        totals["num_documents"] += len(documents)
-        totals["num_tokens"] += sum(len(tokens) for _, tokens in documents)
-        totals["num_blocks"] += len(blocks)
-        if blocks and not store.exists(uri):
-            order = np.random.default_rng([job.seed, bucket, SPLITS.index(split)]).permutation(len(blocks))
-            table = block_table(
-                [blocks[i] for i in order], vocabulary, job.block_size, outputs.canonical_json(metadata)
-            )
-            store.publish_bytes(uri, _parquet(table))
+        if not store.exists(uri):
+            order = np.random.default_rng([job.seed, bucket, SPLITS.index(split)]).permutation(num_blocks)
+            with store.publishing(uri) as path:
+                _write_part(path, tape, order, job.block_size, empty.schema)
     say("pack", f"{split}: {totals['num_documents']:,} documents in {totals['num_blocks']:,} blocks")
     return totals
 
 
-def _parquet(table: pa.Table) -> bytes:
-    sink = io.BytesIO()
-    plain = ["document_ids.list.element"]
-    pq.write_table(
-        table,
-        sink,
+def _write_part(path: Path, tape: Tape, order: NDArray[np.int64], block_size: int, schema: pa.Schema) -> None:
+    """The blocks of a tape in that order, a row group in memory at a time."""
+    with pq.ParquetWriter(
+        path,
+        schema,
         compression="zstd",
-        use_dictionary=plain,
+        use_dictionary=["document_ids.list.element"],
         column_encoding={"input_ids.list.element": "BYTE_STREAM_SPLIT"},
         write_page_checksum=True,
-        row_group_size=1024,
-    )
-    return sink.getvalue()
+    ) as writer:
+        for first in range(0, len(order), _ROW_GROUP_SIZE):
+            blocks = [tape.block(int(number), block_size) for number in order[first : first + _ROW_GROUP_SIZE]]
+            table = block_table(blocks, tape.vocabulary, block_size, schema.metadata[METADATA_KEY])
+            writer.write_table(table, row_group_size=_ROW_GROUP_SIZE)
 
 
 def _write_megatron(
-    job: PackJob, folder: Path, split: str, num_buckets: int, vocabulary: LmVocabulary, metadata: dict[str, Any]
+    job: PackJob, split: str, tapes: Iterator[tuple[int, Tape]], vocabulary: LmVocabulary, metadata: dict[str, Any]
 ) -> dict[str, int]:
     totals = {"num_documents": 0, "num_tokens": 0}
 
-    def documents() -> Iterator[NDArray[np.integer]]:
-        for bucket in range(num_buckets):
-            for _, tokens in _documents(folder, split, bucket):
-                totals["num_documents"] += 1
-                totals["num_tokens"] += len(tokens)
-                yield tokens
+    def counted() -> Iterator[Tape]:
+        for _, tape in tapes:
+            totals["num_documents"] += len(tape.starts)
+            totals["num_tokens"] += len(tape.ids) - len(tape.starts)
+            yield tape
 
-    local = folder / split
-    write_megatron(local.with_suffix(".bin"), local.with_suffix(".idx"), documents(), vocabulary)
     store.publish_bytes(store.join(job.out, f"{split}.json"), outputs.pretty_json(metadata))
-    for suffix in (".bin", ".idx"):  # the index last: it says that the ids are there
-        with store.publishing(store.join(job.out, split + suffix)) as target:
-            shutil.copyfile(local.with_suffix(suffix), target)
+    with tempfile.TemporaryFile() as lengths:
+        with store.publishing(store.join(job.out, f"{split}.bin")) as path:
+            write_sequences(path, lengths, counted())
+        with store.publishing(store.join(job.out, f"{split}.idx")) as path:  # last: it says that the ids are there
+            write_index(path, lengths, vocabulary)
     say("pack", f"{split}: {totals['num_documents']:,} documents, {totals['num_tokens']:,} tokens")
     return totals
 

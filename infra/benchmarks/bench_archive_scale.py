@@ -1,9 +1,10 @@
 """Time and memory of verify, filter by speaker, fetch one id and pack on synthetic archives of growing size.
 
-    python infra/benchmarks/bench_archive_scale.py 100000 1000000 [10000000]
+    python infra/benchmarks/bench_archive_scale.py [--in FOLDER] 100000 1000000 [10000000]
 
-Utterances of 0.4 to 0.8 s keep the disk small; what is counted is rows. Each step is a process of its own, its peak
-memory is the kernel's. Memory must stay level from one size to the next.
+Utterances of 0.4 to 0.8 s keep the disk small; what is counted is rows. Each step is a process of its own; its time on
+the processor and its peak memory are the kernel's. Memory must stay level from one size to the next. With ``--in``
+archives are made in that folder, or taken from it when they are complete, and stay there.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -71,33 +71,36 @@ def filter_by(uri: str, where: str) -> None:
 
 
 def measured(*arguments: str) -> tuple[float, float, str]:
-    """Seconds, peak MB and last words of a child process."""
-    started = time.monotonic()
+    """Seconds on the processor, peak MB and last words of a child process."""
     child = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert child.stdout is not None
     said = child.stdout.read()
     _, status, usage = os.wait4(child.pid, 0)
     assert status == 0, arguments
-    return time.monotonic() - started, usage.ru_maxrss / 1024, said
+    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, said
 
 
-def main() -> None:
+def steps_of(archive: str, packed: str, num_rows: int) -> dict[str, tuple[str, ...]]:
+    """Arguments of the process of each step."""
+    me = __file__
+    write = {} if Path(archive, outputs.DONE).exists() else {"write": (me, "--make", archive, str(num_rows))}
+    return write | {
+        "verify": ("-m", "workers.verify", f'{{"archive": "{archive}"}}'),
+        "filter by speaker": (me, "--filter", archive, "speaker = '77'"),
+        "fetch one id": (me, "--filter", archive, "utterance_id = '77/r00000771@0000038555'"),
+        "pack": ("-m", "workers.pack_blocks", f'{{"archive": "{archive}", "out": "{packed}"}}'),
+    }
+
+
+def main(folder: Path, sizes: list[int]) -> None:
     """Print a row for each size and step."""
-    print("| rows | archive MB | step | s | peak MB | |\n| --- | --- | --- | --- | --- | --- |", flush=True)
-    for num_rows in map(int, sys.argv[1:]):
-        with tempfile.TemporaryDirectory() as folder:
-            uri = f"{folder}/archive"
-            me = __file__
-            steps = {
-                "write": (me, "--make", uri, str(num_rows)),
-                "verify": ("-m", "workers.verify", f'{{"archive": "{uri}"}}'),
-                "filter by speaker": (me, "--filter", uri, "speaker = '77'"),
-                "fetch one id": (me, "--filter", uri, "utterance_id = '77/r00000771@0000038555'"),
-                "pack": ("-m", "workers.pack_blocks", f'{{"archive": "{uri}", "out": "{folder}/packed"}}'),
-            }
-            for step, arguments in steps.items():
+    print("| rows | archive MB | step | CPU-s | peak MB | |\n| --- | --- | --- | --- | --- | --- |", flush=True)
+    for num_rows in sizes:
+        archive = folder / str(num_rows)
+        with tempfile.TemporaryDirectory(dir=folder) as packed:
+            for step, arguments in steps_of(str(archive), packed, num_rows).items():
                 seconds, peak_mb, said = measured(*arguments)
-                size_mb = sum(p.stat().st_size for p in Path(uri).rglob("*.parquet")) / 1e6
+                size_mb = sum(p.stat().st_size for p in archive.rglob("*.parquet")) / 1e6
                 note = said if step in ("filter by speaker", "fetch one id") else ""
                 print(f"| {num_rows:,} | {size_mb:.0f} | {step} | {seconds:.1f} | {peak_mb:.0f} | {note} |", flush=True)
 
@@ -107,5 +110,9 @@ if __name__ == "__main__":
         make(sys.argv[2], int(sys.argv[3]))
     elif sys.argv[1] == "--filter":
         filter_by(sys.argv[2], sys.argv[3])
+    elif sys.argv[1] == "--in":
+        Path(sys.argv[2]).mkdir(parents=True, exist_ok=True)
+        main(Path(sys.argv[2]), [int(size) for size in sys.argv[3:]])
     else:
-        main()
+        with tempfile.TemporaryDirectory() as made:
+            main(Path(made), [int(size) for size in sys.argv[1:]])

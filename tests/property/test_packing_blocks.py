@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards.lm_packing import LmVocabulary, cut_blocks, shuffle_key, speaker_split
+from shards.lm_packing import Block, LmVocabulary, Tape, shuffle_key, speaker_split
 from shards.packing import Packing
 
 VOCABULARY = LmVocabulary(Packing(8, 4, 3))  # 3 tokens a frame: 64, 64, 16 ids
@@ -18,10 +19,18 @@ def documents_of(lengths: list[int], seed: int) -> list[tuple[str, np.ndarray]]:
     return [(f"d{i}", own.reshape(-1)) for i, own in enumerate(frames)]
 
 
+def blocks_of(documents: list[tuple[str, np.ndarray]], size: int) -> list[Block]:
+    tokens = np.concatenate([np.empty(0, np.uint16), *(own for _, own in documents)])
+    names, lengths = pa.array([n for n, _ in documents], pa.string()), np.array([len(own) for _, own in documents], int)
+    tape = Tape.of(names, lengths, tokens, VOCABULARY)
+    assert tape.lengths.tolist() == [n + 1 for n in lengths]
+    return [tape.block(number, size) for number in range(tape.num_blocks(size))]
+
+
 @given(st.lists(st.integers(0, 9), max_size=8), st.integers(2, 40), st.integers(0, 99))
 def test_documents_come_back_from_blocks_by_position_and_number(lengths: list[int], size: int, seed: int) -> None:
     documents = documents_of(lengths, seed)
-    blocks = list(cut_blocks(documents, VOCABULARY, size))
+    blocks = blocks_of(documents, size)
     back: dict[str, dict[int, int]] = {name: {} for name, _ in documents}
     for block in blocks:
         assert len(block.ids) == len(block.positions) == len(block.document_numbers) == size
@@ -38,7 +47,7 @@ def test_documents_come_back_from_blocks_by_position_and_number(lengths: list[in
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=5), st.integers(0, 99))
 def test_the_mask_allows_whatever_follows_and_forbids_what_cannot(lengths: list[int], seed: int) -> None:
     mask = VOCABULARY.mask()
-    (block,) = cut_blocks(documents_of(lengths, seed), VOCABULARY, 400)
+    (block,) = blocks_of(documents_of(lengths, seed), 400)
     for at in range(399):
         if block.document_numbers[at + 1] >= 0:
             place = block.positions[at] % VOCABULARY.packing.num_groups
