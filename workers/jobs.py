@@ -134,7 +134,7 @@ class PackJob(Job):
     """Archive tokens become blocks of ``block_size`` ids for language models, or Megatron's ``.bin`` and ``.idx``.
 
     ``splits`` "archive" keeps the archive's splits and refuses a speaker that is in two; "speaker" makes new ones.
-    Memory follows from ``bucket_mb`` alone; the tokens are sorted below ``TMPDIR``, which needs about the archive's size.
+    Memory follows from ``bucket_mb`` alone; tokens are sorted below ``TMPDIR``, which needs about the archive's size.
     """
 
     module: ClassVar[str] = "pack_blocks"

@@ -167,7 +167,6 @@ def test_too_little_disk_is_refused(corpus: Path, tmp_path: Path, monkeypatch: p
     ("arguments", "expected"),
     [
         (("pack", "--archive", "a", "--out", "b", "--block-size", "1"), "--block-size"),
-        (("pack", "--archive", "a", "--out", "b", "--splits", "x"), "--splits"),
         (("repack", "--archive", "a", "--group-size", "0"), "--group-size"),
         (("salient", "--archive", "a", "--top", "some"), "--top is no percentage: 'some'"),
         (("salient", "--archive", "a", "--top", "101%"), "--top-percent"),
