@@ -21,11 +21,25 @@ from numpy.typing import NDArray
 
 DigitOrder = Literal["first_most_significant", "first_least_significant"]
 
-_BLOCK_FRAMES = 8192
+_BLOCK_FRAMES = 4096
 _WORD = 8
 _MOST_LEVELS_IN_WORDS = 16
-# How many bits apart the values to join are, and where the joined ones lie (the last is cut to 16 bits anyway).
-_JOINS = ((8, 0x00FF00FF00FF00FF), (16, 0x0000FFFF0000FFFF), (32, None))
+_PAIRS, _ALL = np.uint64(0x00FF00FF00FF00FF), np.uint64((1 << 64) - 1)
+
+
+@dataclass(frozen=True)
+class _Reads:
+    """How the groups of a row of digits are read as words.
+
+    Group g's word begins at byte ``offsets[g]``; it is shifted by ``shifts[g]`` bits where it would have reached beyond
+    the row; ``masks`` are the bytes that are the group's own, a row a frame of a block. The words of the groups from
+    ``regular[0]`` to before ``regular[1]`` lie ``group_size`` bytes apart and are not shifted.
+    """
+
+    offsets: list[int]
+    shifts: NDArray[np.uint64]
+    masks: NDArray[np.uint64]
+    regular: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -92,13 +106,15 @@ class Packing:
         """
         digits = _checked(digits, self.num_dims, "digits", "num_dims")
         tokens = np.empty((len(digits), self.num_groups), np.uint16)
-        fits_words = self.group_size <= _WORD and self.levels <= _MOST_LEVELS_IN_WORDS
+        (scratch,) = self._scratch(1, len(digits))
         for start in range(0, len(digits), _BLOCK_FRAMES):
             block = digits[start : start + _BLOCK_FRAMES]
             if not _all_below(block, self.levels):
                 _refuse(digits, np.full(self.num_dims, self.levels), "digit", "dim")
             out = tokens[start : start + _BLOCK_FRAMES]
-            self._pack_words(block, out) if fits_words else self._pack_columns(block, out)
+            has_sums_in_bytes = self._fits_words and self.levels <= _MOST_LEVELS_IN_WORDS
+            words = scratch[: len(block)]
+            self._pack_words(block, out, words) if has_sums_in_bytes else self._pack_columns(block, out)
         return tokens
 
     def unpack(self, tokens: NDArray[np.integer]) -> NDArray[np.uint8]:
@@ -110,9 +126,11 @@ class Packing:
         tokens = _checked(tokens, self.num_groups, "tokens", "num_groups")
         self.require_valid(tokens)
         digits = np.empty((len(tokens), self.num_dims), np.uint8)
+        scratch = self._scratch(2, len(tokens))
         for start in range(0, len(tokens), _BLOCK_FRAMES):
             block, out = tokens[start : start + _BLOCK_FRAMES], digits[start : start + _BLOCK_FRAMES]
-            self._unpack_words(block, out) if self.group_size <= _WORD else self._unpack_columns(block, out)
+            words, ids = scratch[:, : len(block)]
+            self._unpack_words(block, out, words, ids) if self._fits_words else self._unpack_columns(block, out)
         return digits
 
     def require_valid(self, tokens: NDArray[np.integer]) -> None:
@@ -121,39 +139,58 @@ class Packing:
         if not (_all_below(tokens, sizes[0]) and _all_below(tokens[:, -1], sizes[-1])):
             _refuse(tokens, np.array(sizes), "token", "position")
 
-    def _pack_words(self, digits: NDArray[np.integer], tokens: NDArray[np.uint16]) -> None:
-        """The digits of a group are the bytes of a word; three products join neighbours, then pairs, then fours.
+    def _pack_words(self, digits: NDArray[np.integer], tokens: NDArray[np.uint16], words: NDArray[np.uint64]) -> None:
+        """The digits of a group are the bytes of a word; a product joins neighbours, a second one the four pairs.
 
-        A product by 1 + levels 2^8 makes each byte digit + levels * previous digit, and every second byte is kept. No
-        sum carries over, since levels ** 2 - 1 fits a byte.
+        ``words`` [F, G] is overwritten.
+
+        The product by 1 + levels 2^8 makes each byte digit + levels * previous digit, and every second byte is kept. No
+        sum carries over: levels ** 2 - 1 fits a byte, and below the top halfword of the second product lie tokens of
+        the group's first digits.
         """
-        padded = np.empty(digits.size + 2 * _WORD, np.uint8)
-        padded[_WORD:-_WORD] = digits.reshape(-1)
-        words = np.empty((self.num_groups, len(digits)), "<u8")
-        for group, (offset, mask) in enumerate(self._words):
-            bytes_of_group = np.ndarray(len(digits), "<u8", padded, _WORD + offset, (self.num_dims,))
-            np.bitwise_and(bytes_of_group, mask, out=words[group])
-        for bits, kept in _JOINS:
-            power = self.levels ** (bits // 8)
-            words *= np.uint64(1 + (power << bits) if self._first_weighs_most else power + (1 << bits))
-            words >>= np.uint64(bits)
-            if kept is not None:
-                words &= np.uint64(kept)
-        tokens[...] = words.T
+        self._read_words(np.ascontiguousarray(digits, np.uint8), words)
+        words *= np.uint64(1 + (self.levels << 8))
+        words >>= np.uint64(8)
+        words &= _PAIRS
+        words *= np.uint64(sum(self.levels ** (2 * k) << 16 * k for k in range(4)) % (1 << 64))
+        tokens[...] = words.view("<u2")[:, 3::4]
 
-    def _unpack_words(self, tokens: NDArray[np.integer], digits: NDArray[np.uint8]) -> None:
-        """A table holds the digits of a token as the bytes of a word; the next word covers what the last one spilt."""
-        stride = self.num_dims + _WORD
-        padded = np.empty((len(tokens), stride), np.uint8)
-        ids, words = np.empty(len(tokens), np.intp), np.empty(len(tokens), "<u8")
-        for group, radices in enumerate(self.radices):
-            ids[...] = tokens[:, group]
-            np.take(self._digits_of_token, ids, out=words, mode="clip")
-            missing = radices.count(1) - self.radices[0].count(1)
-            if self._first_weighs_most and missing:
-                words >>= np.uint64(8 * missing)
-            np.ndarray(len(tokens), "<u8", padded, group * self.group_size, (stride,))[...] = words
-        digits[...] = padded[:, : self.num_dims]
+    def _read_words(self, digits: NDArray[np.uint8], words: NDArray[np.uint64]) -> None:
+        """The digits of each group into ``words`` [F, G], from the most to the least significant, the last byte."""
+        reads = self._reads
+        first, stop = reads.regular
+        strides = (self.num_dims, self.group_size)
+        words[:, first:stop] = np.ndarray((len(words), stop - first), "<u8", digits, reads.offsets[first], strides)
+        shift = np.left_shift if self._first_weighs_most else np.right_shift
+        for group in (*range(first), *range(stop, self.num_groups)):
+            word = np.ndarray(len(digits), "<u8", digits, reads.offsets[group], strides[:1])
+            shift(word, reads.shifts[group], out=words[:, group])
+        words &= reads.masks[: len(words)]
+        if not self._first_weighs_most:
+            words.byteswap(inplace=True)
+
+    def _unpack_words(
+        self, tokens: NDArray[np.integer], digits: NDArray[np.uint8], words: NDArray[np.uint64], ids: NDArray[np.uint64]
+    ) -> None:
+        """A table holds the digits of a token as the bytes of a word; ``words`` and ``ids`` [F, G] are overwritten."""
+        ids[...] = tokens
+        np.take(self._digits_of_token, ids.view(np.int64), out=words, mode="wrap")
+        missing = self.radices[-1].count(1) - self.radices[0].count(1)
+        if self._first_weighs_most and missing:
+            words[:, -1] >>= np.uint64(8 * missing)
+        num_whole = (self.num_dims - _WORD) // self.group_size + 1
+        for group in range(num_whole, self.num_groups):
+            start = group * self.group_size
+            own = digits[:, start : start + self.group_size]
+            own[...] = words.view(np.uint8).reshape(*words.shape, _WORD)[:, group, : own.shape[1]]
+        # A word is longer than its group: where it covers the next ones it is to hold their digits. Rows may run into
+        # each other here, since the words at their ends are not written whole.
+        flat, shifted = words.reshape(-1), ids.reshape(-1)
+        for ahead in range(1, -(-_WORD // self.group_size)):
+            np.left_shift(flat, np.uint64(8 * self.group_size * ahead), out=shifted)
+            flat[:-ahead] |= shifted[ahead:]
+        shape, strides = (len(words), num_whole), (self.num_dims, self.group_size)
+        np.ndarray(shape, "<u8", digits, 0, strides)[...] = words[:, :num_whole]
 
     def _pack_columns(self, digits: NDArray[np.integer], tokens: NDArray[np.uint16]) -> None:
         """Any radices: one digit of every group at a time."""
@@ -172,21 +209,29 @@ class Packing:
     def _first_weighs_most(self) -> bool:
         return self.digit_order == "first_most_significant"
 
-    @cached_property
-    def _words(self) -> list[tuple[int, np.uint64]]:
-        """For each group, where its word begins in a row of digits, and the mask of the bytes that are its digits.
+    def _scratch(self, num: int, num_frames: int) -> NDArray[np.uint64]:
+        """Room for the words of a block, [num, F, G], used for every block: fresh memory costs more than the work."""
+        return np.empty((num, min(num_frames, _BLOCK_FRAMES) if self._fits_words else 0, self.num_groups), "<u8")
 
-        The last digit of a word is to be the least significant one, or the first digit the first byte.
-        """
-        words = []
-        for group in range(self.num_groups):
-            start, stop = group * self.group_size, min((group + 1) * self.group_size, self.num_dims)
-            mask = (1 << 8 * (stop - start)) - 1
-            if self._first_weighs_most:
-                words.append((stop - _WORD, np.uint64(mask << 8 * (_WORD - (stop - start)))))
-            else:
-                words.append((start, np.uint64(mask)))
-        return words
+    @property
+    def _fits_words(self) -> bool:
+        """Whether a group fits a word, and a word the row."""
+        return self.group_size <= _WORD <= self.num_dims
+
+    @cached_property
+    def _reads(self) -> _Reads:
+        starts = np.arange(self.num_groups) * self.group_size
+        stops = np.minimum(starts + self.group_size, self.num_dims)
+        unused = (8 * (_WORD - (stops - starts))).astype(np.uint64)
+        if self._first_weighs_most:
+            wanted, regular = stops - _WORD, (-(-_WORD // self.group_size) - 1, self.num_dims // self.group_size)
+            mask = _ALL << unused
+        else:
+            wanted, regular = starts, (0, (self.num_dims - _WORD) // self.group_size + 1)
+            mask = _ALL >> unused
+        offsets = np.clip(wanted, 0, self.num_dims - _WORD)
+        shifts = (8 * abs(wanted - offsets)).astype(np.uint64)
+        return _Reads(offsets.tolist(), shifts, np.tile(mask.astype("<u8"), (_BLOCK_FRAMES, 1)), regular)
 
     @cached_property
     def _digits_of_token(self) -> NDArray[np.uint64]:
