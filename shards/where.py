@@ -4,7 +4,8 @@
     utterance_id in ('a', 'b')        source like 'small/%'        start_s between 60 and 90
 
 Operators: ``= == != <> < <= > >=``, ``[not] in (...)``, ``[not] like``, ``[not] between a and b``, ``is [not] null``,
-``and or not`` and parentheses. Nothing is executed: there are columns, literals and these words only.
+``and or not`` and parentheses. A null meets no comparison and no ``not`` of one, as in SQL; ``is null`` finds it.
+Nothing is executed: there are columns, literals and these words only.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ import pyarrow.compute as pc
 from shards.errors import InputError, explain
 
 _TOKEN = re.compile(
-    r"\s*(?:(?P<string>'(?:[^']|'')*')|(?P<number>-?\d+\.?\d*(?:[eE][-+]?\d+)?)|(?P<name>[A-Za-z_]\w*)"
+    r"\s*(?:(?P<string>'(?:[^']|'')*')|(?P<number>-?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)|(?P<name>[A-Za-z_]\w*)"
     r"|(?P<operator><=|>=|<>|!=|==|[=<>(),]))"
 )
+_MOST_COMPARISONS = 1000  # pyarrow walks a chain of them by recursion, and crashes on ten thousands
 _WORDS = {"and", "or", "not", "in", "like", "between", "is", "null"}
 _COMPARE: dict[str, Callable[[pc.Expression, Any], pc.Expression]] = {
     "=": lambda a, b: a == b,
@@ -67,16 +69,26 @@ def parse_where(text: str, schema: pa.Schema) -> Condition:
     Raises:
         InputError: it does not parse, names no column, or compares a column with a literal of another type.
     """
-    return _Parser(text, schema).parse()
+    try:
+        return _Parser(text, schema).parse()
+    except RecursionError:
+        what = f"--where does not do: above {_MOST_COMPARISONS:,} comparisons, or too deep in parentheses or `not`"
+        raise InputError(explain(what, value=f"{text[:40]}...", fix="write it flat, with `in (...)`")) from None
 
 
 class _Parser:
-    """Recursive descent over the tokens of one expression."""
+    """Recursive descent over the tokens of one expression.
+
+    ``not`` is carried down to the comparisons, with `and` and `or` exchanged: a negated ``in`` has to leave out nulls,
+    which pyarrow's ``isin`` takes for false.
+    """
 
     def __init__(self, text: str, schema: pa.Schema) -> None:
         self._text, self._schema = text, schema
         self._tokens = self._split(text)
         self._at = 0
+        self._negated = False
+        self._num_comparisons = 0
         self._columns: set[str] = set()
 
     def parse(self) -> Condition:
@@ -101,18 +113,23 @@ class _Parser:
     def _either(self) -> pc.Expression:
         left = self._both()
         while self._took("word", "or"):
-            left = left | self._both()
+            right = self._both()
+            left = left & right if self._negated else left | right
         return left
 
     def _both(self) -> pc.Expression:
         left = self._one()
         while self._took("word", "and"):
-            left = left & self._one()
+            right = self._one()
+            left = left | right if self._negated else left & right
         return left
 
     def _one(self) -> pc.Expression:
         if self._took("word", "not"):
-            return ~self._one()
+            self._negated = not self._negated
+            inner = self._one()
+            self._negated = not self._negated
+            return inner
         if self._took("operator", "("):
             inner = self._either()
             self._need("operator", ")")
@@ -120,20 +137,24 @@ class _Parser:
         return self._comparison()
 
     def _comparison(self) -> pc.Expression:
+        self._num_comparisons += 1
+        if self._num_comparisons > _MOST_COMPARISONS:
+            raise RecursionError
         name = self._need("name", None)
         column, literal_type = self._column(name)
         if self._took("word", "is"):
-            negated = self._took("word", "not")
+            negated = self._took("word", "not") != self._negated
             self._need("word", "null")
             return column.is_valid() if negated else column.is_null()
-        negated = self._took("word", "not")
+        has_not = self._took("word", "not")
+        negated = has_not != self._negated
         found = self._set_or_pattern(column, name, literal_type)
-        if found is not None:
-            return ~found if negated else found
-        operator = self._need("operator", None)
-        if negated or operator not in _COMPARE:
-            raise self._error(f"expected a comparison after {name!r}, found {operator!r}")
-        return _COMPARE[operator](column, self._literal(name, literal_type))
+        if found is None:
+            sign = self._need("operator", None)
+            if has_not or sign not in _COMPARE:
+                raise self._error(f"expected a comparison after {name!r}, found {sign!r}")
+            found = _COMPARE[sign](column, self._literal(name, literal_type))
+        return ~found & column.is_valid() if negated else found
 
     def _set_or_pattern(self, column: pc.Expression, name: str, literal_type: type) -> pc.Expression | None:
         if self._took("word", "in"):
@@ -172,7 +193,8 @@ class _Parser:
         self._at += 1
         if kind == "string":
             return value[1:-1].replace("''", "'")
-        return float(value) if re.search(r"[.eE]", value) else int(value)
+        is_integer = not re.search(r"[.eE]", value) and abs(float(value)) < 1 << 63
+        return int(value) if is_integer else float(value)
 
     def _took(self, kind: str, value: str) -> bool:
         if self._at < len(self._tokens) and self._tokens[self._at] == (kind, value):
