@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from workers.tokenizer import Tokenizer
 
 _WORKER_BYTES = 2 << 30  # what an actor with every model takes, with room
+_TRIES = 4  # of an utterance whose worker dies: nodes go away, but some die of the utterance
 _OPTIONS = ("splits", "limit", "num_probes", "num_samples", "seed", "measure_cost")
 
 
@@ -108,14 +109,15 @@ def _score_missing(evaluation: Evaluation) -> None:
             evaluation.cpu_s[name] += seconds
     progress.finish()
     if errors:
-        what = f"{len(errors)} of {len(todo)} utterances could not be read, the others are scored"
-        raise FormatError(explain(f"{what}; first: {errors[0]}"))
+        what = f"{len(errors)} of {len(todo)} utterances could not be scored, the others are; first: {errors[0]}"
+        raise FormatError(explain(what, fix="repair the shards, or run it again where workers died"))
 
 
 def _scored(evaluation: Evaluation, todo: list[Item]) -> Iterator[Mapping[str, Any]]:
     """Run the actors, one utterance each at a time; yields number, error and CPU-seconds of each that is published.
 
-    A lost actor is started again and its utterance given to it again, by Ray, without limit.
+    A lost actor is started again, by Ray, and its utterance given to it again, so often as ``_TRIES`` says: a package
+    that crashes on one utterance takes the process along, every time, and must not hold up the others.
     """
     job = evaluation.job
     with ray_session(num_cpus=job.num_workers):
@@ -127,19 +129,23 @@ def _scored(evaluation: Evaluation, todo: list[Item]) -> Iterator[Mapping[str, A
             max(1, psutil.virtual_memory().available // _WORKER_BYTES),
             len(todo),
         )
-        actor_type: Any = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=-1)(UtteranceEvaluator)
+        actor_type: Any = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=_TRIES - 1)(UtteranceEvaluator)
         arguments = (job.model_dump_json(), evaluation.metrics, evaluation.title)
         waiting = iter(todo)
-        running: dict[Any, Any] = {}
+        running: dict[Any, tuple[Any, Item]] = {}
         for item in itertools.islice(waiting, num_workers):
             actor = actor_type.remote(*arguments)
-            running[actor.publish.remote(item.to_json())] = actor
+            running[actor.publish.remote(item.to_json())] = actor, item
         while running:
             (ready,), _ = ray.wait(list(running), num_returns=1)
-            actor = running.pop(ready)
+            actor, item = running.pop(ready)
             if following := next(waiting, None):
-                running[actor.publish.remote(following.to_json())] = actor
-            yield ray.get(ready)
+                running[actor.publish.remote(following.to_json())] = actor, following
+            try:
+                yield ray.get(ready)
+            except (ray.exceptions.ActorDiedError, ray.exceptions.ActorUnavailableError):
+                died = f"{item.utterance_id}: its worker died {_TRIES} times; if of a metric, leave it out (--metrics)"
+                yield {"number": item.number, "error": died, "cpu_s": "{}"}
 
 
 if __name__ == "__main__":
