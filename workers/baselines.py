@@ -1,4 +1,4 @@
-"""What the tokenizer is measured beside: real codecs at its bitrate, ceilings and a floor. 16 kHz in, 16 kHz out.
+"""What the tokenizer is measured beside: real codecs at its bitrate, ceilings and floors. 16 kHz in, 16 kHz out.
 
 Each takes its own delay out: what comes back lies where it was. The delays are constants of the codecs, found by
 correlating envelopes of read speech with what came back, and a test finds them again.
@@ -170,8 +170,13 @@ def noise_like(samples: Samples, seed: int) -> Samples:
     return (level * np.random.default_rng(seed).standard_normal(len(samples))).astype(np.float32)
 
 
+def backwards(samples: Samples, _seed: int) -> Samples:
+    """The samples from the last to the first: the same voice and loudness, and nothing where it was."""
+    return np.ascontiguousarray(samples[::-1])
+
+
 def standard_baselines(model_rate: int) -> tuple[Codec, ...]:
-    """Every system that needs no checkpoint: four codecs, the ceilings and the floor.
+    """Every system that needs no checkpoint: four codecs, the ceilings and the floors.
 
     Args:
         model_rate: of the tokenizer, Hz: a model below 16 kHz gets the original at its own bandwidth as a ceiling.
@@ -190,7 +195,14 @@ def standard_baselines(model_rate: int) -> tuple[Codec, ...]:
             description=f"The original without what lies above {hz:,} Hz: what bandwidth alone costs.",
         )  # fmt: skip
         plain.append(Plain(system, lambda samples, _, hz=hz: low_passed(samples, hz)))  # type: ignore[misc]
-    floor = System(
-        name="noise", label="White noise", kind="floor", description="Noise of the same level: the worst to expect."
+    return (Codec2(700), Codec2(1300), Codec2(3200), Opus(), *plain, *_floors())
+
+
+def _floors() -> tuple[Codec, Codec]:
+    """Noise has no pitch to be wrong, and so no F0 RMSE; speech backwards has."""
+    noise = "Noise of the same level: the worst to expect."
+    reverse = "The speech backwards: the voice without a word or its melody. What still rates it high hears neither."
+    return (
+        Plain(System(name="noise", label="White noise", kind="floor", description=noise), noise_like),
+        Plain(System(name="reversed", label="Original reversed", kind="floor", description=reverse), backwards),
     )
-    return (Codec2(700), Codec2(1300), Codec2(3200), Opus(), *plain, Plain(floor, noise_like))

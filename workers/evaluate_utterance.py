@@ -108,7 +108,7 @@ class Ours:
 
 
 def other_codecs(job: EvaluateJob, tokenizer: Tokenizer) -> tuple[Codec, ...]:
-    """The baselines, ceilings and floor, then the peers given by checkpoint."""
+    """The baselines, ceilings and floors, then the peers given by checkpoint."""
     from workers.peers import load_peers
 
     return (*standard_baselines(tokenizer.sample_rate), *load_peers(job.peers))

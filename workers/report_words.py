@@ -164,10 +164,19 @@ def _over_the_floor(card: ReportCard) -> str:
     metrics, said = {metric.name: metric for metric in key_metrics(card)}, []
     for floor in (system for system in card.systems if system.kind == "floor"):
         rows = [d for d in card.differences if d.baseline == floor.name and d.metric in metrics and d.low is not None]
-        poor = [d for d in rows if not (d.exceeds and d.better)]
+        poor = [d for d in rows if not (d.exceeds and d.better) and _is_floor(card, floor, metrics[d.metric])]
         if poor:
             said.append(f"It is {_listed('no better than ' + floor.label + ' by', poor, metrics, figures=False)}.")
     return " ".join(said)
+
+
+def _is_floor(card: ReportCard, floor: System, metric: Metric) -> bool:
+    """Whether the reference is better by this metric: reversed speech is a floor of words, not of naturalness."""
+    baseline, lowest = reference(card), card.score(floor.name, metric.name)
+    above = card.score(baseline.name, metric.name) if baseline else None
+    if lowest is None or above is None:
+        return lowest is not None
+    return above.mean > lowest.mean if metric.direction == "higher" else above.mean < lowest.mean
 
 
 def _listed(verb: str, rows: Sequence[Difference], metrics: dict[str, Metric], *, figures: bool = True) -> str:

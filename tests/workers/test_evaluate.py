@@ -31,7 +31,8 @@ from workers.report_card import LEDGER, PAGE, REPORT, SCORES, TOKENS, read_card
 from workers.scoring import Measure
 from workers.scoring_models import Scorer
 
-SYSTEMS = {"ours", "codec2_700c", "codec2_1300", "codec2_3200", "opus_6k", "original", "lowpass_4k", "noise"}
+SYSTEMS = {"ours", "codec2_700c", "codec2_1300", "codec2_3200", "opus_6k", "original", "lowpass_4k", "noise",
+           "reversed"}  # fmt: skip
 NUM_UTTERANCES = 6
 
 
@@ -186,6 +187,41 @@ def test_killed_and_repeated_with_ray_the_scores_are_the_same(folder: Path, tmp_
     assert repeated == first
 
 
+CRASHES = """
+import os, signal, sys
+
+def crashes(original, degraded):
+    if len(original.samples) == 16_000:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return real(original, degraded)
+
+if any("default_worker" in argument for argument in sys.orig_argv):
+    from workers import scoring
+    real, scoring.mel_distance = scoring.mel_distance, crashes
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_package_that_crashes_takes_neither_the_run_nor_the_other_utterances_along(tmp_path: Path) -> None:
+    """A segmentation fault is no exception: the process is gone, with every attempt. Two workers share the others."""
+    (tmp_path / "sitecustomize.py").write_text(CRASHES)
+    outputs.claim(str(tmp_path / "shards"), "shards", inputs={}, config={})
+    waves = {(str(n), 0): voiced(np.random.default_rng(n), 1.0 + 0.2 * n, 100 + 20 * n) for n in range(4)}
+    write_shard(str(tmp_path / "shards"), "valid-000000", waves)
+    job = make_job(tmp_path, metrics=("mel_distance",), num_probes=0, num_samples=1, num_workers=2)
+    ended = subprocess.run(
+        [sys.executable, "-m", "workers.evaluate", job.model_dump_json()], capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{Path.cwd()}"},
+    )  # fmt: skip
+    assert ended.returncode == FormatError.exit_code, ended.stderr[-3000:]
+    line = next(line for line in ended.stderr.splitlines() if line.startswith("error: "))
+    assert "1 of 4 utterances could not be scored" in line and "0/book/chapter_0: its worker died 4 times" in line
+    crashed = next(item.number for item in select(job).items if item.utterance_id == "0/book/chapter_0")
+    done = {int(path.stem) for path in (tmp_path / "report" / "utterances").glob("*.json")}
+    assert done == {0, 1, 2, 3} - {crashed}
+
+
 def test_limits_are_spread_over_speakers(folder: Path) -> None:
     chosen = select(make_job(folder, limit=3))
     assert len({item.row["speaker"] for item in chosen.items}) == 3 and chosen.num_held_out == NUM_UTTERANCES
@@ -288,7 +324,7 @@ def test_a_damaged_shard_is_named_and_the_others_are_scored(tmp_path: Path) -> N
     data = bytearray(tar.read_bytes())
     data[3_000] ^= 1
     tar.write_bytes(data)
-    with pytest.raises(FormatError, match=r"1 of 6 utterances could not be read, .* test-000000"):
+    with pytest.raises(FormatError, match=r"1 of 6 utterances could not be scored, .* test-000000"):
         evaluate_here(job)
     assert len(list((tmp_path / "report" / "utterances").glob("*.json"))) == NUM_UTTERANCES - 1
 

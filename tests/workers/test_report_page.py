@@ -241,6 +241,11 @@ def test_the_verdict_says_when_noise_is_as_good(tmp_path: Path) -> None:
     beside = like.model_copy(update={"baseline": "noise", "exceeds": False})
     noisy = card.model_copy(update={"differences": (*card.differences, beside)})
     assert "It is no better than White noise by ESTOI." in report_words.verdict(noisy).sentences
+    lifted = [
+        s.model_copy(update={"mean": 0.6}) if (s.system, s.metric) == ("noise", "estoi") else s for s in card.scores
+    ]
+    high = noisy.model_copy(update={"scores": tuple(lifted)})
+    assert "White noise" not in " ".join(report_words.verdict(high).sentences), "above Codec2 it is no floor"
 
 
 def test_a_rounded_zero_has_no_sign() -> None:

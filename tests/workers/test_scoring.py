@@ -173,6 +173,24 @@ def test_baselines_come_back_in_time_at_their_rate(speech: np.ndarray) -> None:
         assert rate == (pytest.approx(expected[name], rel=0.25) if name in expected else None)
 
 
+def test_every_metric_has_a_ceiling_and_a_floor(short: np.ndarray) -> None:
+    """No row of a report stands without its scale: the original has the best value, and some floor a worse one."""
+    pytest.importorskip("pesq", reason="pesq needs a C compiler to install")
+    names = chosen_metrics((), with_wavlm=False)
+    scorer, original, speech = Scorer(names), Original(short, BECKETT), Speech.of("beckett", short, RATE)
+    systems = {codec.system.name: codec for codec in standard_baselines(RATE) if codec.system.kind != "baseline"}
+    found: dict[str, dict[str, float]] = {}
+    for system in ("original", "noise", "reversed"):
+        samples, values = systems[system](speech).samples, found.setdefault(system, {})
+        for family in scorer.families:
+            values |= {metric: m.value for metric, m in scorer(family, original, samples).items()}
+    assert set(found["original"]) == set(names) == set(found["noise"]) | set(found["reversed"])
+    for metric in (metric for metric in METRICS if metric.name in names):
+        sign = 1 if metric.direction == "higher" else -1
+        floors = [sign * found[name][metric.name] for name in ("noise", "reversed") if metric.name in found[name]]
+        assert min(floors) < sign * found["original"][metric.name], metric.name
+
+
 def test_a_narrow_model_gets_the_original_at_its_own_bandwidth() -> None:
     names = [codec.system.name for codec in standard_baselines(12_000) if codec.system.kind == "ceiling"]
     assert names == ["original", "lowpass_6k", "lowpass_4k"]
