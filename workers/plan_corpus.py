@@ -79,22 +79,35 @@ def _predicted(job: PlanJob) -> dict[str, Any]:
     recipe = resolve(job.recipe, config_uri=job.config, overrides=job.overrides)
     corpus, machine = corpus_of(job, recipe), machine_of(job)
     sizes = sizes_of(recipe)
-    if job.rates:
-        rates, origin = stated_rates(job.rates), "stated"
-    else:
-        from workers.plan_probe import probe
-
-        say("plan", f"probes this machine for about {job.probe_s:.0f} s")
-        rates, origin = probe(recipe, job.probe_s), f"measured by a probe of {job.probe_s:g} s on this machine"
+    rates, origin = rates_for(job, recipe)
     return {
         "corpus": corpus.model_dump(),
         "machine": machine.model_dump(),
+        **origin,
         "rates": rates.model_dump(),
-        "rates_origin": origin,
         "recipe": recipe.model_dump(mode="json"),
         "parameters": sizes.model_dump(),
         "predicted": predict(corpus, machine, rates, recipe, sizes).model_dump(),
     }
+
+
+def rates_for(job: PlanJob, recipe: Recipe) -> tuple[StageRates, dict[str, Any]]:
+    """The stated rates, or those of a probe; and where they come from, as plan.json tells it.
+
+    Raises:
+        ConfigError: the stated rates are not those that a plan needs.
+        InputError: the probe needs more memory than is free.
+    """
+    if job.rates:
+        return stated_rates(job.rates), {"rates_origin": "stated"}
+    from workers.plan_probe import probe, what_is_probed
+
+    probed = what_is_probed(recipe)
+    say("plan", f"probes this machine with recipe {recipe.name} for about {job.probe_s:.0f} s, or as one unit takes")
+    for name, what in probed.items():
+        say("plan", f"  {name:<12} {what}")
+    origin = f"measured by a probe of {job.probe_s:g} s on this machine, recipe {recipe.name}"
+    return probe(recipe, job.probe_s), {"rates_origin": origin, "probed": probed}
 
 
 def corpus_of(job: PlanJob, recipe: Recipe) -> Corpus:

@@ -47,7 +47,7 @@ def _inputs(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     corpus, machine, rates = values["corpus"], values["machine"], rates_of(recipe.model)
     trains = {"pretrain": recipe.pretrain, "codec": recipe.codec}
     return [
-        *((f"rate_{name}", f"{rate:,.4g}") for name, rate in values["rates"].items()),
+        *((f"rate_{name}", f"{rate:,.4g}{_of(values, name)}") for name, rate in values["rates"].items()),
         ("stored_fraction", f"{corpus['stored_fraction']:g}"),
         ("flac_bytes_per_s", f"{corpus['flac_bytes_per_s']:,.0f}"),
         ("archive bytes a second", f"{archive_bytes_per_s(recipe):.1f} at most"),
@@ -61,6 +61,12 @@ def _inputs(values: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("efficiency of training on all workers", f"{machine['efficiency']:g}, supposed"),
         ("price_core_hour, price_gpu_hour", f"{machine['price_core_hour']:g}, {machine['price_gpu_hour']:g}"),
     ]  # fmt: skip
+
+
+def _of(values: Mapping[str, Any], rate: str) -> str:
+    """What a probed rate is a rate of; nothing of a stated one."""
+    what = values.get("probed", {}).get(rate)
+    return f": {what}" if what else ""
 
 
 def _actual(values: Mapping[str, Any], found: Prediction) -> list[str]:

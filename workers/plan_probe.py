@@ -3,16 +3,19 @@
 Each kind of work is the product's own code on synthetic sound: the ingest's ``write_shard``, one engine step of each
 stage, the tokenizer's ``encode`` and ``decode``. One worker, one thread; training with one clip at a time on a CPU and
 with the recipe's micro-batch on a GPU. Each kind is repeated for its share of the time, once to warm up and at least
-once in earnest; what Ray, storage and several workers add or cost is in no rate.
+once in earnest; what Ray, storage and several workers add or cost is in no rate. On a CPU it takes no more memory than
+is free, less :data:`workers.memory_bound.RESERVED_BYTES`, and where that does not do it says so in one line.
 """
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +34,7 @@ from workers.engine import join_process_group, select_device
 from workers.jepa_stage import ENCODER_FILE, JepaStage
 from workers.job_main import say
 from workers.loader import Batch
+from workers.memory_bound import RESERVED_BYTES, bounded_memory, free_bytes
 from workers.plan_formulas import StageRates, clip_s
 from workers.ray_training import RankJob
 from workers.recipes import Recipe
@@ -50,14 +54,57 @@ def probe(recipe: Recipe, seconds: float) -> StageRates:
     torch.set_num_threads(1)
     device = select_device(recipe.pretrain)
     _alone_in_a_process_group(device)
+    kinds = what_is_probed(recipe)
     with tempfile.TemporaryDirectory(prefix="syllabary-") as folder:
         shard = _told("shard", _shard_rate(recipe, Path(folder), share))
-        pretrain = _told("pretrain", _pretrain_rate(recipe, device, share))
-        codec, adversarial = _codec_rates(recipe, device, share, folder)
-        encode, decode = _tokenizer_rates(recipe, device, share, folder)
+        with _bounded(device, f"a probe of pretrain ({kinds['pretrain']})"):
+            pretrain = _told("pretrain", _pretrain_rate(recipe, device, share))
+        with _bounded(device, f"a probe of codec training ({kinds['codec']})"):
+            codec, adversarial = _codec_rates(recipe, device, share, folder)
+        with _bounded(device, f"a probe of the tokenizer ({kinds['encode']})"):
+            encode, decode = _tokenizer_rates(recipe, device, share, folder)
     return StageRates(
         shard=shard, pretrain=pretrain, codec=codec, adversarial=adversarial, encode=encode, decode=decode
     )
+
+
+def what_is_probed(recipe: Recipe) -> dict[str, str]:
+    """What each rate of :func:`probe` is a rate of, in words, by the rate's name."""
+    device = select_device(recipe.pretrain)
+    frozen = recipe.codec.train_encoder == "frozen"
+    encoder = "frozen encoder, run in every step" if frozen else "encoder fine-tuned"
+    if recipe.codec.cache_latents:
+        encoder += " although the recipe keeps its latents: training is faster"
+    codec = f"{_clips(recipe, recipe.codec, device)}, {encoder}"
+    utterance = f"one utterance of {_utterance_s(recipe):g} s, random weights, fp32 on {device.type}"
+    return {
+        "shard": f"one FLAC of {_RECORDING_S:g} s, synthetic speech, from a local disk to a local disk",
+        "pretrain": _clips(recipe, recipe.pretrain, device),
+        "codec": f"{codec}, before the discriminators start",
+        "adversarial": f"{codec}, with discriminators",
+        "encode": utterance,
+        "decode": utterance,
+    }
+
+
+def _clips(recipe: Recipe, train: TrainConfig, device: torch.device) -> str:
+    rows = _one_rank(train, device).micro_batch_size
+    step = f"steps of {rows} clip{'s' if rows > 1 else ''} of {clip_s(recipe, train):g} s"
+    asked = "" if rows == train.micro_batch_size else f" (the recipe's micro-batch is {train.micro_batch_size})"
+    return f"{step}{asked}, {train.precision} on {device.type}"
+
+
+def _utterance_s(recipe: Recipe) -> float:
+    window_s = recipe.model.framing.window_samples / recipe.model.encoder.sample_rate
+    return float(min(recipe.ingest.max_utterance_s, window_s))
+
+
+def _bounded(device: torch.device, what: str) -> AbstractContextManager[None]:
+    """Memory for one kind of work: on a CPU what is free now; a GPU has its own, and says itself when it is full."""
+    gc.collect()  # the engines of the kind before refer to themselves
+    if device.type != "cpu":
+        return nullcontext()
+    return bounded_memory(what, free_bytes() - RESERVED_BYTES, "free some memory, or state the --rates")
 
 
 def _told(kind: str, rate: float) -> float:
@@ -142,7 +189,7 @@ def _tokenizer_rates(recipe: Recipe, device: torch.device, budget_s: float, fold
     save_tokenizer(uri, recipe.model, *states, recipe={"name": recipe.name})
     tokenizer = Tokenizer.load(uri, device=device.type)
     rate = recipe.model.encoder.sample_rate
-    seconds = min(recipe.ingest.max_utterance_s, recipe.model.framing.window_samples / rate)
+    seconds = _utterance_s(recipe)
     wave = _sound(seconds, rate)
     tokens = tokenizer.encode(wave, rate).tokens
 

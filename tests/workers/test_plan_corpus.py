@@ -11,16 +11,19 @@ from typing import Any
 
 import pytest
 import soundfile
+import torch
 from archive_corpus import make_archive
 
 from shards import outputs, store
 from shards.errors import ConfigError, ConflictError, FormatError, InputError, NotFoundError
 from workers.checkpoints import CheckpointStore
 from workers.jobs import PlanJob
+from workers.memory_bound import RESERVED_BYTES
 from workers.metrics import TIMINGS, History
 from workers.pipeline_layout import PipelineLayout
 from workers.plan_corpus import PRESETS, counted, plan
 from workers.plan_formulas import FORMULAS, StageRates
+from workers.plan_probe import probe, what_is_probed
 from workers.recipes import resolve
 from workers.stage_timings import STAGE_TIMINGS, StageTime, read_timings, timed
 
@@ -170,4 +173,32 @@ def test_the_probe_measures_every_rate_on_this_machine(tmp_path: Path) -> None:
     found = json.loads((tmp_path / "plan.json").read_text())
     assert set(found["rates"]) == set(StageRates.model_fields) and min(found["rates"].values()) > 0
     assert found["rates_origin"].startswith("measured by a probe")
+    assert set(found["probed"]) == set(StageRates.model_fields)
+    assert all(f": {what} |" in finished.stdout and what in finished.stderr for what in found["probed"].values())
     assert finished.stdout.rstrip() == (tmp_path / "plan.md").read_text().rstrip()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "codec"),
+    [
+        ("paper", "steps of 1 clip of 15 s (the recipe's micro-batch is 8), fp32 on cpu, encoder fine-tuned"),
+        ("base16k", "steps of 1 clip of 15 s (the recipe's micro-batch is 8), fp32 on cpu, frozen encoder, run in"),
+    ],
+)
+def test_the_probe_says_what_it_trains(recipe: str, codec: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    said = what_is_probed(resolve(recipe))
+    assert said["codec"].startswith(codec) and said["adversarial"].endswith("with discriminators")
+    kept = resolve("base16k", overrides=("codec.cache_latents=true",))
+    assert "although the recipe keeps its latents" in what_is_probed(kept)["codec"]
+
+
+def test_a_probe_that_needs_more_memory_than_is_free_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("workers.plan_probe.free_bytes", lambda: RESERVED_BYTES + (64 << 20))
+    monkeypatch.setattr("workers.plan_probe._alone_in_a_process_group", lambda device: None)
+    monkeypatch.setattr("workers.plan_probe._shard_rate", lambda *_: 1.0)
+    threads = torch.get_num_threads()
+    with pytest.raises(InputError, match=r"a probe of pretrain .*'0.1 GB'; free some memory, or state the --rates"):
+        probe(resolve("paper"), 0.1)
+    torch.set_num_threads(threads)
