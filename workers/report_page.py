@@ -27,6 +27,7 @@ from workers.job_main import run_job, say
 from workers.jobs import PageJob
 from workers.report_card import PAGE, SCORES, Metric, ReportCard, read_card
 from workers.report_players import MAX_SOUND_MB, Player, build_players
+from workers.scoring import METRICS
 
 ASSETS = Path(__file__).parent / "page_assets"
 MAX_FAILURES = 50
@@ -235,9 +236,9 @@ def _levels(card: ReportCard, metric: Metric) -> list[tuple[str, float]]:
 
 def absences(card: ReportCard) -> list[tuple[str, list[str]]]:
     """(reason, metrics): what nothing has a value of, one line a reason."""
-    found: dict[str, list[str]] = {}
+    labels, found = {metric.name: metric.label for metric in METRICS}, dict[str, list[str]]()
     for absent in card.absent:
-        found.setdefault(absent.reason, []).append(absent.metric)
+        found.setdefault(absent.reason, []).append(labels.get(absent.metric, absent.metric))
     return list(found.items())
 
 

@@ -15,6 +15,7 @@ ROW, ROWS_LEFT = 19, 112
 STRIP_AT_MOST = 60  # more utterances than these are shown as a histogram: their strokes would melt into a bar
 _CLASSES = 6
 Values = Mapping[tuple[str, str], Sequence[float]]
+EndName = tuple[float, str, str]  # height, text and class of a name at the right end of what it names
 
 
 def style_of(card: ReportCard) -> dict[str, tuple[str, int]]:
@@ -66,7 +67,8 @@ def rate_distortion(card: ReportCard, metric: Metric) -> Markup | None:
     x = svg.x_scale([rate for rate, _, _ in rated], log=True, margin=0.12)
     y = svg.y_scale([v for _, s in scored for v in (s.mean, s.low, s.high) if v is not None])
     levels = [(s.label, score.mean) for s, score in scored if not rate_of(s)]
-    marks, styles = _level_lines(levels, x, y), style_of(card)
+    lines, names = _level_lines(levels, x, y)
+    marks, styles = [*lines, *_end_names(names, x)], style_of(card)
     for rate, system, score in sorted(rated, key=lambda point: point[1].kind == "ours"):
         style, shape = styles[system.name]
         if score.low is not None and score.high is not None:
@@ -80,13 +82,18 @@ def rate_distortion(card: ReportCard, metric: Metric) -> Markup | None:
     )
 
 
-def _level_lines(levels: Sequence[tuple[str, float]], x: Scale, y: Scale) -> list[Markup]:
-    """A dashed line a level, each with its name."""
-    ordered = sorted(levels, key=lambda level: -level[1])
-    marks = [svg.line(x.start, y(value), x.end, y(value), "level") for _, value in ordered]
-    heights = svg.spaced([y(value) - 3 for _, value in ordered], gap=11)
-    named = zip(ordered, heights, strict=True)
-    return marks + [svg.text(x.end, height, name, "tick", anchor="end") for (name, _), height in named]
+def _level_lines(levels: Sequence[tuple[str, float]], x: Scale, y: Scale) -> tuple[list[Markup], list[EndName]]:
+    """A dashed line a level, and their names."""
+    lines = [svg.line(x.start, y(value), x.end, y(value), "level") for _, value in levels]
+    return lines, [(y(value) - 3, name, "tick") for name, value in levels]
+
+
+def _end_names(names: Sequence[EndName], x: Scale) -> list[Markup]:
+    """The names of lines and curves together, none over another."""
+    ordered = sorted(names)
+    heights = svg.spaced([height for height, _, _ in ordered], gap=11.5)
+    placed = zip(ordered, heights, strict=True)
+    return [svg.text(x.end, height, text, kind, anchor="end") for (_, text, kind), height in placed]
 
 
 def _rows_height(num_rows: int) -> int:
@@ -161,10 +168,11 @@ def paired(card: ReportCard, metric: Metric, differences: Sequence[Difference]) 
         kind = "dot" if found.exceeds else "dot open"
         marks.append(svg.mark(x(found.mean), middle, 0, f"{kind} {style}", title=f"{found.mean:+.3g}"))
     side = "right" if metric.direction == "higher" else "left"
+    unit = "points" if metric.unit == "%" else metric.unit
     summary = "; ".join(f"ours minus {labels[d.baseline]}: {d.mean:+.3g}" for d in differences)
     return svg.panel(
         f"{metric.label}: better to the {side}", summary, marks, x=x, y=None,
-        x_label=f"ours − baseline{f', {metric.unit}' if metric.unit else ''}", height=height,
+        x_label=f"ours − baseline{f', {unit}' if unit else ''}", height=height,
     )  # fmt: skip
 
 
@@ -184,8 +192,9 @@ def agreement(rows: Sequence[Agreement]) -> Markup:
         "tokens": ("ours", [(row.value, row.tokens) for row in rows]),
     }
     summary = "; ".join(f"{row.value:g} {row.unit}: tokens {row.tokens:.0%}, digits {row.digits:.0%}" for row in rows)
+    drawn, names = _curves(curves, x, _share())
     return svg.panel(
-        DISTURBANCES[rows[0].disturbance], summary, _curves(curves, x, _share()), x=x, y=_share(),
+        DISTURBANCES[rows[0].disturbance], summary, drawn + _end_names(names, x), x=x, y=_share(),
         x_label=rows[0].unit, y_label="share that stays equal", x_ticks=_only_tick([row.value for row in rows]),
     )  # fmt: skip
 
@@ -210,25 +219,26 @@ def resilience(metric: Metric, rows: Sequence[Resilience], levels: Sequence[tupl
     summary = "; ".join(
         f"{row.token_error_rate:.0%} wrong{', repaired' if row.repair else ''}: {row.mean:.3g}" for row in rows
     )
+    (lines, level_names), (drawn, names) = _level_lines(levels, x, y), _curves(curves, x, y)
     return svg.panel(
-        f"{metric.label}: {better(metric)}", summary, _level_lines(levels, x, y) + _curves(curves, x, y), x=x, y=y,
+        f"{metric.label}: {better(metric)}", summary, lines + drawn + _end_names(level_names + names, x), x=x, y=y,
         x_label="share of tokens replaced", y_label=axis_label(metric),
     )  # fmt: skip
 
 
-def _curves(curves: Mapping[str, tuple[str, Sequence[tuple[float, float]]]], x: Scale, y: Scale) -> list[Markup]:
-    """A line with dots a curve, and its name at its end."""
-    marks, ends = [], []
+def _curves(
+    curves: Mapping[str, tuple[str, Sequence[tuple[float, float]]]], x: Scale, y: Scale
+) -> tuple[list[Markup], list[EndName]]:
+    """A line with dots a curve, and their names."""
+    marks, names = [], []
     for name, (style, points) in curves.items():
         if not points:
             continue
         pixels = [(x(a), y(b)) for a, b in sorted(points)]
         marks.append(svg.polyline(pixels, f"curve {style}"))
         marks += [svg.mark(a, b, 0, f"dot {style}", size=3) for a, b in pixels]
-        ends.append((pixels[-1][1] - 7, name, style))
-    ends.sort()
-    named = zip(ends, svg.spaced([height for height, _, _ in ends], gap=12), strict=True)
-    return marks + [svg.text(x.end, at, name, f"name coloured {style}", anchor="end") for (_, name, style), at in named]
+        names.append((pixels[-1][1] - 7, name, f"name coloured {style}"))
+    return marks, names
 
 
 def level_use(rate: Rate) -> Markup:
@@ -238,7 +248,8 @@ def level_use(rate: Rate) -> Markup:
     y = Scale(0.0, max(*shares, 1 / len(shares)) * 1.08, svg.HEIGHT - svg.BOTTOM, svg.TOP)
     width = min(40.0, (x(1) - x(0)) * 0.7)
     marks = [svg.rectangle(x(i) - width / 2, y(v), width, y(0) - y(v), "bar ours") for i, v in enumerate(shares)]
-    marks += _level_lines([("equal use", 1 / len(shares))], x, y)
+    lines, names = _level_lines([("equal use", 1 / len(shares))], x, y)
+    marks += [*lines, *_end_names(names, x)]
     summary = "; ".join(f"level {level}: {share:.1%}" for level, share in enumerate(shares))
     named = [(float(level), str(level)) for level in range(len(shares))]
     return svg.panel("Use of the levels", summary, marks, x=x, y=y, x_label="level", y_label="share", x_ticks=named)

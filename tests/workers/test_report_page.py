@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -288,6 +289,24 @@ def test_names_keep_apart_and_stay_above_the_axis(heights: list[float]) -> None:
     assert placed[-1] <= svg_chart.HEIGHT - svg_chart.BOTTOM - 3
     far = [30.0, 80.0, 130.0]
     assert svg_chart.spaced(far, gap=12) == far
+
+
+def test_names_of_curves_and_of_levels_never_lie_over_each_other(tmp_path: Path) -> None:
+    """A tokenizer no better than noise has its curves where the floors are."""
+    rows = write_example_report(tmp_path, num_samples=0).behaviour.resilience  # type: ignore[union-attr]
+    flat = [row.model_copy(update={"mean": 0.01}) for row in rows]
+    levels = [("Codec2 700C", 0.5), ("White noise", 0.0), ("Original reversed", 0.02)]
+    drawn = str(report_plots.resilience(METRICS[1], flat, levels))
+    end = svg_chart.WIDTH - svg_chart.RIGHT
+    names = re.findall(rf'<text class="[^"]+" x="{end}" y="([\d.]+)" text-anchor="end">([^<]+)<', drawn)
+    assert {text for _, text in names} == {"Codec2 700C", "White noise", "Original reversed", "as is", "repaired"}
+    heights = sorted(float(y) for y, _ in names)
+    assert all(below - above >= 11 for above, below in pairwise(heights))
+
+
+def test_what_was_not_measured_goes_by_the_name_of_its_ruler(tmp_path: Path) -> None:
+    page = page_of(tmp_path, write_example_report(tmp_path))
+    assert "Not measured: WER (no utterance has a transcript; give --transcripts)." in page.text
 
 
 def test_a_tone_is_ink_at_its_height_and_silence_is_clear() -> None:
