@@ -90,8 +90,8 @@ class Ledger:
 
     def seconds(self, status: str) -> float:
         """Seconds of audio of the utterances with that status."""
-        rows = self.rows.to_pylist()
-        return sum(r["num_samples"] / r["sample_rate"] for r in rows if r["status"] == status)
+        columns = (self.rows[name].to_pylist() for name in ("num_samples", "sample_rate", "status"))
+        return sum(num / rate for num, rate, own in zip(*columns, strict=True) if own == status)
 
     def count(self, status: str) -> int:
         """Utterances with that status."""

@@ -6,8 +6,22 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
+from shards import errors
+from shards.errors import SyllabaryError
+
 Row = dict[str, Any]
 _TALKATIVE = ("ray.data", "ray.data._internal.execution.streaming_executor", "ray.data._internal.progress")
+
+
+def refused(error: SyllabaryError) -> Row:
+    """What an actor returns in the place of a result: the ``error``'s line and its ``kind``."""
+    return {"error": str(error), "kind": type(error).__name__}
+
+
+def error_of(row: Row) -> SyllabaryError:
+    """The error that an actor met, of its own kind again."""
+    kind: type[SyllabaryError] = getattr(errors, row["kind"])
+    return kind(row["error"])
 
 
 def through_actors(

@@ -21,6 +21,7 @@ from shards import audio, index, outputs, store, token_archive, wds
 from shards.archive_ledger import LEDGER_SCHEMA, QUARANTINED, TOKENIZED, Ledger, publish_part, sha256
 from shards.errors import NotFoundError, StorageError, SyllabaryError
 from shards.token_archive import ArchiveFormat, PartMetadata
+from workers.actor_pool import refused
 from workers.heap import keep_freed_memory
 from workers.job_main import say
 
@@ -185,20 +186,19 @@ class ShardEncoder:
         self._tokenizer = Tokenizer.load(tokenizer_uri, decoder=False, device=device)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Figures of the published part; ``error`` is the one line of a failure, else empty."""
+        """Figures of the published part; ``error`` is the one line of a failure of its ``kind``, else empty."""
         shard = str(row["shard"])
         try:
-            return {"shard": shard, "error": "", **self._publish(shard)}
+            return {"shard": shard, "error": "", "kind": "", **self._publish(shard)}
         except SyllabaryError as error:
-            kind = type(error).__name__
-            return {"shard": shard, "error": f"{shard}: {error}", "storage": kind == "StorageError", **NO_FIGURES}
+            return {"shard": shard, **refused(error), **NO_FIGURES}
 
     def _publish(self, shard: str) -> dict[str, Any]:
         part, ledger = persist(
             lambda: encode_shard(self._tokenizer, self._shards_uri, shard), self._patience_s, f"reading {shard}"
         )
         persist(lambda: publish_part(self._archive_uri, part, ledger), self._patience_s, f"publishing {shard}")
-        return {"storage": False, **figures(ledger)}
+        return figures(ledger)
 
 
 NO_FIGURES = {"num_tokenized": 0, "num_quarantined": 0, "tokenized_s": 0.0, "quarantined_s": 0.0, "size_bytes": 0}

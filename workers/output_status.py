@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from shards import index, ingest_ledger, outputs, store
 from shards.archive_ledger import QUARANTINED, TOKENIZED, read_ledger, shards_in
-from shards.errors import NotFoundError, SyllabaryError, explain
+from shards.errors import NotFoundError, StorageError, SyllabaryError, explain
 from shards.planning import read_plans
 from workers.checkpoints import CheckpointStore, Manifest
 from workers.job_main import run_job
@@ -139,7 +139,7 @@ def _described(uri: str, holds: str) -> Status:
     try:
         return _DESCRIBERS.get(holds, _plain)(blank)
     except SyllabaryError as error:
-        if type(error).__name__ == "StorageError":
+        if isinstance(error, StorageError) and not isinstance(error, NotFoundError):
             raise
         return replace(blank, state=DAMAGED, failures=(Failure(str(error), 1),))
 

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 
 from shards import outputs, store
 from shards.archive_reader import ArchiveReader
-from shards.errors import ConflictError, DamageError, StorageError, explain
-from workers.actor_pool import through_actors
+from shards.errors import ConflictError, explain
+from workers.actor_pool import error_of, through_actors
 from workers.job_main import Progress, run_job, say
 from workers.jobs import RestoreJob
 from workers.ray_session import ray_session
@@ -57,7 +57,7 @@ def _restore_by_actors(job: RestoreJob, reader: ArchiveReader, selected: Selecte
     with ray_session(num_cpus=num_workers):
         for found in through_actors(ShardRestorer, (job.model_dump_json(),), rows, num_workers):
             if found["error"]:
-                raise (StorageError if found["storage"] else DamageError)(found["error"])
+                raise error_of(found)
             reader.bytes_read += found["bytes_read"]
             reader.num_row_groups_read += found["num_row_groups_read"]
             manifest += json.loads(found["manifest"])

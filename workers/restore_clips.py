@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 
 from shards import audio, store, token_archive
 from shards.archive_reader import ArchiveReader
-from shards.errors import DamageError, InputError, StorageError, SyllabaryError, explain
+from shards.errors import DamageError, InputError, SyllabaryError, explain
 from shards.packing import Packing
 from shards.where import Condition
+from workers.actor_pool import refused
 from workers.heap import keep_freed_memory
 from workers.jobs import RestoreJob
 from workers.restore_selection import joins, selection
@@ -106,15 +107,15 @@ class ShardRestorer:
         self._restorer = Restorer.open(values, ArchiveReader.open(values.archive), Tokenizer.load(values.tokenizer))
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """The manifest's rows as JSON and the bytes read; ``error`` is the one line of a failure, else empty."""
+        """Manifest rows as JSON and bytes read; ``error`` is the line of a failure of its ``kind``, or empty."""
         reader = self._restorer.reader
         before = reader.bytes_read, reader.num_row_groups_read
-        found = {"shard": row["shard"], "error": "", "storage": False, "manifest": "[]"}
+        found = {"shard": row["shard"], "error": "", "kind": "", "manifest": "[]"}
         try:
             manifest = self._restorer.restore([str(row["shard"])], Counter(json.loads(str(row["recordings"]))))
             found["manifest"] = json.dumps(manifest)
         except SyllabaryError as error:
-            found |= {"error": str(error), "storage": isinstance(error, StorageError)}
+            found |= refused(error)
         groups = reader.num_row_groups_read - before[1]
         return found | {"bytes_read": reader.bytes_read - before[0], "num_row_groups_read": groups}
 

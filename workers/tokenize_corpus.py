@@ -13,9 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from shards import index, outputs, store, token_archive
-from shards.archive_ledger import Ledger, intact_ledger, shards_in
+from shards.archive_ledger import intact_ledger, shards_in
 from shards.errors import ConflictError, FormatError, NotFoundError, StorageError, explain
-from workers.actor_pool import through_actors
+from workers.actor_pool import error_of, through_actors
 from workers.encode_shard import NO_FIGURES, ShardEncoder, archive_format, figures, persist
 from workers.job_log import record
 from workers.job_main import Progress, run_job, say
@@ -40,7 +40,7 @@ def tokenize(job: TokenizeJob) -> dict[str, Any]:
         say("tokenize", f"removed {orphans} half-written files of killed writers")
     done = _intact_parts(job, sorted(seconds))
     todo = [shard for shard in sorted(seconds) if shard not in done]
-    totals = [figures(ledger) for ledger in done.values()]
+    totals = list(done.values())
     if todo:
         say("tokenize", f"{len(todo)} of {len(seconds)} shards to do, {sum(seconds[s] for s in todo):,.0f} s of audio")
         totals += _tokenize_shards(job, todo, seconds)
@@ -59,8 +59,8 @@ def _seconds_by_shard(shards_uri: str) -> dict[str, float]:
     if not names:
         raise NotFoundError(explain("no index of shards", value=shards_uri, fix="run `syllabary shard` to write it"))
     with ThreadPoolExecutor(_READERS) as pool:
-        tables = pool.map(lambda name: index.read_index_part(shards_uri, name), names)
-        return {name: _seconds(table) for name, table in zip(names, tables, strict=True)}
+        seconds = pool.map(lambda name: _seconds(index.read_index_part(shards_uri, name)), names)
+        return dict(zip(names, seconds, strict=True))
 
 
 def _seconds(table: Any) -> float:
@@ -74,8 +74,8 @@ def _claim(job: TokenizeJob) -> None:
     archive_format(Tokenizer.load(job.tokenizer, decoder=False)).claim(job.archive)
 
 
-def _intact_parts(job: TokenizeJob, shards: list[str]) -> dict[str, Ledger]:
-    """Ledgers of the parts that need no work. Every part there is read: a damaged one is not skipped but remade."""
+def _intact_parts(job: TokenizeJob, shards: list[str]) -> dict[str, dict[str, Any]]:
+    """Figures of the parts that need no work. Every part there is read: a damaged one is not skipped but remade."""
     present = shards_in(job.archive, token_archive.PARTS)
     if foreign := sorted(set(present) - set(shards)):
         uri = store.join(job.archive, token_archive.part_name(foreign[0]))
@@ -87,22 +87,25 @@ def _intact_parts(job: TokenizeJob, shards: list[str]) -> dict[str, Ledger]:
                 fix="move it away, or use another --archive",
             )
         )
+    intact: dict[str, dict[str, Any]] = {}
     with ThreadPoolExecutor(_READERS) as pool:
-        ledgers = dict(zip(present, pool.map(lambda s: intact_ledger(job.archive, s), present), strict=True))
-        pool_digests = pool.map(lambda s: token_archive.shard_digest(index.read_index_part(job.shards, s)), present)
-        digests = dict(zip(present, pool_digests, strict=True))
-    for shard, ledger in ledgers.items():
-        if ledger is None:
-            say("tokenize", f"part {shard} is damaged: making it again")
-        elif ledger.shard_digest != digests[shard]:
-            raise ConflictError(
-                explain(
-                    "the shard has changed since it was tokenized",
-                    value=shard,
-                    fix="use another --archive, or put the shard back",
-                )
-            )
-    return {shard: ledger for shard, ledger in ledgers.items() if ledger is not None}
+        for shard, found in zip(present, pool.map(lambda s: _figures_if_intact(job, s), present), strict=True):
+            if found is None:
+                say("tokenize", f"part {shard} is damaged: making it again")
+            else:
+                intact[shard] = found
+    return intact
+
+
+def _figures_if_intact(job: TokenizeJob, shard: str) -> dict[str, Any] | None:
+    """Figures of a shard's part, or None when it is damaged; its rows are not kept. Raises ConflictError."""
+    ledger = intact_ledger(job.archive, shard)
+    if ledger is None:
+        return None
+    if ledger.shard_digest != token_archive.shard_digest(index.read_index_part(job.shards, shard)):
+        fix = "use another --archive, or put the shard back"
+        raise ConflictError(explain("the shard has changed since it was tokenized", value=shard, fix=fix))
+    return figures(ledger)
 
 
 def _tokenize_shards(job: TokenizeJob, todo: list[str], seconds: dict[str, float]) -> list[dict[str, Any]]:
@@ -110,11 +113,8 @@ def _tokenize_shards(job: TokenizeJob, todo: list[str], seconds: dict[str, float
     finished: list[dict[str, Any]] = []
     errors: list[str] = []
     for row in _encoded_shards(job, todo):
-        if row["storage"]:
-            raise StorageError(row["error"])
         if row["error"]:
-            say("tokenize", row["error"], shard=row["shard"])
-            errors.append(row["error"])
+            _note_failure(row, errors)
             continue
         finished.append(row)
         progress.add(seconds[row["shard"]], f"{len(finished)}/{len(todo)} shards")
@@ -123,6 +123,15 @@ def _tokenize_shards(job: TokenizeJob, todo: list[str], seconds: dict[str, float
     if errors:
         raise FormatError(f"{len(errors)} of {len(todo)} shards failed, the others are done; first: {errors[0]}")
     return finished
+
+
+def _note_failure(row: dict[str, Any], errors: list[str]) -> None:
+    """Say what is wrong with a shard; the others go on. Storage that fails concerns all of them, and is raised."""
+    error = error_of(row)
+    if isinstance(error, StorageError) and not isinstance(error, NotFoundError):
+        raise error
+    errors.append(f"{row['shard']}: {error}")
+    say("tokenize", errors[-1], shard=row["shard"])
 
 
 def _encoded_shards(job: TokenizeJob, todo: list[str]) -> Iterator[dict[str, Any]]:

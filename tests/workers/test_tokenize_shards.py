@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import resource
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 from shards import audio, index, outputs, store
 from shards.archive_ledger import intact_ledger, read_ledger
 from shards.audit import audit_archive
-from shards.errors import ConflictError, DamageError, FormatError, NotFoundError, StorageError
+from shards.errors import ConflictError, DamageError, FormatError, NotFoundError, StorageError, UnavailableError
 from shards.wds import ShardWriter, iter_shard
 from tests.archive_corpus import RATE, make_shard, make_shards, make_tokenizer
 from workers.encode_shard import ShardEncoder, persist, prefetched
@@ -198,7 +199,7 @@ def test_a_disk_that_takes_no_more_is_one_line_and_leaves_nothing_half_written(
         result = encoder({"shard": "train-000000"})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert result["storage"] and "cannot write" in result["error"] and "\n" not in result["error"]
+    assert result["kind"] == "StorageError" and "cannot write" in result["error"] and "\n" not in result["error"]
     assert [p for p in (tmp_path / "archive").rglob("*") if p.is_file() and p.parent.name == "parts"] == []
     assert not encoder({"shard": "train-000000"})["error"]
     assert intact_ledger(str(tmp_path / "archive"), "train-000000") is not None
@@ -225,6 +226,28 @@ def test_a_store_that_comes_back_is_waited_for_and_one_that_does_not_raises() ->
     with pytest.raises(NotFoundError):
         persist(missing, 60.0, "test")
     assert len(tries) == before + 1
+
+
+@pytest.mark.parametrize("kind", [StorageError, UnavailableError])
+def test_a_store_that_fails_ends_the_run_at_once_and_as_what_it_is(
+    shards: str, tokenizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[StorageError]
+) -> None:
+    def publish(archive: str, part: bytes, ledger: object) -> None:
+        raise kind("the store is away")
+
+    asked: list[str] = []
+
+    def in_this_process(job: TokenizeJob, todo: list[str]) -> Iterator[dict]:
+        encoder = ShardEncoder(job.shards, job.tokenizer, job.archive, 0.0)
+        for shard in todo:
+            asked.append(shard)
+            yield encoder({"shard": shard})
+
+    monkeypatch.setattr("workers.encode_shard.publish_part", publish)
+    monkeypatch.setattr("workers.tokenize_corpus._encoded_shards", in_this_process)
+    with pytest.raises(kind, match="the store is away") as caught:
+        tokenize(job_of(shards, tokenizer, tmp_path))
+    assert type(caught.value) is kind and asked == ["train-000000"]
 
 
 def test_prefetching_keeps_order_passes_errors_on_and_stops_with_its_consumer() -> None:
