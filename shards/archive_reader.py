@@ -88,7 +88,7 @@ class ArchiveReader:
         if not shards:
             raise NotFoundError(explain("an archive without parts", value=uri, fix="run `syllabary tokenize` first"))
         done = outputs.read_done(uri)
-        if done is not None and done["num_parts"] != len(shards):
+        if done is not None and done["num_parts"] > len(shards):  # more there may be: a run that is adding them
             raise DamageError(
                 explain(f"parts of {uri}", value=len(shards), expected=str(done["num_parts"]), fix=REBUILD)
             )

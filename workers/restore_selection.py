@@ -19,6 +19,9 @@ def selection(job: RestoreJob, schema: pa.Schema) -> Condition | None:
     """The condition that a job's ``where``, ``ids``, ``recording`` and time range make together; None selects all."""
     if job.recording is None and (job.start_s is not None or job.end_s is not None):
         raise InputError(explain("a time range without a recording", fix="name the recording_id that it belongs to"))
+    if job.start_s is not None and job.end_s is not None and job.start_s >= job.end_s:
+        what, fix = "a time range that ends before it begins", "give a later end"
+        raise InputError(explain(what, value=f"{job.start_s} to {job.end_s} s", fix=fix))
     texts = [f"({job.where})"] if job.where is not None else []
     if job.where is not None:
         parse_where(job.where, schema)  # so that an error shows the user's own text

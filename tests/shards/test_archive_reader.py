@@ -54,6 +54,12 @@ def test_a_missing_part_is_refused_once_the_archive_is_complete(tmp_path: Path) 
         ArchiveReader.open(str(tmp_path))
 
 
+def test_parts_of_a_run_that_is_adding_to_a_complete_archive_are_read(tmp_path: Path) -> None:
+    make_archive(str(tmp_path))
+    outputs.mark_done(str(tmp_path), {"num_parts": 2})
+    assert sum(map(len, ArchiveReader.open(str(tmp_path)).scan())) == 120
+
+
 def test_a_foreign_part_a_truncated_one_and_no_archive_are_refused(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError):
         ArchiveReader.open(str(tmp_path / "nothing"))

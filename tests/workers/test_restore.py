@@ -126,6 +126,7 @@ def test_restoring_again_keeps_files_and_finishes_what_was_killed(base: Path, tm
         ({"ids": ("nobody",)}, NotFoundError, "1 of 1 ids are not in the selection: 'nobody'"),
         ({"recording": "nothing"}, NotFoundError, "no utterance is selected: 'nothing'"),
         ({"start_s": 1.0}, InputError, "a time range without a recording"),
+        ({"recording": "102/book/chapter_0", "start_s": 0.9, "end_s": 0.1}, InputError, r"ends .*: '0.9 to 0.1 s'"),
         ({"where": "speaker = '1') or (speaker = '2'"}, InputError, "did not expect"),
     ],
 )
@@ -170,7 +171,7 @@ def test_a_damaged_shard_is_the_one_line_of_its_actor(base: Path, tmp_path: Path
     actor = ShardRestorer(job_of(copy, tmp_path / "out", num_workers=2).model_dump_json())
     part.write_bytes(part.read_bytes()[:-50])
     found = actor({"shard": "train-000001", "recordings": json.dumps({"any": 1})})
-    assert "footer does not parse" in found["error"] and "\n" not in found["error"] and not found["storage"]
+    assert "footer does not parse" in found["error"] and "\n" not in found["error"] and found["kind"] == "DamageError"
 
 
 def test_many_workers_restore_the_bytes_of_one(base: Path, tmp_path: Path) -> None:
