@@ -21,6 +21,14 @@ def test_every_flow_has_a_deployment() -> None:
     assert sorted(d["entrypoint"].partition(":")[0].removeprefix("flows/") for d in DEPLOYMENTS) == flow_files()
 
 
+def test_every_deployment_is_in_the_documents() -> None:
+    """By the name that `prefect deployment run` takes: the flow's and the deployment's."""
+    table = (ROOT / "docs" / "stack.md").read_text()
+    for deployment in DEPLOYMENTS:
+        flow = deployment["entrypoint"].partition(":")[2].replace("_", "-")
+        assert f"`{flow}/{deployment['name']}`" in table, deployment["name"]
+
+
 def test_every_entrypoint_loads_with_its_folder_first_on_the_path() -> None:
     """As Prefect does it, in a process of its own: no name in flows/ hides a package (see the architecture tests)."""
     code = (
