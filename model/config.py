@@ -7,11 +7,22 @@ The classes live together, not beside their modules, because the modules import 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from fractions import Fraction
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from model.framing import Framing
+
+
+def _odd(kernel: int) -> int:
+    if kernel % 2 == 0:
+        raise ValueError(f"kernel {kernel} is even and has no centre; use {kernel - 1} or {kernel + 1}")
+    return kernel
+
+
+Count = Annotated[int, Field(ge=1)]
+Kernel = Annotated[int, Field(ge=1), AfterValidator(_odd)]
 
 
 class Config(BaseModel):
@@ -49,7 +60,7 @@ class ConformerConfig(Config):
     num_layers: int = Field(default=8, ge=0)
     num_heads: int = Field(default=16, ge=1)
     feed_forward_mult: int = Field(default=4, ge=1)
-    conv_kernel: int = Field(default=31, ge=1)
+    conv_kernel: Kernel = 31
     dropout: float = Field(default=0.1, ge=0, lt=1)
 
 
@@ -58,11 +69,11 @@ class WaveformFrontEndConfig(Config):
     ``strides``; residual block i has dilations 1, 3^i, 5^i."""
 
     kind: Literal["waveform"] = "waveform"
-    channels: tuple[int, ...] = (64, 128, 256, 384, 512, 512)
-    strides: tuple[int, ...] = (8, 8, 5, 5, 6)
-    input_kernel: int = 7
+    channels: tuple[Count, ...] = (64, 128, 256, 384, 512, 512)
+    strides: tuple[Count, ...] = (8, 8, 5, 5, 6)
+    input_kernel: Kernel = 7
     num_residual_blocks: int = Field(default=8, ge=1)
-    residual_kernel: int = 3
+    residual_kernel: Kernel = 3
 
     @model_validator(mode="after")
     def _channels_fit_strides(self) -> WaveformFrontEndConfig:
@@ -81,19 +92,19 @@ class SpectralFrontEndConfig(Config):
     """
 
     kind: Literal["spectral"] = "spectral"
-    n_fft: int = 640
-    channels: tuple[int, ...] = (256, 384, 512, 512)
-    strides: tuple[int, ...] = (160, 2, 4, 5)
-    num_blocks: tuple[int, ...] = (4, 2, 2, 2)
-    kernel: int = 7
-    expansion: int = 3
+    n_fft: Count = 640
+    channels: tuple[Count, ...] = (256, 384, 512, 512)
+    strides: tuple[Count, ...] = (160, 2, 4, 5)
+    num_blocks: tuple[Count, ...] = (4, 2, 2, 2)
+    kernel: Kernel = 7
+    expansion: Count = 3
 
     @model_validator(mode="after")
     def _stages_fit(self) -> SpectralFrontEndConfig:
-        if not len(self.channels) == len(self.strides) == len(self.num_blocks):
+        if not 1 <= len(self.channels) == len(self.strides) == len(self.num_blocks):
             raise ValueError(
                 f"channels, strides and num_blocks have {len(self.channels)}, {len(self.strides)} and "
-                f"{len(self.num_blocks)} entries; expected equally many"
+                f"{len(self.num_blocks)} entries; expected equally many, one or more"
             )
         _require_whole_overlap("encoder.front_end", self.n_fft, self.strides[0])
         return self
@@ -117,6 +128,17 @@ class EncoderConfig(Config):
         """All rates and lengths that follow from the strides."""
         return Framing(self.sample_rate, self.front_end.strides, self.window_s)
 
+    def untrained_dilations(self, longest_clip_s: float) -> tuple[int, ...]:
+        """Dilations of the residual taps that see nothing of any clip of ``longest_clip_s`` in training, and so get no
+        gradient, but would come alive in a clip as long as the window."""
+        front_end, framing = self.front_end, self.framing
+        if isinstance(front_end, SpectralFrontEndConfig) or longest_clip_s >= self.window_s:
+            return ()
+        frames = max(1, math.floor(Fraction(str(longest_clip_s)) * framing.frame_rate))
+        trained, encoded = (framing.stage_lengths(n)[1:] for n in (frames, framing.window_frames))
+        dilations = {base**i for base in (3, 5) for i in range(front_end.num_residual_blocks)}
+        return tuple(sorted(d for d in dilations if any(t <= d < e for t, e in zip(trained, encoded, strict=True))))
+
     @model_validator(mode="after")
     def _heads_divide(self) -> EncoderConfig:
         if self.latent_dim % self.conformer.num_heads:
@@ -130,12 +152,21 @@ class EncoderConfig(Config):
 class PredictorConfig(Config):
     """JEPA predictor: latent_dim -> hidden_dim -> latent_dim with a Conformer stack after each of two GELUs."""
 
-    hidden_dim: int = 256
+    hidden_dim: Count = 256
     num_layers_per_stack: int = Field(default=1, ge=1)
-    num_heads: int = 16
-    feed_forward_mult: int = 4
-    conv_kernel: int = 31
+    num_heads: Count = 16
+    feed_forward_mult: Count = 4
+    conv_kernel: Kernel = 31
     dropout: float = Field(default=0.1, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> PredictorConfig:
+        if self.hidden_dim % self.num_heads:
+            raise ValueError(
+                f"predictor.hidden_dim {self.hidden_dim} is not a multiple of its num_heads {self.num_heads}; "
+                "change one of them"
+            )
+        return self
 
 
 class JepaConfig(Config):
@@ -173,11 +204,11 @@ class HifiganDecoderConfig(Config):
     does not give the paper's 69.2 M parameters); one dilation tuple for each MRF kernel."""
 
     kind: Literal["hifigan"] = "hifigan"
-    channels: tuple[int, ...] = (512, 512, 384, 256, 128, 64)
-    strides: tuple[int, ...] = (6, 5, 5, 8, 8)
-    mrf_kernels: tuple[int, ...] = (3, 7, 11)
-    mrf_dilations: tuple[tuple[int, ...], ...] = ((1, 3, 5), (1, 3, 5), (1, 3, 5))
-    output_kernel: int = 7
+    channels: tuple[Count, ...] = (512, 512, 384, 256, 128, 64)
+    strides: tuple[Count, ...] = (6, 5, 5, 8, 8)
+    mrf_kernels: tuple[Kernel, ...] = Field(default=(3, 7, 11), min_length=1)
+    mrf_dilations: tuple[tuple[Count, ...], ...] = ((1, 3, 5), (1, 3, 5), (1, 3, 5))
+    output_kernel: Kernel = 7
     daam: bool = False
 
     @model_validator(mode="after")
@@ -202,19 +233,19 @@ class IstftDecoderConfig(Config):
     """
 
     kind: Literal["istft"] = "istft"
-    n_fft: int = 640
-    channels: tuple[int, ...] = (512, 512, 384, 384)
-    strides: tuple[int, ...] = (5, 4, 2, 160)
-    num_blocks: tuple[int, ...] = (2, 2, 2, 6)
-    kernel: int = 7
-    expansion: int = 3
+    n_fft: Count = 640
+    channels: tuple[Count, ...] = (512, 512, 384, 384)
+    strides: tuple[Count, ...] = (5, 4, 2, 160)
+    num_blocks: tuple[Count, ...] = (2, 2, 2, 6)
+    kernel: Kernel = 7
+    expansion: Count = 3
 
     @model_validator(mode="after")
     def _stages_fit(self) -> IstftDecoderConfig:
-        if not len(self.channels) == len(self.strides) == len(self.num_blocks):
+        if not 1 <= len(self.channels) == len(self.strides) == len(self.num_blocks):
             raise ValueError(
                 f"decoder channels, strides and num_blocks have {len(self.channels)}, "
-                f"{len(self.strides)} and {len(self.num_blocks)} entries; expected equally many"
+                f"{len(self.strides)} and {len(self.num_blocks)} entries; expected equally many, one or more"
             )
         _require_whole_overlap("decoder", self.n_fft, self.strides[-1])
         return self
@@ -223,15 +254,28 @@ class IstftDecoderConfig(Config):
 class DiscriminatorConfig(Config):
     """HiFi-GAN's multi-period (MPD) and multi-scale (MSD) discriminators; ``channel_divisor`` makes them small."""
 
-    periods: tuple[int, ...] = (2, 3, 5, 7, 11)
+    periods: tuple[Count, ...] = (2, 3, 5, 7, 11)
     num_scales: int = Field(default=3, ge=0)
     channel_divisor: int = Field(default=1, ge=1)
+
+    @model_validator(mode="after")
+    def _some_judge_of_whole_groups(self) -> DiscriminatorConfig:
+        if not self.periods and not self.num_scales:
+            raise ValueError("discriminator has no periods and num_scales 0; expected one sub-discriminator or more")
+        if self.channel_divisor & (self.channel_divisor - 1):
+            raise ValueError(
+                f"discriminator.channel_divisor is {self.channel_divisor}; expected a power of two, by which grouped "
+                "convolutions can be divided"
+            )
+        return self
 
 
 class CodecLossConfig(Config):
     """Stage-2 losses and their weights (PAPER section stage 2)."""
 
-    stft_ffts: tuple[int, ...] = (2048, 1024, 512, 256, 128)
+    stft_ffts: tuple[Annotated[int, Field(ge=4, multiple_of=4)], ...] = Field(
+        default=(2048, 1024, 512, 256, 128), min_length=1
+    )
     waveform_weight: float = 1.0
     mrstft_weight: float = 2.0
     adversarial_weight: float = 0.1

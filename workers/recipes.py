@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from model.config import ModelConfig
 from shards import store
@@ -29,6 +29,19 @@ class Recipe(BaseModel):
     model: ModelConfig = ModelConfig()
     pretrain: PretrainConfig = PretrainConfig()
     codec: CodecTrainConfig = CodecTrainConfig()
+
+    @model_validator(mode="after")
+    def _trains_what_it_encodes_with(self) -> Recipe:
+        crop_s, most_s = self.pretrain.crop_s, self.ingest.max_utterance_s
+        longest_s = min(most_s, crop_s or most_s)
+        untrained = self.model.encoder.untrained_dilations(longest_s)
+        if untrained:
+            name = "pretrain.crop_s" if longest_s == crop_s else "ingest.max_utterance_s"
+            raise ValueError(
+                f"{name} {longest_s:g} is shorter than model.encoder.window_s {self.model.encoder.window_s:g}: taps of "
+                f"dilation {', '.join(map(str, untrained))} would be used without ever being trained; set both alike"
+            )
+        return self
 
 
 def paper() -> Recipe:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -17,7 +17,7 @@ class OptimizerConfig(Config):
     """AdamW (PAPER section stage 1) with linear warm-up and optional cosine decay to ``final_lr_fraction``."""
 
     lr: float = Field(default=1.5e-4, gt=0)
-    betas: tuple[float, float] = (0.8, 0.99)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.8, 0.99)
     weight_decay: float = Field(default=1e-3, ge=0)
     warmup_steps: int = Field(default=0, ge=0)
     final_lr_fraction: float = Field(default=1.0, ge=0, le=1)

@@ -1,0 +1,78 @@
+"""Configurations that no model can be built from are refused in one line, by whatever number is wrong in them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from model.config import EncoderConfig, HifiganDecoderConfig
+from shards.errors import ConfigError
+from workers.recipes import RECIPES, resolve
+from workers.show import parameters_of
+
+
+def leaves(values: Mapping[str, Any], path: str = "model") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        yield from leaves(value, f"{path}.{key}") if isinstance(value, dict) else ((f"{path}.{key}", value),)
+
+
+def changed(value: Any) -> list[Any]:
+    if isinstance(value, bool | str):
+        return []
+    if isinstance(value, list):
+        return [[], *([first, *value[1:]] for first in changed(value[0]))]
+    return [0, -1, value + 1]
+
+
+@pytest.mark.parametrize("recipe", ["tiny", "fast16k_small"])
+def test_a_wrong_number_is_refused_in_one_line_or_makes_a_model(recipe: str) -> None:
+    refused = 0
+    for path, value in leaves(RECIPES[recipe]().model_dump(mode="json")["model"]):
+        for other in changed(value):
+            try:
+                found = resolve(recipe, overrides=[f"{path}={json.dumps(other)}"])
+            except ConfigError as error:
+                assert "\n" not in str(error)
+                refused += 1
+            else:
+                parameters_of(found.model)
+    assert refused > 60
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.encoder.front_end.residual_kernel=4", "kernel 4 is even and has no centre; use 3 or 5"),
+        ("model.decoder.mrf_kernels=[3, 8]", "kernel 8 is even"),
+        ("model.jepa.predictor.hidden_dim=66", "predictor.hidden_dim 66 is not a multiple of its num_heads 4"),
+        ("model.discriminator.channel_divisor=3", "channel_divisor is 3; expected a power of two"),
+        ("model.discriminator={periods: [], num_scales: 0}", "expected one sub-discriminator or more"),
+        ("pretrain.optimizer.betas=[0.8, 1.0]", "pretrain.optimizer.betas.1: Input should be less than 1"),
+    ],
+)
+def test_the_message_names_the_value_and_the_rule(override: str, message: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        resolve("tiny", overrides=[override])
+    assert message in str(refused.value)
+
+
+def test_taps_that_training_never_reaches_are_not_encoded_with() -> None:
+    """Residual block i has taps 3^i and 5^i away: at 3,000 positions a second, 5^6 is 5.2 s, 5^7 26 s."""
+    encoder = EncoderConfig()
+    assert encoder.untrained_dilations(15.0) == encoder.untrained_dilations(20.0) == ()
+    assert 5**6 in encoder.untrained_dilations(5.2) and 5**7 not in encoder.untrained_dilations(5.2)
+    assert 5**6 not in encoder.untrained_dilations(5.6)
+    for override, name in (("pretrain.crop_s=4", "pretrain.crop_s 4"), ("ingest.max_utterance_s=5", "ingest.max")):
+        with pytest.raises(ConfigError, match=rf"{name}.* without ever being trained; set both alike"):
+            resolve("paper", overrides=[override])
+    resolve("paper", overrides=["pretrain.crop_s=4", "model.encoder.window_s=4"])
+    resolve("small", overrides=["pretrain.crop_s=4"])  # two residual blocks: no tap is further than 5 positions
+    resolve("fast16k", overrides=["pretrain.crop_s=4"])
+
+
+def test_six_listed_kernels_need_six_dilations() -> None:
+    with pytest.raises(ValueError, match="mrf_kernels has 6 entries and mrf_dilations 3"):
+        HifiganDecoderConfig(mrf_kernels=(3, 7, 11, 15, 23, 33))
