@@ -19,12 +19,14 @@ class UsageOutput:
         entropy_bits: mean over dims of the entropy of a dim's levels, in bits; at most log2(levels).
         perplexity: 2 ** entropy_bits.
         dead_dims: dims that only ever take one level.
+        dim_level_share: share of each level in each dim [dim, levels].
     """
 
     level_share: Float[Tensor, "levels"]
     entropy_bits: float
     perplexity: float
     dead_dims: int
+    dim_level_share: Float[Tensor, "dim levels"]
 
 
 def level_usage(level_indices: Integer[Tensor, "frames dim"], levels: int) -> UsageOutput:
@@ -35,7 +37,7 @@ def level_usage(level_indices: Integer[Tensor, "frames dim"], levels: int) -> Us
     share = one_hot.double().mean(dim=0)
     entropy = float(-(share * share.clamp(min=1e-12).log2()).sum(dim=1).mean())
     dead = int((share.amax(dim=1) == 1).sum())
-    return UsageOutput(share.mean(dim=0).float(), entropy, 2**entropy, dead)
+    return UsageOutput(share.mean(dim=0).float(), entropy, 2**entropy, dead, share.float())
 
 
 def effective_rank(latents: Float[Tensor, "frames dim"]) -> float:

@@ -17,7 +17,7 @@ from workers.curves import spectrograms
 from workers.engine import gather_from_ranks, rows_of_all_ranks
 from workers.loader import Batch
 from workers.train_rank import RankSetup
-from workers.watches import latent_health, token_perplexity
+from workers.watches import latent_health, per_dim, token_perplexity
 
 SAMPLES = "samples"
 
@@ -42,7 +42,9 @@ def validate_codec(codec: Codec, batches: list[Batch], device: torch.device, con
         latents.append(encoded.latents.transpose(1, 2)[valid].float().cpu())
     mrstft_sum, difference_sum, total = sum(gather_from_ranks(sums)).tolist()  # type: ignore[union-attr]
     losses = {"mrstft": mrstft_sum / total, "waveform": difference_sum / total}
-    return losses | _code_use(rows_of_all_ranks(digits), config) | latent_health(rows_of_all_ranks(latents))
+    frames = rows_of_all_ranks(latents)
+    spread = latent_health(frames) | per_dim("latent_std", frames.std(dim=0, correction=0))
+    return losses | _code_use(rows_of_all_ranks(digits), config) | spread
 
 
 def _code_use(digits: Tensor, config: ModelConfig) -> dict[str, float]:
@@ -51,6 +53,8 @@ def _code_use(digits: Tensor, config: ModelConfig) -> dict[str, float]:
     packing = Packing(digits.shape[1], config.fsq.levels, config.fsq.group_size, config.fsq.digit_order)
     tokens = torch.from_numpy(packing.pack(digits.numpy()).astype(np.int64))
     shares = {f"level_{i}_share": float(share) for i, share in enumerate(usage.level_share)}
+    for level, share in enumerate(usage.dim_level_share.T):
+        shares |= per_dim(f"level_{level}_share", share)
     return {
         "level_entropy_bits": usage.entropy_bits,
         "level_perplexity": usage.perplexity,

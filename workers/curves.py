@@ -55,6 +55,20 @@ def overview(history: History, *, title: str) -> bytes:
     return _png(figure)
 
 
+def dims(history: History, *, title: str) -> bytes:
+    """What each validation said of each latent dim as PNG, one panel a figure: dims upwards, validations rightwards."""
+    families: dict[str, list[list[float]]] = {}
+    for name, values in history.by_name("dims").items():
+        families.setdefault(name.partition("[")[0], []).append(values)
+    figure, grid = _figure(3.2 * max(1, len(families)), 5, 1, max(1, len(families)))
+    for axes, (name, rows) in zip(np.ravel(grid), families.items(), strict=False):
+        picture = axes.imshow(np.array(rows), aspect="auto", origin="lower", interpolation="nearest", cmap="viridis")
+        axes.set(title=name, xlabel="validation", ylabel="dim")
+        figure.colorbar(picture, ax=axes)
+    figure.suptitle(title)
+    return _png(figure)
+
+
 def spectrograms(clips: Sequence[tuple[str, np.ndarray]], sample_rate: int) -> bytes:
     """Log-magnitude spectrograms of clips below each other, on one scale, as PNG.
 

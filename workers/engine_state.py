@@ -65,7 +65,7 @@ def _write(engines: Mapping[str, Any], folder: Path, history: History) -> None:
 
 @contextlib.contextmanager
 def _failures_noted(writer: Any, problems: list[str]) -> Iterator[None]:
-    """Within the block, a file that DeepSpeed's ``writer`` cannot write adds a line to ``problems`` and raises nothing."""
+    """Within the block, a file that DeepSpeed's ``writer`` cannot write is a line in ``problems`` and no exception."""
     save = writer.save
 
     def noting(state_dict: Any, path: str) -> None:

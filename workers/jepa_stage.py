@@ -18,6 +18,7 @@ from model.jepa import Jepa
 from model.masking import sample_mask
 from model.padding import frame_mask, valid_mask, zero_invalid
 from shards import store
+from shards.errors import InputError, explain
 from shards.outputs import pretty_json
 from workers.engine import (
     backward,
@@ -33,7 +34,7 @@ from workers.loader import Batch
 from workers.ray_training import RankJob
 from workers.sample_plan import mix
 from workers.train_rank import RankSetup, run_rank
-from workers.watches import daam_spread, ema_distance, gate_health, latent_health, relative_loss
+from workers.watches import daam_spread, ema_distance, gate_health, latent_health, per_dim, relative_loss
 
 ENCODER_FILE, CONFIG_FILE = "encoder.safetensors", "config.json"
 COLLAPSED_STD = 0.01
@@ -68,7 +69,8 @@ class JepaStage:
         set_learning_rate(engine, lr)
         masks = [self._masks(batch) for batch in batches]
         counts = [int(mask.sum()) for mask in masks]
-        total = float(sum_over_ranks(torch.tensor([float(sum(counts))], device=self._setup.device))[0])
+        # Clips of one frame have none to predict; a step of nothing but those has a loss of 0 and no gradient.
+        total = max(1.0, float(sum_over_ranks(torch.tensor([float(sum(counts))], device=self._setup.device))[0]))
         sums = torch.zeros(3, dtype=torch.float64, device=self._setup.device)
         norm: dict[str, float] = {}
         for batch, mask, count in zip(batches, masks, counts, strict=True):
@@ -86,7 +88,7 @@ class JepaStage:
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """See :class:`workers.train_loop.Stage`."""
+        """See :class:`workers.train_loop.Stage`. Raises InputError: the clips are too short for any masked frame."""
         self._jepa.eval()
         sums = torch.zeros(3, dtype=torch.float64)
         latents, gates, predictions = [], [], []
@@ -104,6 +106,7 @@ class JepaStage:
             gates.append(encoded.gate[valid].cpu())
             predictions.append(predicted.transpose(1, 2)[masked].cpu())
         error_sum, cosine_sum, count = sum(gather_from_ranks(sums)).tolist()  # type: ignore[union-attr]
+        _require_masked_frames(count, self._jepa_config.mask_ratio)
         spread = float(rows_of_all_ranks(predictions).std(dim=0, correction=0).mean())
         targets = rows_of_all_ranks(latents)
         return {
@@ -114,6 +117,7 @@ class JepaStage:
             "collapsed": float(spread < COLLAPSED_STD),
             "ema_distance": ema_distance(self._jepa),
             **latent_health(targets),
+            **per_dim("latent_std", targets.std(dim=0, correction=0)),
             **gate_health(rows_of_all_ranks(gates)),
             **daam_spread(self._jepa.context_encoder),
         }
@@ -149,3 +153,15 @@ class JepaStage:
         frames = -(-batch.num_samples // self._hop)
         valid = frame_mask(frames, context.shape[-1], context.device)
         return self._jepa.predictor(zero_invalid(context, valid), valid).float()
+
+
+def _require_masked_frames(count: float, mask_ratio: float) -> None:
+    if not count:
+        raise InputError(
+            explain(
+                "frames to predict in the validation clips",
+                value=0,
+                expected=f"floor({mask_ratio:g} * frames) above 0 in some clip",
+                fix="raise pretrain.crop_s or model.jepa.mask_ratio, or shard longer utterances",
+            )
+        )

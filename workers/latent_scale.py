@@ -47,6 +47,7 @@ def standardize_latents(encoder: Encoder, setup: RankSetup) -> None:
 
 
 def _clips(job: RankJob) -> Iterator[Batch]:
+    """Training clips. One that cannot be read is left out; the training that follows quarantines it and tells so."""
     config, model = job.recipe.codec, job.recipe.model.encoder
     crops = ClipMaker(clip_maker(model, config).crop_samples, model.framing.hop_length, fixed_crops=True)
     utterances = Utterances(job.shards_uri, "train", model.sample_rate)

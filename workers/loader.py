@@ -2,7 +2,8 @@
 
 What a batch holds is a pure function of the plan and a position, so prefetching, restarts and the number of ranks
 change nothing, and resuming reads nothing of what is behind. An utterance that cannot be read is quarantined with its
-reason and replaced by another one drawn from its slot's seed; beyond a stated share the run stops.
+reason and replaced by another one drawn from its slot's seed; beyond a stated share the run stops. An object store that
+is away is no fault of an utterance: it is waited for, and then the run stops.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ import torch
 from torch import Tensor
 
 from shards import audio, index, wds
-from shards.errors import InputError, SyllabaryError, explain
+from shards.errors import InputError, SyllabaryError, UnavailableError, explain
 from workers.sample_plan import SamplePlan, Slot, crop_start, epoch_order, mix
 from workers.training_config import AugmentConfig
 
 PREFETCH_STEPS = 3
+STORAGE_PATIENCE_S = 300.0
 NO_AUGMENTATION = AugmentConfig()
 _READ_COLUMNS = ("utterance_id", "shard", "offset", "size_bytes", "sample_rate", "num_samples", "sha256", "speaker")
 _SUBSTITUTES = 16
@@ -79,12 +81,29 @@ class Utterances:
         return audio.resample(samples, rate, self.sample_rate)
 
     def read_or_quarantine(self, utterance: int) -> np.ndarray | None:
-        """The utterance, or None after noting why it cannot be read."""
+        """The utterance, or None after noting why it cannot be read.
+
+        Raises:
+            UnavailableError: the store has been away for ``STORAGE_PATIENCE_S``.
+        """
         try:
-            return self.read(utterance)
+            return self._read_patiently(utterance)
+        except UnavailableError:
+            raise
         except SyllabaryError as error:
             self.quarantined[str(self.row(utterance)["utterance_id"])] = str(error)
             return None
+
+    def _read_patiently(self, utterance: int) -> np.ndarray:
+        deadline, wait_s = time.monotonic() + STORAGE_PATIENCE_S, 0.5
+        while True:
+            try:
+                return self.read(utterance)
+            except UnavailableError:
+                if time.monotonic() + wait_s > deadline:
+                    raise
+            time.sleep(wait_s)
+            wait_s = min(2 * wait_s, 15.0)
 
 
 @dataclass(frozen=True)
@@ -168,6 +187,7 @@ class TrainLoader:
 
         Raises:
             InputError: more than max_quarantined_percent of the utterances cannot be read.
+            UnavailableError: the store is away.
         """
         while len(self._ahead) < PREFETCH_STEPS:
             self._ahead.append(self._pool.submit(self.step_at, self._next_read))
@@ -235,7 +255,8 @@ class TrainLoader:
 def fixed_batches(
     utterances: Utterances, clips: ClipMaker, share: RankShare, *, seed: int, count: int
 ) -> Iterator[Batch]:
-    """This rank's part of the same ``count`` utterances every time, for validation; unreadable ones are left out."""
+    """This rank's part of the same ``count`` utterances every time, for validation; unreadable ones are left out, and
+    stand in ``utterances.quarantined``."""
     chosen = epoch_order(seed, 0, len(utterances))[:count][share.rank :: share.world_size]
     for first in range(0, len(chosen), share.micro_batch_size):
         pairs: list[tuple[Slot, np.ndarray]] = []

@@ -2,7 +2,8 @@
 
 The table travels in every checkpoint, so a resumed run continues it and a finished one holds each step once. What
 depends on the machine (seconds, rates) is kept apart in the split "timing", so that everything else is the same bytes
-for the same run. TensorBoard events carry the step as their wall time for the same reason.
+for the same run. The split "dims" has what a validation says of each latent dim, by names like ``latent_std[017]``.
+TensorBoard events carry the step as their wall time for the same reason.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import pyarrow.parquet as pq
 
 from shards import store
 
-Split = Literal["train", "valid", "timing"]
+Split = Literal["train", "valid", "dims", "timing"]
 SCHEMA = pa.schema([("step", pa.int64()), ("split", pa.string()), ("name", pa.string()), ("value", pa.float64())])
 METRICS, TIMINGS = "metrics.parquet", "timings.parquet"
 EVENTS = ("tensorboard", "events.out.tfevents.0.syllabary")
@@ -51,7 +52,15 @@ class History:
         """The names of a split, sorted."""
         return sorted({row.name for row in self.rows if row.split == split})
 
-    def to_parquet(self, splits: Iterable[Split] = ("train", "valid", "timing")) -> bytes:
+    def by_name(self, split: Split) -> dict[str, list[float]]:
+        """The values of every name of a split, names sorted."""
+        found: dict[str, list[float]] = {}
+        for row in self.rows:
+            if row.split == split:
+                found.setdefault(row.name, []).append(row.value)
+        return dict(sorted(found.items()))
+
+    def to_parquet(self, splits: Iterable[Split] = ("train", "valid", "dims", "timing")) -> bytes:
         """The rows of some splits as one Parquet file: same rows, same bytes."""
         wanted = set(splits)
         chosen = [row for row in self.rows if row.split in wanted]
@@ -69,7 +78,7 @@ class History:
 
     def publish(self, run_uri: str) -> None:
         """Write metrics.parquet, timings.parquet and the TensorBoard events below ``run_uri``."""
-        store.publish_bytes(store.join(run_uri, METRICS), self.to_parquet(("train", "valid")))
+        store.publish_bytes(store.join(run_uri, METRICS), self.to_parquet(("train", "valid", "dims")))
         store.publish_bytes(store.join(run_uri, TIMINGS), self.to_parquet(("timing",)))
         store.publish_bytes(store.join(run_uri, *EVENTS), self.to_events())
 

@@ -19,7 +19,7 @@ from shards import store
 from shards.errors import StorageError, SyllabaryError, explain
 from shards.outputs import mark_done
 from workers.checkpoints import CheckpointStore, Manifest
-from workers.curves import loss_curve, overview
+from workers.curves import dims, loss_curve, overview
 from workers.engine import gather_from_ranks, learning_rate, world
 from workers.engine_state import load_engines, save_engines
 from workers.loader import Batch, TrainLoader
@@ -53,7 +53,7 @@ class Stage(Protocol):
         """One optimizer step over all micro-batches; metrics over all ranks, more of them when ``detailed``."""
 
     def validate(self) -> dict[str, float]:
-        """Metrics over all ranks on the held-out utterances."""
+        """Metrics over all ranks on the held-out utterances; those of single dims by names like ``latent_std[017]``."""
 
     def illustrate(self, step: int) -> None:
         """Publish what can be heard or seen of the model at this step (rank 0 only)."""
@@ -187,7 +187,8 @@ def _require_finite(stats: Mapping[str, float], run: Run, step: int) -> None:
 
 def _validate(stage: Stage, run: Run) -> None:
     found = stage.validate()
-    run.history.add(run.step, "valid", found)
+    run.history.add(run.step, "valid", {name: value for name, value in found.items() if "[" not in name})
+    run.history.add(run.step, "dims", {name: value for name, value in found.items() if "[" in name})
     run.say(f"step {run.step:,}: validation {stage.headline} {found[stage.headline]:.4f}")
     if run.is_leader:
         try:
@@ -265,6 +266,7 @@ def _draw(stage: Stage, run: Run) -> None:
     )
     store.publish_bytes(store.join(run.run_uri, CURVES, f"{stage.headline}.png"), picture)
     store.publish_bytes(store.join(run.run_uri, CURVES, "overview.png"), overview(run.history, title=stage.name))
+    store.publish_bytes(store.join(run.run_uri, CURVES, "dims.png"), dims(run.history, title=stage.name))
 
 
 class Pace:
@@ -288,7 +290,7 @@ class Pace:
 
     @property
     def audio_s(self) -> float:
-        """Seconds of audio over all ranks."""
+        """Seconds of audio over all ranks, taking every rank's for as many as this one's."""
         return self._samples / self._run.loader.utterances.sample_rate * world()[1]
 
     def measures(self) -> dict[str, float]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 
 import torch
 
 from model.config import EncoderConfig
 from shards.errors import InputError, explain
 from workers.checkpoints import CheckpointStore, Manifest
-from workers.engine import join_process_group, select_device, world
+from workers.engine import gather_from_ranks, join_process_group, select_device, world
 from workers.engine_state import needs_universal
 from workers.loader import Batch, ClipMaker, RankShare, TrainLoader, Utterances, fixed_batches
 from workers.ray_metrics import Meter
@@ -52,7 +54,7 @@ def run_rank(job: RankJob, config: TrainConfig, make_stage: Callable[[RankSetup]
     say = _leader_says(job)
     loader = make_loader(job, config)
     step = find_resume_step(job.run_uri, say)
-    setup = RankSetup(job, device, list(validation_batches(job, config)), _is_from_other_world(job, config, step))
+    setup = RankSetup(job, device, validation_batches(job, config, say), _is_from_other_world(job, config, step))
     torch.manual_seed(config.seed)
     stage = make_stage(setup)
     run = Run(job.run_uri, config, loader, say, _leader_meters(job, stage.name))
@@ -83,8 +85,12 @@ def make_loader(job: RankJob, config: TrainConfig) -> TrainLoader:
     )
 
 
-def validation_batches(job: RankJob, config: TrainConfig) -> list[Batch]:
-    """This rank's share of the held-out clips. Raises InputError: no held-out utterance."""
+def validation_batches(job: RankJob, config: TrainConfig, say: Callable[[str], None]) -> list[Batch]:
+    """This rank's share of the held-out clips; ``say`` is told of every one that cannot be read. Collective.
+
+    Raises:
+        InputError: there is no held-out utterance, or more than max_quarantined_percent of them cannot be read.
+    """
     encoder = job.recipe.model.encoder
     utterances = Utterances(job.shards_uri, "valid", encoder.sample_rate)
     if not len(utterances):
@@ -95,9 +101,26 @@ def validation_batches(job: RankJob, config: TrainConfig) -> list[Batch]:
             )
         )
     fixed = ClipMaker(clip_maker(encoder, config).crop_samples, encoder.framing.hop_length, fixed_crops=True)
-    return list(
-        fixed_batches(utterances, fixed, rank_share(config), seed=config.seed, count=config.num_validation_utterances)
-    )
+    count = min(config.num_validation_utterances, len(utterances))
+    batches = list(fixed_batches(utterances, fixed, rank_share(config), seed=config.seed, count=count))
+    left_out = {name: why for part in gather_from_ranks(utterances.quarantined) for name, why in part.items()}
+    for name, why in left_out.items():
+        say(f"left out of the validation: {name}: {why}")
+    _require_enough(left_out, count, config, job.shards_uri)
+    return batches
+
+
+def _require_enough(left_out: dict[str, str], count: int, config: TrainConfig, shards_uri: str) -> None:
+    """As for training: one may always be missing, but not all."""
+    if len(left_out) == count or len(left_out) * 100 > max(config.max_quarantined_percent * count, 100):
+        raise InputError(
+            explain(
+                f"{len(left_out)} of {count} validation utterances at {shards_uri} cannot be read, the last because: "
+                f"{list(left_out.values())[-1]}",
+                expected=f"at most {config.max_quarantined_percent:g} %",
+                fix="mend the shards, or raise max_quarantined_percent",
+            )
+        )
 
 
 def rank_share(config: TrainConfig) -> RankShare:
@@ -107,11 +130,11 @@ def rank_share(config: TrainConfig) -> RankShare:
 
 
 def clip_maker(encoder: EncoderConfig, config: TrainConfig) -> ClipMaker:
-    """Crops of whole frames, at most the encoder's window."""
+    """Crops of whole frames, at most ``crop_s`` and the encoder's window."""
     framing = encoder.framing
     frames = framing.window_frames
     if config.crop_s is not None:
-        frames = max(1, min(frames, int(config.crop_s * float(framing.frame_rate))))
+        frames = max(1, min(frames, math.floor(Fraction(str(config.crop_s)) * framing.frame_rate)))
     fixed = isinstance(config, CodecTrainConfig) and config.cache_latents
     return ClipMaker(frames * framing.hop_length, framing.hop_length, config.augment, fixed_crops=fixed)
 

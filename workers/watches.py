@@ -21,6 +21,11 @@ def latent_health(latents: Tensor) -> dict[str, float]:
     }
 
 
+def per_dim(name: str, values: Tensor) -> dict[str, float]:
+    """One figure for each of the dims [dim], named ``name[000]``, ``name[001]``, ...: metrics of the split "dims"."""
+    return {f"{name}[{dim:03}]": value for dim, value in enumerate(values.double().tolist())}
+
+
 def relative_loss(loss: float, targets: Tensor) -> float:
     """The squared error over the variance of the targets [frames, dim]: 1 is what their mean as prediction would get.
 

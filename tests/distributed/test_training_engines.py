@@ -11,6 +11,8 @@ from safetensors.torch import load as from_safetensors
 from safetensors.torch import save as to_safetensors
 from training_testing import Lines, no_dropout, train_here, trained, training_recipe
 
+from model.discriminators import Discriminators
+from model.losses import discriminator_loss
 from shards.errors import ConfigError
 from workers import engine
 from workers.engine import deepspeed_config, frozen, learning_rate, select_device
@@ -121,6 +123,77 @@ def test_two_ranks_hold_equal_discriminators_and_the_generator_leaks_nothing_int
     (before_0, after_0, leaked_0), (before_1, after_1, leaked_1) = found
     assert before_0 == before_1 != after_0 == after_1
     assert leaked_0 == leaked_1 == 0
+
+
+def _gradient_of_an_adversarial_step(stage: Any, run: Any) -> tuple[float, float]:
+    """(largest gradient in the discriminators after a whole micro-step, its distance from their own loss's)."""
+    batch = run.loader.take()[0]
+    run.loader.close()
+    stage._prepare(1e-3)
+    alone = Discriminators(stage._model.discriminator)
+    alone.load_state_dict(stage._discriminators.state_dict())
+    with torch.no_grad():
+        generated = stage._generate(batch)
+    discriminator_loss(alone(batch.waveform, batch.num_samples), alone(generated, batch.num_samples)).backward()
+    stage._micro_step(batch, stage._shares([batch])[0], adversarial=True)
+    pairs = list(zip(stage._discriminators.parameters(), alone.parameters(), strict=True))
+    apart = max(float((found.grad - wanted.grad).abs().max()) for found, wanted in pairs)
+    return max(float(wanted.grad.abs().max()) for _, wanted in pairs), apart
+
+
+def test_a_micro_step_leaves_the_discriminators_their_own_gradient_and_no_other(single, shards, encoder, tmp_path):
+    recipe, out = training_recipe(), str(tmp_path / "out")
+    ((largest, apart),) = single.run(_watched, "codec", recipe, out, shards, encoder, _gradient_of_an_adversarial_step)
+    assert apart < 1e-4 * largest
+
+
+def _what_the_optimizers_get(stage: Any, run: Any) -> tuple[list[tuple[str, float, float]], list[dict[str, float]]]:
+    """(engine, rate, norm of its gradient) of every optimizer step of six, and what the stage says of them."""
+    seen: list[tuple[str, float, float]] = []
+    for name, engine_ in stage.engines.items():
+
+        def note(optimizer: Any, *_: Any, name: str = name) -> None:
+            grads = [p.grad for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
+            seen.append((name, optimizer.param_groups[0]["lr"], float(torch.nn.utils.get_total_norm(grads))))
+
+        getattr(engine_.optimizer, "optimizer", engine_.optimizer).register_step_pre_hook(note)
+    said = []
+    for step in range(1, 7):
+        rate = learning_rate(run.train.optimizer, step, run.train.num_steps)
+        said.append(stage.train_step(step, run.loader.take(), rate, detailed=True))
+    run.loader.close()
+    return seen, said
+
+
+@pytest.mark.parametrize("zero", [0, 2])
+def test_gradients_reach_the_optimizers_clipped_and_at_the_scheduled_rate(single, shards, encoder, tmp_path, zero):
+    recipe = training_recipe(codec__optimizer__clip_norm=0.05, codec__zero_stage=zero)
+    ((seen, said),) = single.run(
+        _watched, "codec", recipe, str(tmp_path / "out"), shards, encoder, _what_the_optimizers_get
+    )
+    rates = [learning_rate(recipe.codec.optimizer, step, recipe.codec.num_steps) for step in range(1, 7)]
+    generator, judges = ([row for row in seen if row[0] == name] for name in ("generator", "discriminators"))
+    assert [rate for _, rate, _ in generator] == pytest.approx(rates)
+    assert [rate for _, rate, _ in judges] == pytest.approx([rate / 2 for rate in rates[4:]])  # from step 5 on
+    for rows, before in (
+        (generator, [stats["gradient_norm"] for stats in said]),
+        (judges, [stats["discriminator_gradient_norm"] for stats in said[4:]]),
+    ):
+        assert max(before) > 0.05
+        assert [norm for *_, norm in rows] == pytest.approx([min(norm, 0.05) for norm in before], rel=1e-3)
+
+
+def _step_without_masks(stage: Any, run: Any) -> tuple[dict[str, float], bool]:
+    stats = stage.train_step(1, run.loader.take(), 1e-3, detailed=True)
+    run.loader.close()
+    return stats, all(bool(p.isfinite().all()) for p in stage._jepa.parameters())
+
+
+def test_a_step_of_clips_too_short_to_mask_has_no_loss_and_no_harm(single, shards, encoder, tmp_path):
+    recipe, out = training_recipe(pretrain__crop_s=0.06, model__encoder__window_s=0.06), str(tmp_path / "out")
+    ((stats, finite),) = single.run(_watched, "pretrain", recipe, out, shards, encoder, _step_without_masks)
+    assert stats["loss"] == 0 and stats["gradient_norm"] == 0
+    assert finite
 
 
 def test_cached_latents_train_the_same_codec(single, shards, encoder, tmp_path):

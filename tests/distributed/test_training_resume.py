@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from training_testing import Gang, Trained, no_dropout, train_here, trained, training_recipe
 
-from shards import store
+from shards import outputs, store
 from workers.checkpoints import CheckpointStore
+from workers.recipes import Recipe
 
 
 def _run(gang: Gang, stage: str, out: Path | str, inputs: tuple[str, str], stop_after: int = 0, **changes) -> list[str]:
@@ -90,6 +91,36 @@ def test_a_damaged_newest_checkpoint_is_skipped_and_named(single, shards, encode
     )
     assert "resumes from the checkpoint of step 2" in said
     assert trained(out).weights == whole.weights
+
+
+def _with_validation_losses(losses: list[float], recipe: Recipe, out: str, shards: str) -> None:
+    """Run stage 1 on this rank with these losses in the place of the validations'."""
+    from workers.jepa_stage import JepaStage
+
+    validate, told = JepaStage.validate, iter(losses)
+    JepaStage.validate = lambda self: validate(self) | {"loss": next(told)}  # type: ignore[method-assign]
+    try:
+        train_here("pretrain", recipe, out, shards)
+    finally:
+        JepaStage.validate = validate  # type: ignore[method-assign]
+
+
+def test_the_best_checkpoint_outlives_newer_ones(single, shards, tmp_path):
+    recipe, out = training_recipe(pretrain__keep_checkpoints=1), str(tmp_path / "run")
+    single.run(_with_validation_losses, [5.0, 1.0, 3.0], recipe, out, shards)  # of steps 0, 4 and 8
+    assert CheckpointStore(out).steps() == [4, 8]
+    done = outputs.read_done(out)
+    assert (done["best_checkpoint_step"], done["best_valid_loss"], done["final_valid_loss"]) == (4, 1, 3)
+
+
+def test_a_run_killed_before_it_published_its_weights_publishes_them_the_next_time(single, shards, encoder, tmp_path):
+    whole = _uninterrupted(single, "pretrain", tmp_path, (shards, encoder))
+    _run(single, "pretrain", tmp_path / "cut", (shards, encoder), 8)
+    assert outputs.read_done(str(tmp_path / "cut")) is None
+    said = _run(single, "pretrain", tmp_path / "cut", (shards, encoder))
+    assert "resumes from the checkpoint of step 8" in said
+    cut = trained(str(tmp_path / "cut"))
+    assert (cut.weights, cut.series) == (whole.weights, whole.series)
 
 
 def test_retention_keeps_the_newest_and_the_best_and_sweeps_orphans(single, shards, encoder, tmp_path):

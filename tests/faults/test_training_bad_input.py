@@ -173,6 +173,14 @@ def test_storage_that_fails_at_the_end_stops_the_run_with_what_to_do(gang, shard
     assert outputs.read_done(out) is None
 
 
+def test_clips_too_short_to_mask_are_refused(gang, shards, tmp_path):
+    out, recipe = str(tmp_path / "out"), training_recipe(pretrain__crop_s=0.06, model__encoder__window_s=0.06)
+    ((_, error),) = gang.run(_train_with, "full_disk", recipe, out, shards)
+    assert error.startswith("InputError: frames to predict in the validation clips: 0; expected floor(0.5 * frames)")
+    assert "raise pretrain.crop_s" in error
+    assert CheckpointStore(out).steps() == []
+
+
 def _train_on_a_full_disk(recipe: Any, out: str, shards: str) -> list[str]:
     """Run stage 1 on this rank; at step 4 the kernel takes no more than 4 KiB of a file."""
     import resource

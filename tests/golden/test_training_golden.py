@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from training_testing import Gang, prepare_encoder, train_here, trained, write_training_shards
 
+from workers.metrics import History
 from workers.recipes import Recipe, resolve
 
 RECORDED = Path(__file__).parent / "training_curves.json"
@@ -30,17 +31,49 @@ def _tiny(stage: str) -> Recipe:
     return resolve("tiny", overrides=[f"{stage}.{key}={value}" for key, value in changes.items()])
 
 
+WATCHES = {
+    "pretrain": {
+        "train": {"loss", "prediction_std", "target_std", "gradient_norm", "learning_rate"},
+        "valid": {
+            "loss", "relative_loss", "target_prediction_cosine", "prediction_std", "collapsed", "ema_distance",
+            "latent_effective_rank", "latent_std_mean", "latent_std_min", "latent_std_max", "gate_mean", "gate_std",
+            "daam_offset_spread", "daam_scale_spread", "daam_alpha_mean",
+        },
+        "dims": {"latent_std[000]", "latent_std[127]"},
+    },
+    "codec": {
+        "train": {
+            "total", "waveform", "mrstft", "adversarial", "feature_matching", "discriminator_loss", "gradient_norm",
+            "discriminator_real", "discriminator_generated", "discriminator_gradient_norm", "learning_rate",
+        },
+        "valid": {
+            "mrstft", "waveform", "level_entropy_bits", "level_perplexity", "dead_dims", "token_perplexity",
+            "level_0_share", "level_3_share", "latent_effective_rank", "latent_std_mean",
+        },
+        "dims": {"latent_std[127]", "level_0_share[000]", "level_3_share[127]"},
+    },
+}  # fmt: skip
+TIMINGS = {"step_s", "data_wait_fraction", "audio_s_per_s"}
+
+
 @pytest.fixture(scope="module")
-def curves(tmp_path_factory) -> dict[str, dict[str, list[float]]]:
+def runs(tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("golden")
     shards = write_training_shards(str(folder / "shards"))
     encoder = prepare_encoder(folder / "encoder", _tiny("codec"))
-    gang, found = Gang(1), {}
-    for stage, names in NAMES.items():
+    gang = Gang(1)
+    for stage in NAMES:
         gang.run(train_here, stage, _tiny(stage), str(folder / stage), shards, encoder)
-        series = trained(str(folder / stage)).series
-        found[stage] = {f"{split}/{name}": series[split, name] for split, name in sorted(series) if name in names}
     gang.stop()
+    return {stage: folder / stage for stage in NAMES}
+
+
+@pytest.fixture(scope="module")
+def curves(runs) -> dict[str, dict[str, list[float]]]:
+    found = {}
+    for stage, names in NAMES.items():
+        series = trained(str(runs[stage])).series
+        found[stage] = {f"{split}/{name}": series[split, name] for split, name in sorted(series) if name in names}
     if os.environ.get("REWRITE_GOLDEN"):
         RECORDED.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
     return found
@@ -53,3 +86,19 @@ def test_the_curve_is_as_recorded(curves, stage):
     for name, values in recorded.items():
         assert curves[stage][name] == pytest.approx(values, rel=TOLERANCE, nan_ok=True), name
         assert len(values) >= 3
+
+
+@pytest.mark.parametrize("stage", sorted(NAMES))
+def test_a_run_leaves_every_watch_in_its_metrics_its_events_and_its_pictures(runs, stage):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    metrics = History.from_parquet((runs[stage] / "metrics.parquet").read_bytes())
+    timings = History.from_parquet((runs[stage] / "timings.parquet").read_bytes())
+    events = set(EventAccumulator(str(runs[stage] / "tensorboard")).Reload().Tags()["scalars"])
+    for split, names in WATCHES[stage].items():
+        assert names <= set(metrics.names(split)), split
+        assert {f"{split}/{name}" for name in names} <= events
+    assert set(timings.names("timing")) == TIMINGS
+    assert {f"timing/{name}" for name in TIMINGS} <= events
+    for picture in (f"{'loss' if stage == 'pretrain' else 'mrstft'}.png", "overview.png", "dims.png"):
+        assert (runs[stage] / "curves" / picture).read_bytes().startswith(b"\x89PNG")

@@ -20,6 +20,7 @@ def test_constant_dims_are_dead() -> None:
     found = level_usage(indices, 2)
     assert found.dead_dims == 1
     assert found.entropy_bits == pytest.approx(0.5)
+    assert found.dim_level_share.tolist() == [[0.5, 0.5], [0.0, 1.0]]
 
 
 def test_no_frames_is_refused() -> None:

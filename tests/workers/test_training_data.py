@@ -9,8 +9,10 @@ import pytest
 from training_testing import RATE, training_recipe, write_training_shards
 
 from shards import index, store
-from shards.errors import InputError
+from shards.errors import InputError, UnavailableError
+from workers import loader as loader_module
 from workers.loader import ClipMaker, RankShare, TrainLoader, Utterances, fixed_batches
+from workers.recipes import resolve
 from workers.sample_plan import SamplePlan, crop_start, epoch_order, mix
 from workers.train_rank import clip_maker, make_loader, validation_batches
 from workers.training_config import AugmentConfig
@@ -160,7 +162,60 @@ def test_fewer_utterances_than_ranks_is_refused(tmp_path, monkeypatch):
 def test_an_empty_valid_split_is_refused_with_its_fix(tmp_path):
     uri = write_training_shards(str(tmp_path / "shards"), valid=0)
     with pytest.raises(InputError, match=r"no utterance in the valid split.*ingest\.split_by=recording"):
-        validation_batches(_Job(uri), training_recipe().pretrain)
+        validation_batches(_Job(uri), training_recipe().pretrain, print)
+
+
+def test_a_held_out_utterance_that_cannot_be_read_is_told_and_more_than_one_stop_the_run(tmp_path):
+    uri = write_training_shards(str(tmp_path / "shards"))
+    config, said = training_recipe().pretrain, list[str]()
+    rows = Utterances(uri, "valid", RATE)
+    chosen = [int(i) for i in epoch_order(config.seed, 0, len(rows))[: config.num_validation_utterances]]
+    for number, utterance in enumerate(chosen[:2]):
+        row = rows.row(utterance)
+        tar = index.shard_uri(uri, row["shard"])
+        data = bytearray(store.read_bytes(tar))
+        data[row["offset"] + row["size_bytes"] // 2] ^= 0xFF
+        store.publish_bytes(tar, bytes(data))
+        if number == 0:
+            batches = validation_batches(_Job(uri), config, said.append)
+            assert [slot.utterance for batch in batches for slot in batch.slots] == chosen[1:]
+            assert len(said) == 1 and said[0].startswith(f"left out of the validation: {row['utterance_id']}: shard")
+    with pytest.raises(InputError, match=r"2 of 4 validation utterances .* damaged .*; expected at most 5 %; mend"):
+        validation_batches(_Job(uri), config, said.append)
+
+
+def test_a_store_that_is_away_is_waited_for_and_nothing_is_quarantined(shards, monkeypatch):
+    expected = _loader(shards).step_at(0)[0].waveform
+    read, failures, slept = Utterances.read, iter([True, True, False]), list[float]()
+
+    def flaky(self: Utterances, utterance: int) -> np.ndarray:
+        if next(failures, False):
+            raise UnavailableError("the store does not answer")
+        return read(self, utterance)
+
+    monkeypatch.setattr(Utterances, "read", flaky)
+    monkeypatch.setattr(loader_module.time, "sleep", slept.append)
+    found = _loader(shards)
+    assert found.step_at(0)[0].waveform.equal(expected)
+    assert slept == [0.5, 1.0] and not found.utterances.quarantined
+    failures = iter([True] * 9)
+    monkeypatch.setattr(loader_module, "STORAGE_PATIENCE_S", 0.0)
+    with pytest.raises(UnavailableError, match="does not answer"):
+        found.take()
+    assert not found.utterances.quarantined
+    found.close()
+
+
+def test_shards_on_s3_give_the_batches_of_shards_on_disk(shards, s3):
+    remote = s3.bucket()
+    for entry in store.list_files(shards):
+        store.publish_bytes(store.join(remote, entry.name), store.read_bytes(entry.uri))
+    ours, theirs = _loader(shards), _loader(remote)
+    for _ in range(3):
+        (on_disk,), (on_s3,) = ours.take(), theirs.take()
+        assert on_s3.waveform.equal(on_disk.waveform) and on_s3.slots == on_disk.slots
+    ours.close()
+    theirs.close()
 
 
 def test_crops_are_whole_frames_within_the_window():
@@ -168,3 +223,5 @@ def test_crops_are_whole_frames_within_the_window():
     assert clip_maker(recipe.model.encoder, recipe.codec).crop_samples == 8 * 120
     assert clip_maker(recipe.model.encoder, recipe.pretrain).crop_samples == recipe.model.framing.window_samples
     assert np.isclose(recipe.model.framing.window_samples / RATE, 1.2)
+    exact = resolve("small_12hz", overrides=["codec.crop_s=4.56"])  # 57 frames; 56.99999999999999 in binary
+    assert clip_maker(exact.model.encoder, exact.codec).crop_samples == 57 * exact.model.framing.hop_length
