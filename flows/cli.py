@@ -118,11 +118,14 @@ def tokenize(
 def verify(
     archive: ArchiveOption,
     shards: Annotated[str | None, typer.Option("--shards", help="Check coverage of these shards too.")] = None,
+    only_new: Annotated[bool, typer.Option("--new", help="Only parts that no earlier run with --new found intact.")] = (
+        False
+    ),
 ) -> None:
-    """Check every byte of an archive; damage is named and the exit code is 1."""
+    """Check every byte of an archive; damage is named and the exit code is 2."""
     from workers.jobs import VerifyJob
 
-    submit_and_print(VerifyJob(archive=archive, shards=shards))
+    submit_and_print(VerifyJob(archive=archive, shards=shards, only_new=only_new))
 
 
 @app.command()

@@ -24,10 +24,11 @@ def ingest_new(
     overrides: Overrides = (),
     num_workers: NumWorkers = None,
 ) -> dict[str, Any]:
-    """Shard and tokenize what is new, and verify the archive against the shards.
+    """Shard and tokenize what is new, and verify that: the archive's new parts, and that it covers all shards.
 
     Idempotent: recordings that have shards, and shards that have parts, stay as they are; with nothing new the run
-    only checks. Recording by recording the source may grow; one that changed or vanished is refused.
+    only checks. To read the parts of earlier nights again is for the weekly scrub. Recording by recording the source
+    may grow; one that changed or vanished is refused.
 
     Args:
         source: Folder or URI of audio files, a manifest (.jsonl), or a tar of LibriLight.
@@ -41,7 +42,7 @@ def ingest_new(
     """
     sharded = shard_corpus(source, shards, recipe=recipe, config=config, overrides=overrides, num_workers=num_workers)
     tokenized = tokenize_shards(shards, tokenizer, archive, num_workers=num_workers)
-    verified = verify_archive(archive, shards)
+    verified = verify_archive(archive, shards, only_new=True)
     artifacts.ledger("nightly", sharded["ledger"])
     figures = {"new shards": sharded["wrote"], "new parts": tokenized["num_new_parts"], **verified}
     artifacts.summary("nightly", figures, {"shards": shards, "archive": archive})

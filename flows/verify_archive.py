@@ -13,13 +13,14 @@ from workers.jobs import VerifyJob
 
 
 @flow(name="verify-archive")
-def verify_archive(archive: Archive, shards: Shards | None = None) -> dict[str, Any]:
+def verify_archive(archive: Archive, shards: Shards | None = None, only_new: bool = False) -> dict[str, Any]:
     """Verify ``archive``, and its coverage of ``shards`` when given; damage fails the flow and is named.
 
     Args:
         archive: URI of the token archive.
         shards: URI of the shards that the archive has to cover; empty: only the archive itself.
+        only_new: Leave out the parts that an earlier run with this set found intact; off for a scrub.
     """
-    result = run_job(VerifyJob(archive=archive, shards=shards))
+    result = run_job(VerifyJob(archive=archive, shards=shards, only_new=only_new))
     artifacts.summary("verify", result, {"archive": archive})
     return result

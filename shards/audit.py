@@ -7,8 +7,10 @@ rows' crc32c say where it lies, so that undamaged rows are known and stay readab
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +22,7 @@ from shards.archive_ledger import TOKENIZED, Ledger, ledger_name, sha256, shards
 from shards.errors import FormatError, NotFoundError, SyllabaryError
 from shards.token_archive import LEDGER, PARTS, SUMS, ArchiveFormat, PartMetadata, open_part, part_name
 
-_READ_ERRORS = (pa.ArrowException, OSError, ValueError)
+_READ_ERRORS = (pa.ArrowException, OSError, ValueError, ArithmeticError)  # the last: lengths and rates without sense
 _SHOWN_SPANS = 3
 
 
@@ -50,33 +52,63 @@ class Finding:
 
 @dataclass
 class Audit:
-    """What a scrub saw: counts, seconds of audio, bytes read and all findings."""
+    """What a scrub saw: counts, seconds of audio, bytes read, all findings, and size in bytes of every intact part."""
 
     num_parts: int = 0
     num_rows: int = 0
     duration_s: float = 0.0
     size_bytes: int = 0
     findings: list[Finding] = field(default_factory=list)
+    intact: dict[str, int] = field(default_factory=dict)
 
 
 def audit_archive(
-    archive_uri: str, shards_uri: str | None = None, on_part: Callable[[str, int, int], None] | None = None
+    archive_uri: str,
+    shards_uri: str | None = None,
+    on_part: Callable[[str, int, int], None] | None = None,
+    known: Mapping[str, int] = MappingProxyType({}),
 ) -> Audit:
     """Scrub an archive; memory is that of one part. ``on_part`` hears (shard, number, total).
+
+    Parts that are ``known`` to be intact, by shard and size in bytes, are looked for but not read.
 
     Raises:
         NotFoundError, FormatError, VersionError: there is no archive of a known version.
     """
     form = read_format(archive_uri)
-    names = {folder: shards_in(archive_uri, folder) for folder in (PARTS, LEDGER, SUMS)}
-    indexed = index.committed_shards(shards_uri) if shards_uri else None
-    audit = Audit(findings=list(_coverage_findings(names, indexed)))
-    for number, shard in enumerate(names[PARTS]):
+    sizes = _part_sizes(archive_uri)
+    names = {PARTS: list(sizes), **{folder: shards_in(archive_uri, folder) for folder in (LEDGER, SUMS)}}
+    indexed = set(index.committed_shards(shards_uri)) if shards_uri else None
+    told_of = set[str]().union(*names.values(), indexed or ())
+    audit = Audit(findings=[*_coverage_findings(names, indexed), *_done_findings(archive_uri, len(told_of))])
+    audit.intact = {shard: size for shard, size in sizes.items() if known.get(shard) == size}
+    todo = [shard for shard in sizes if shard not in audit.intact]
+    for number, shard in enumerate(todo):
         rows = index.read_index_part(shards_uri, shard) if shards_uri and indexed and shard in indexed else None
         _audit_part(archive_uri, shard, form, rows, audit)
+        audit.intact[shard] = sizes[shard]
         if on_part:
-            on_part(shard, number + 1, len(names[PARTS]))
+            on_part(shard, number + 1, len(todo))
+    damaged = {PurePosixPath(finding.file).stem for finding in audit.findings}
+    audit.intact = {shard: size for shard, size in audit.intact.items() if shard not in damaged}
     return audit
+
+
+def _part_sizes(archive_uri: str) -> dict[str, int]:
+    """Bytes of every part, by shard."""
+    entries = store.list_files(store.join(archive_uri, PARTS), suffix=".parquet")
+    return {entry.name.removesuffix(".parquet"): entry.size_bytes for entry in entries}
+
+
+def _done_findings(archive_uri: str, num_shards: int) -> Iterable[Finding]:
+    """Whether a complete archive still knows all of its shards: one whose files are all gone leaves no other trace."""
+    try:
+        done = outputs.read_done(archive_uri)
+    except FormatError:
+        yield Finding(outputs.DONE, "does not parse")
+        return
+    if done is not None and done.get("num_parts", 0) > num_shards:
+        yield Finding(outputs.DONE, f"tells of {done['num_parts']} parts; there is a trace of {num_shards}")
 
 
 def read_format(archive_uri: str) -> ArchiveFormat:
@@ -85,7 +117,7 @@ def read_format(archive_uri: str) -> ArchiveFormat:
     return ArchiveFormat.from_json({**claim["inputs"], **claim["config"]}, store.join(archive_uri, outputs.CLAIM))
 
 
-def _coverage_findings(names: dict[str, list[str]], indexed: list[str] | None) -> Iterable[Finding]:
+def _coverage_findings(names: dict[str, list[str]], indexed: set[str] | None) -> Iterable[Finding]:
     parts, ledgers, sums = (set(names[folder]) for folder in (PARTS, LEDGER, SUMS))
     for shard in sorted((ledgers | sums) - parts):
         yield Finding(part_name(shard), "the part is missing, its ledger or checksums are there")
@@ -94,9 +126,9 @@ def _coverage_findings(names: dict[str, list[str]], indexed: list[str] | None) -
     for shard in sorted(parts - sums):
         yield Finding(sums_name(shard), "the checksums are missing")
     if indexed is not None:
-        for shard in sorted(set(indexed) - parts - ledgers - sums):
+        for shard in sorted(indexed - parts - ledgers - sums):
             yield Finding(part_name(shard), "the part is missing: its shard is not tokenized")
-        for shard in sorted(parts - set(indexed)):
+        for shard in sorted(parts - indexed):
             yield Finding(part_name(shard), "a foreign part: no shard of that name")
 
 
@@ -144,7 +176,10 @@ def _sum_findings(
 
 
 def _describes(ledger: Ledger, shard: str, part: bytes) -> bool:
-    metadata = PartMetadata.of(open_part(io.BytesIO(part), part_name(shard)).metadata.metadata, part_name(shard))
+    try:
+        metadata = PartMetadata.of(open_part(io.BytesIO(part), part_name(shard)).metadata.metadata, part_name(shard))
+    except FormatError:
+        return False
     told = (ledger.shard, ledger.shard_digest, ledger.part_sha256, ledger.part_size_bytes)
     return told == (shard, metadata.shard_digest, sha256(part), len(part))
 
@@ -174,6 +209,7 @@ def _row_findings(
         return
     if known is not None and len(known) != file.metadata.num_rows:
         yield Finding(name, f"has {file.metadata.num_rows} rows; its ledger has {len(known)} tokenized utterances")
+        known = None  # says nothing of single rows
     first = 0
     for group in range(file.metadata.num_row_groups):
         yield from _group_findings(part, file, group, first, form, known, audit)
@@ -258,6 +294,8 @@ def _place(
     begin = first if len(rows) > last else first - offset_of_table
     spans: dict[str, tuple[float, float]] = {}
     for row in rows.slice(begin, last - first + 1).to_pylist():
+        if row["sample_rate"] <= 0:  # read in spite of the damage
+            continue
         start, end = (x / row["sample_rate"] for x in (row["start_sample"], row["start_sample"] + row["num_samples"]))
         low, high = spans.get(row["recording_id"], (start, end))
         spans[row["recording_id"]] = (min(low, start), max(high, end))

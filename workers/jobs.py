@@ -100,11 +100,15 @@ class TokenizeJob(Job):
 
 
 class VerifyJob(Job):
-    """Check every byte of an archive, and its coverage when ``shards`` is given."""
+    """Check every byte of an archive, and its coverage when ``shards`` is given.
+
+    ``only_new`` leaves out the parts that an earlier such job found intact and recorded in the archive.
+    """
 
     module: ClassVar[str] = "verify"
     archive: str
     shards: str | None = None
+    only_new: bool = False
 
 
 class RestoreJob(Job):

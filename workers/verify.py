@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from shards.audit import audit_archive
-from shards.errors import DamageError
+from shards.audit import Audit, audit_archive
+from shards.errors import DamageError, FormatError
+from shards.verified import read_verified, record_verified
 from workers.job_main import Progress, run_job, say
 from workers.jobs import VerifyJob
 
 
 def verify(job: VerifyJob) -> dict[str, Any]:
     """Check every byte and row of the archive, and its coverage when the job names shards.
+
+    With ``only_new``, parts that an earlier such run recorded as intact are not read again. The record is made by such
+    a run; where there is one, a whole run puts it right.
 
     Raises:
         DamageError: something is damaged, missing or foreign; each finding was printed.
@@ -23,17 +27,40 @@ def verify(job: VerifyJob) -> dict[str, Any]:
         progress = progress or Progress("verify", total, "parts")
         progress.add(1, shard)
 
-    audit = audit_archive(job.archive, job.shards, on_part)
+    record = _record(job)
+    audit = audit_archive(job.archive, job.shards, on_part, known=record if record and job.only_new else {})
     for finding in audit.findings:
         say("verify", str(finding))
+    if audit.intact != record and (job.only_new or record is not None):
+        record_verified(job.archive, audit.intact)
     if audit.findings:
         raise DamageError(
             f"{len(audit.findings)} damages in {job.archive}, first: {audit.findings[0]}; "
             "run `syllabary tokenize` again to make damaged and missing parts anew"
         )
-    say("verify", f"{audit.num_rows:,} utterances, {audit.duration_s:,.1f} s in {audit.num_parts:,} parts: all intact")
+    return _summary(audit)
+
+
+def _record(job: VerifyJob) -> dict[str, int] | None:
+    """What was verified before, None where that is not recorded. Raises FormatError: a damaged record is needed."""
+    try:
+        return read_verified(job.archive)
+    except FormatError as error:
+        if job.only_new:
+            raise
+        say("verify", f"{error.args[0].partition(';')[0]}: written anew")
+        return {}
+
+
+def _summary(audit: Audit) -> dict[str, Any]:
+    """Say and return what was found intact."""
+    num_known = len(audit.intact) - audit.num_parts
+    known = f"; {num_known:,} parts were verified before" if num_known else ""
+    figures = f"{audit.num_rows:,} utterances, {audit.duration_s:,.1f} s in {audit.num_parts:,} parts"
+    say("verify", f"{figures}: all intact{known}")
     return {
         "num_parts": audit.num_parts,
+        "num_known_parts": num_known,
         "num_utterances": audit.num_rows,
         "duration_s": round(audit.duration_s, 3),
         "size_bytes": audit.size_bytes,

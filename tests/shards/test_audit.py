@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from shards import outputs
 from shards.audit import audit_archive
 from shards.errors import NotFoundError
 from shards.packing import Packing
@@ -126,6 +127,62 @@ def test_a_truncated_and_a_foreign_part_are_found(archive: Path, tmp_path: Path)
     assert "unreadable" in findings["parts/train-000000.parquet"].what
     assert findings["parts/train-000000.parquet"].rows == (0, 63)
     assert "metadata is not this archive's" in str(findings["parts/train-000001.parquet"])
+
+
+def test_a_shard_that_is_gone_with_all_its_files_is_missed_once_the_archive_was_complete(archive: Path) -> None:
+    outputs.mark_done(str(archive), {"num_parts": 3})
+    (archive / "parts/train-000001.parquet").unlink()
+    assert [f.file for f in audit_archive(str(archive)).findings] == ["parts/train-000001.parquet"]
+    (archive / "ledger/train-000001.parquet").unlink()
+    (archive / "sums/train-000001.sha256").unlink()
+    assert [str(f) for f in audit_archive(str(archive)).findings] == [
+        "done.json: tells of 3 parts; there is a trace of 2"
+    ]
+    (archive / "done.json").write_text("{")
+    assert [str(f) for f in audit_archive(str(archive)).findings] == ["done.json: does not parse"]
+
+
+def test_a_ledger_of_fewer_rows_than_the_part_is_told_without_blaming_the_rows(archive: Path) -> None:
+    from dataclasses import replace
+
+    from shards.archive_ledger import read_ledger
+
+    ledger = read_ledger(str(archive), "train-000000")
+    (archive / "ledger/train-000000.parquet").write_bytes(replace(ledger, rows=ledger.rows.slice(0, 5)).encode())
+    audit = audit_archive(str(archive))
+    assert audit.num_rows == 192, "every row was read and counted"
+    assert [f.file for f in audit.findings] == ["parts/train-000000.parquet", "sums/train-000000.sha256"]
+    assert "has 64 rows; its ledger has 5 tokenized utterances" in audit.findings[0].what
+
+
+def test_a_foreign_file_with_checksums_of_its_own_is_named_and_the_scrub_goes_on(archive: Path) -> None:
+    from shards.archive_ledger import sha256
+
+    part, sums = archive / "parts/train-000000.parquet", archive / "sums/train-000000.sha256"
+    part.write_bytes(b"no Parquet at all")
+    ledger_line = sums.read_text().splitlines()[1]
+    sums.write_text(f"{sha256(part.read_bytes())}  parts/train-000000.parquet\n{ledger_line}\n")
+    audit = audit_archive(str(archive))
+    assert {f.file.rpartition(".")[0].rpartition("/")[2] for f in audit.findings} == {"train-000000"}
+    assert "unreadable" in audit.findings[0].what and audit.num_rows == 128
+
+
+@pytest.mark.parametrize(("rate", "num_samples"), [(0, 100), (1, 1 << 62)])
+def test_numbers_without_sense_are_damage_and_no_crash(archive: Path, rate: int, num_samples: int) -> None:
+    from shards.token_archive import encode_part
+
+    for folder, name in (("ledger", "train-000000.parquet"), ("sums", "train-000000.sha256")):
+        (archive / folder / name).unlink()
+    part = archive / "parts/train-000000.parquet"
+    file = pq.ParquetFile(part)
+    table = file.read().replace_schema_metadata({b"syllabary": file.metadata.metadata[b"syllabary"]})
+    for name, value in (("sample_rate", rate), ("num_samples", num_samples)):
+        column = table.schema.get_field_index(name)
+        values = [*table[name].to_pylist()[:20], value, *table[name].to_pylist()[21:]]
+        table = table.set_column(column, table.schema.field(name), pa.array(values, table.schema.field(name).type))
+    part.write_bytes(encode_part(table, row_group_size=16))
+    found = [f for f in audit_archive(str(archive)).findings if f.rows]
+    assert [f.rows for f in found] == [(16, 31)] and found[0].file == "parts/train-000000.parquet"
 
 
 def test_no_archive_is_refused(tmp_path: Path) -> None:
