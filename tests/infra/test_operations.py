@@ -28,7 +28,7 @@ def test_every_file_of_faults_is_in_the_runbook(path: Path) -> None:
     assert any(f"`{name}`" in RUNBOOK for name in re.findall(r"def (test_\w+)", path.read_text()))
 
 
-@pytest.mark.parametrize("name", ["operations.md", "security.md", "plan-librilight.md", "stack.md"])
+@pytest.mark.parametrize("name", ["operations.md", "security.md", "plan-librilight.md", "stack.md", "evaluation.md"])
 def test_links_lead_somewhere(name: str) -> None:
     text = (ROOT / "docs" / name).read_text()
     for target in re.findall(r"\]\(([^)#:]+)\)", text):
