@@ -10,7 +10,7 @@ import soundfile
 
 from shards import store
 from shards.audio import encode_flac
-from shards.errors import ConflictError, explain
+from shards.errors import ConflictError, InputError, explain
 from workers.encode_files import target_uris
 from workers.job_main import Progress, run_job
 from workers.jobs import DecodeJob
@@ -33,7 +33,12 @@ def decode_files(job: DecodeJob) -> dict[str, Any]:
 
 
 def _matching(uri: str, tokenizer: Tokenizer) -> TokenFile:
-    """The token file, if this tokenizer's encoder made it. Raises ConflictError."""
+    """The token file, if this tokenizer can decode it.
+
+    Raises:
+        ConflictError: another encoder made it.
+        InputError: its tokens are not those of its length; names the file.
+    """
     content = read_token_file(uri)
     if content.encoder_digest != tokenizer.encoder_digest:
         raise ConflictError(
@@ -44,6 +49,10 @@ def _matching(uri: str, tokenizer: Tokenizer) -> TokenFile:
                 fix="use the tokenizer that wrote them",
             )
         )
+    try:
+        tokenizer.require_decodable(content.tokens, content.num_samples, content.sample_rate)
+    except InputError as error:
+        raise InputError(f"{uri}: {error}") from error
     return content
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from shards import store
 from shards.audio import decode as decode_audio
 from shards.errors import ConflictError, FormatError, InputError, explain
@@ -12,16 +15,25 @@ from workers.job_main import Progress, run_job
 from workers.jobs import EncodeJob
 from workers.token_file import SUFFIX, TokenFile, write_token_file
 from workers.tokenizer import Tokenizer
+from workers.tokenizer_input import checked_waveform
 
 
 def encode_files(job: EncodeJob) -> dict[str, Any]:
-    """Encode every file; returns the token files. Nothing is written when any input cannot be read."""
+    """Encode every file; returns the token files.
+
+    Every file is read before the first one is encoded, and again when its turn comes, so that nothing is written when
+    any of them is no speech, and not all of them are held at once.
+
+    Raises:
+        FormatError, InputError: a file is not audio, or holds samples that no tokenizer takes; names the file.
+    """
     targets = target_uris(job.files, job.out, SUFFIX)
     tokenizer = Tokenizer.load(job.tokenizer, decoder=False, device=job.device)
-    waveforms = [_read(uri) for uri in job.files]
-    progress = Progress("encode", sum(len(wav) / rate for wav, rate in waveforms), "s of audio")
+    durations = [len(wav) / rate for wav, rate in map(_read, job.files)]
+    progress = Progress("encode", sum(durations), "s of audio")
     written = []
-    for (wav, rate), target in zip(waveforms, targets, strict=True):
+    for uri, target in zip(job.files, targets, strict=True):
+        wav, rate = _read(uri)
         found = tokenizer.encode(wav, rate)
         content = TokenFile(
             found.tokens, found.salience, found.num_samples, rate, found.margin, tokenizer.encoder_digest
@@ -56,11 +68,13 @@ def target_uris(files: tuple[str, ...], out: str | None, suffix: str) -> list[st
     return targets
 
 
-def _read(uri: str) -> tuple[Any, int]:
+def _read(uri: str) -> tuple[NDArray[np.float32], int]:
+    """Waveform and sample rate of a file that can be encoded."""
     try:
-        return decode_audio(store.read_bytes(uri))
-    except FormatError as error:
-        raise FormatError(f"{uri}: {error}") from error
+        samples, rate = decode_audio(store.read_bytes(uri))
+        return checked_waveform(samples, rate), rate
+    except (FormatError, InputError) as error:
+        raise type(error)(f"{uri}: {error}") from error
 
 
 if __name__ == "__main__":

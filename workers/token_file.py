@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -72,7 +73,7 @@ def read_token_file(uri: str) -> TokenFile:
                 fix="give a file that `syllabary encode` wrote",
             )
         ) from error
-    metadata = json.loads(header.get("__metadata__", {}).get("syllabary", "{}"))
+    metadata = _metadata(header)
     if metadata.get("kind") != KIND:
         raise FormatError(
             explain(
@@ -84,6 +85,15 @@ def read_token_file(uri: str) -> TokenFile:
         )
     require_version(metadata.get("format_version"), FORMAT_VERSION, f"token file version in {uri}")
     return _token_file(uri, tensors, metadata)
+
+
+def _metadata(header: dict[str, Any]) -> dict[str, str]:
+    """What ``write_token_file`` wrote beside the tensors; empty for a foreign file."""
+    try:
+        found = json.loads(header.get("__metadata__", {}).get("syllabary", "{}"))
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _token_file(uri: str, tensors: dict[str, NDArray[np.generic]], metadata: dict[str, str]) -> TokenFile:

@@ -12,8 +12,7 @@ threads: on a CPU that is also the fastest way.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar, overload
@@ -30,14 +29,21 @@ from model.fsq import Fsq
 from shards.audio import resample, resampled_length
 from shards.errors import InputError, explain
 from shards.packing import Packing
+from workers.canonical import canonical_arithmetic
 from workers.inference import build_encoder, build_generator
 from workers.rates import packing_of
 from workers.tokenizer_files import Digests, TokenizerFiles, load_tokenizer, save_tokenizer
+from workers.tokenizer_input import (
+    checked_device,
+    checked_digits,
+    checked_length,
+    checked_lengths,
+    checked_rate,
+    checked_waveform,
+)
 
 __all__ = ["Encoded", "Tokenizer", "save_tokenizer"]
 
-_PEAK_LIMIT = 16.0
-_RATE_RANGE = (1_000, 768_000)
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -80,7 +86,7 @@ class Tokenizer:
         self.framing: Framing = files.config.framing
         self.packing: Packing = packing_of(files.config)
         self.digests: Digests = files.digests
-        self.device = _checked_device(device)
+        self.device = checked_device(device)
         self._encoder = build_encoder(files.config, files.encoder_state, self.device)
         self._fsq = Fsq(files.config.fsq, files.config.encoder.latent_dim)
         self._generator = None
@@ -131,17 +137,31 @@ class Tokenizer:
         Raises:
             InputError (a ValueError): not floating, not mono, empty, NaN or inf, far out of range, or a bad rate.
         """
-        if isinstance(wav, list):
-            return self._parallel(lambda one: self._encode(one, sample_rate), wav)
-        return self._encode(wav, sample_rate)
+        return self._each(lambda one: self._encode(one, sample_rate), wav)
 
-    def latents(self, wav: NDArray[np.floating], sample_rate: int) -> Float32[np.ndarray, "dim frames"]:
-        """The encoder's output before quantization, float32 [latent_dim, num_frames], for uses other than tokens."""
-        _, windows = self._encode_windows(wav, sample_rate)
-        return torch.cat([w.latents for w in windows], dim=1).cpu().numpy()
+    @overload
+    def latents(self, wav: list[NDArray[np.floating]], sample_rate: int) -> list[Float32[np.ndarray, "dim frames"]]: ...
+    @overload
+    def latents(self, wav: NDArray[np.floating], sample_rate: int) -> Float32[np.ndarray, "dim frames"]: ...
+    def latents(
+        self, wav: NDArray[np.floating] | list[NDArray[np.floating]], sample_rate: int
+    ) -> NDArray[np.float32] | list[NDArray[np.float32]]:
+        """The encoder's output before quantization, float32 [latent_dim, num_frames], for uses other than tokens.
 
-    def salience(self, wav: NDArray[np.floating], sample_rate: int) -> Float32[np.ndarray, "frames"]:
+        Arguments and errors are those of :meth:`encode`; a list gives a list.
+        """
+        return self._each(lambda one: self._latents(one, sample_rate), wav)
+
+    @overload
+    def salience(self, wav: list[NDArray[np.floating]], sample_rate: int) -> list[Float32[np.ndarray, "frames"]]: ...
+    @overload
+    def salience(self, wav: NDArray[np.floating], sample_rate: int) -> Float32[np.ndarray, "frames"]: ...
+    def salience(
+        self, wav: NDArray[np.floating] | list[NDArray[np.floating]], sample_rate: int
+    ) -> NDArray[np.float32] | list[NDArray[np.float32]]:
         """How much the last DAAM gate lifts each frame, g / (1 + g) of its density g: float32 [num_frames] in 0..1.
+
+        Arguments are those of :meth:`encode`; a list gives a list.
 
         Raises:
             InputError: the tokenizer has no DAAM gate, or as for :meth:`encode`.
@@ -155,8 +175,7 @@ class Tokenizer:
                     fix="train one, or use tokens only",
                 )
             )
-        _, windows = self._encode_windows(wav, sample_rate)
-        return _salience(windows).cpu().numpy()
+        return self._each(lambda one: _salience(self._encode_windows(one, sample_rate)[1]).cpu().numpy(), wav)
 
     @overload
     def decode(
@@ -175,28 +194,31 @@ class Tokenizer:
         """The waveform of tokens, or of a list of them: float32 with exactly ``num_samples`` samples each.
 
         Args:
-            tokens: [num_frames, num_groups], or a list of such.
+            tokens: [num_frames, num_groups], or the same in one flat row as an archive has it; or a list of such.
             num_samples: of the utterance at ``sample_rate``, or one a list item.
             sample_rate: to decode to, Hz; None is the model's own.
 
         Raises:
-            InputError (a ValueError): a wrong shape or count, a token that its position cannot take, or a length that
-                does not match the number of frames; or the tokenizer was loaded without its decoder.
+            InputError (a ValueError): as for :meth:`require_decodable`.
         """
-        if not isinstance(tokens, list):
-            assert isinstance(num_samples, int | np.integer), "one array of tokens has one length"
-            return self._decode(tokens, int(num_samples), sample_rate)
-        lengths = list(num_samples) if isinstance(num_samples, Sequence) else []
-        if len(lengths) != len(tokens):
-            raise InputError(
-                explain(
-                    "lengths of a list of tokens",
-                    value=num_samples,
-                    expected=f"a list of {len(tokens)}",
-                    fix="give one num_samples a list item",
-                )
-            )
+        if not isinstance(tokens, list) or (tokens and np.ndim(tokens[0]) == 0):
+            return self._decode(tokens, num_samples, sample_rate)
+        lengths = checked_lengths(num_samples, len(tokens))
         return self._parallel(lambda pair: self._decode(*pair, sample_rate), list(zip(tokens, lengths, strict=True)))
+
+    def require_decodable(self, tokens: ArrayLike, num_samples: object, sample_rate: int | None = None) -> None:
+        """Refuse what :meth:`decode` would refuse of one utterance, without decoding it.
+
+        Raises:
+            InputError (a ValueError): a count that is no multiple of the group count, another shape or type, a token
+                that its position cannot take, a length that does not match the number of frames, or the tokenizer was
+                loaded without its decoder.
+        """
+        self._checked_digits(tokens, num_samples, sample_rate)
+
+    def _latents(self, wav: NDArray[np.floating], sample_rate: int) -> NDArray[np.float32]:
+        _, windows = self._encode_windows(wav, sample_rate)
+        return torch.cat([w.latents for w in windows], dim=1).cpu().numpy()
 
     def _encode(self, wav: NDArray[np.floating], sample_rate: int) -> Encoded:
         num_samples, windows = self._encode_windows(wav, sample_rate)
@@ -210,13 +232,13 @@ class Tokenizer:
         )
 
     def _encode_windows(self, wav: NDArray[np.floating], sample_rate: int) -> tuple[int, list[_Frames]]:
-        samples = _checked_waveform(wav, sample_rate)
+        samples = checked_waveform(wav, sample_rate)
         at_model_rate = resample(samples, sample_rate, self.sample_rate)
         num_frames = self.framing.num_frames(len(at_model_rate))
         padded = torch.zeros(num_frames * self.framing.hop_length)
         padded[: len(at_model_rate)] = torch.from_numpy(at_model_rate)
         windows = self.framing.encode_windows(num_frames)
-        with _canonical_arithmetic():
+        with canonical_arithmetic(self.device):
             return len(samples), [self._encode_window(padded, window) for window in windows]
 
     def _encode_window(self, padded: Float[Tensor, "samples"], window: Span) -> _Frames:
@@ -233,14 +255,13 @@ class Tokenizer:
             encoded.latents[0, :, kept].float(),
         )
 
-    def _decode(self, tokens: NDArray[np.integer], num_samples: int, sample_rate: int | None) -> NDArray[np.float32]:
-        rate = _checked_rate(self.sample_rate if sample_rate is None else sample_rate)
-        digits = self._checked_digits(tokens, num_samples, rate)
-        length = resampled_length(num_samples, rate, self.sample_rate)
+    def _decode(self, tokens: ArrayLike, num_samples: object, sample_rate: int | None) -> NDArray[np.float32]:
+        digits, length, rate = self._checked_digits(tokens, num_samples, sample_rate)
+        model_length = resampled_length(length, rate, self.sample_rate)
         values = self._fsq.values_of(torch.from_numpy(digits.T.copy())[None].to(self.device))
-        with _canonical_arithmetic():
-            waveform = self._decode_chunks(values)[:length].numpy()
-        return np.ascontiguousarray(resample(waveform, self.sample_rate, rate)[:num_samples])
+        with canonical_arithmetic(self.device):
+            waveform = self._decode_chunks(values)[:model_length].numpy()
+        return np.ascontiguousarray(resample(waveform, self.sample_rate, rate)[:length])
 
     def _decode_chunks(self, values: Float[Tensor, "1 dim frames"]) -> Float[Tensor, "samples"]:
         """Chunk by chunk with the generator's whole context, so that memory is bounded and joins are exact.
@@ -261,33 +282,33 @@ class Tokenizer:
             faded_from = waveform[last - offset : last - offset + fade]
         return joined
 
-    def _checked_digits(self, tokens: NDArray[np.integer], num_samples: int, rate: int) -> NDArray[np.uint8]:
+    def _checked_digits(
+        self, tokens: ArrayLike, num_samples: object, sample_rate: int | None
+    ) -> tuple[NDArray[np.uint8], int, int]:
+        """Digits uint8 [num_frames, num_dims], number of samples and sample rate."""
         if self._generator is None:
             raise InputError(
                 explain(
                     "decode with a tokenizer loaded without its decoder", fix="use Tokenizer.load(uri, decoder=True)"
                 )
             )
-        if num_samples < 1:
-            raise InputError(explain("num_samples", value=num_samples, expected="1 or more"))
-        tokens = np.asarray(tokens)
-        try:
-            digits = self.packing.unpack(tokens)
-        except ValueError as error:
-            raise InputError(
-                explain(f"tokens do not fit the tokenizer: {error}", fix="use the tokenizer that wrote them")
-            ) from error
-        frames = self.num_frames(num_samples, rate)
-        if len(tokens) != frames:
+        rate = checked_rate(self.sample_rate if sample_rate is None else sample_rate)
+        length, digits = checked_length(num_samples), checked_digits(tokens, self.packing)
+        frames = self.num_frames(length, rate)
+        if len(digits) != frames:
             raise InputError(
                 explain(
-                    f"frames of {num_samples} samples at {rate} Hz",
-                    value=len(tokens),
+                    f"frames of {length} samples at {rate} Hz",
+                    value=len(digits),
                     expected=str(frames),
                     fix="give the num_samples and sample_rate of the utterance",
                 )
             )
-        return digits
+        return digits, length, rate
+
+    def _each(self, action: Callable[[T], R], items: T | list[T]) -> R | list[R]:
+        """The action on the item, or on every item of a list."""
+        return self._parallel(action, items) if isinstance(items, list) else action(items)
 
     def _parallel(self, action: Callable[[T], R], items: list[T]) -> list[R]:
         """The action on every item, in order; on a CPU one thread an item, as many at a time as torch has threads."""
@@ -302,18 +323,6 @@ class Tokenizer:
             torch.set_num_threads(before)
 
 
-@contextlib.contextmanager
-def _canonical_arithmetic() -> Iterator[None]:
-    """One thread, no gradient, no TF32, no algorithm search: what the promise of equal tokens needs."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.inference_mode(), torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=False):
-            yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def _fade_in(out: Float[Tensor, "samples"], old: Float[Tensor, "samples"], new: Float[Tensor, "samples"]) -> None:
     """Fill ``out`` with a linear fade from ``old`` to ``new``; all of one length."""
     share = torch.linspace(0, 1, len(out))
@@ -323,66 +332,3 @@ def _fade_in(out: Float[Tensor, "samples"], old: Float[Tensor, "samples"], new: 
 def _salience(windows: list[_Frames]) -> Float[Tensor, "frames"]:
     density = torch.cat([w.density for w in windows])
     return density / (1 + density)
-
-
-def _checked_device(device: str) -> torch.device:
-    try:
-        found = torch.device(device)
-    except RuntimeError as error:
-        raise InputError(explain("unknown device", value=device, expected="cpu, cuda or cuda:N")) from error
-    if found.type not in ("cpu", "cuda") or (found.type == "cuda" and not torch.cuda.is_available()):
-        raise InputError(explain("device is not available here", value=device, expected="cpu", fix="use --device cpu"))
-    return found
-
-
-def _checked_rate(sample_rate: int) -> int:
-    low, high = _RATE_RANGE
-    if not isinstance(sample_rate, int | np.integer) or isinstance(sample_rate, bool):
-        raise InputError(explain("sample_rate", value=sample_rate, expected="a whole number of Hz"))
-    if not low <= sample_rate <= high:
-        raise InputError(explain("sample_rate", value=int(sample_rate), expected=f"{low:,} to {high:,} Hz"))
-    return int(sample_rate)
-
-
-def _checked_waveform(wav: ArrayLike, sample_rate: int) -> NDArray[np.float32]:
-    """The waveform as float32 [num_samples], or InputError."""
-    _checked_rate(sample_rate)
-    array = np.asarray(wav)
-    if not np.issubdtype(array.dtype, np.floating):
-        raise InputError(
-            explain(
-                "type of the waveform",
-                value=str(array.dtype),
-                expected="floating samples in -1..1",
-                fix="divide 16-bit integers by 32768",
-            )
-        )
-    if array.ndim != 1:
-        raise InputError(
-            explain(
-                "shape of the waveform",
-                value=list(array.shape),
-                expected="[num_samples], mono",
-                fix="average the channels",
-            )
-        )
-    if not len(array):
-        raise InputError(explain("empty waveform", value=0, expected="1 sample or more"))
-    if not np.isfinite(array).all():
-        at = int(np.argmin(np.isfinite(array)))
-        raise InputError(
-            explain(
-                f"sample {at} of the waveform",
-                value=float(array[at]),
-                expected="finite samples",
-                fix="repair or drop the recording",
-            )
-        )
-    peak = float(np.abs(array).max())
-    if peak > _PEAK_LIMIT:
-        raise InputError(
-            explain(
-                "peak of the waveform", value=peak, expected="samples in -1..1", fix="divide 16-bit integers by 32768"
-            )
-        )
-    return np.ascontiguousarray(array, np.float32)

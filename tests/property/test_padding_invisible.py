@@ -17,6 +17,7 @@ from model.jepa import Jepa
 from model.masking import sample_mask
 
 KINDS = sorted(CONFIGS)
+EDGES = torch.tensor([-0.5, 0.0, 0.5])  # between four levels
 CODECS = {kind: small_codec(kind) for kind in KINDS}
 torch.manual_seed(0)
 JUDGE = Discriminators(CONFIGS["waveform"].discriminator)
@@ -45,6 +46,10 @@ def test_codec(kind: str, lengths: list[int], extra: int) -> None:
             torch.testing.assert_close(encoded.latents[i, :, :frames], single.latents[0], atol=2e-5, rtol=1e-4)
             torch.testing.assert_close(encoded.gate[i, :frames], single.gate[0], atol=2e-4, rtol=1e-3)
             assert not encoded.latents[i, :, frames:].any()
+            firm = (torch.tanh(single.latents[0])[..., None] - EDGES).abs().amin(-1) > 1e-4  # what rounding cannot flip
+            assert firm.float().mean() > 0.9
+            digits = together.quantized.level_indices[i, :, :frames]
+            assert digits[firm].equal(alone.quantized.level_indices[0][firm])
             values = codec.fsq.values_of(alone.quantized.level_indices)
             wide = F.pad(values, (0, together.quantized.values.shape[-1] - frames), value=7.0)
             decoded = codec.generator(wide, torch.tensor([length]))

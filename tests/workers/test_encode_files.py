@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,31 @@ def test_one_unreadable_input_writes_nothing(tmp_path: Path, tokenizer_uri: str)
     assert not list(tmp_path.glob("*.safetensors"))
 
 
+def test_samples_that_no_tokenizer_takes_write_nothing_and_name_their_file(tmp_path: Path, tokenizer_uri: str) -> None:
+    good = write_wav(tmp_path / "good.wav", 900, RATE)
+    for name, samples in (("nan", [0.1, np.nan]), ("empty", []), ("loud", [0.1, 900.0])):
+        bad = str(tmp_path / f"{name}.wav")
+        soundfile.write(bad, np.array(samples, np.float32), RATE, subtype="FLOAT")
+        with pytest.raises(InputError, match=rf"{name}\.wav: .*waveform"):
+            encode_files(EncodeJob(files=(good, bad), tokenizer=tokenizer_uri, out=str(tmp_path / "out")))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_token_file_that_cannot_be_decoded_writes_nothing_and_is_named(tmp_path: Path, tokenizer_uri: str) -> None:
+    encode_files(EncodeJob(files=(write_wav(tmp_path / "good.wav", 900, RATE),), tokenizer=tokenizer_uri))
+    good, bad = str(tmp_path / "good.tokens.safetensors"), str(tmp_path / "bad.tokens.safetensors")
+    content = read_token_file(good)
+    for harmed, message in (
+        (replace(content, num_samples=2_000), "frames of 2000 samples"),
+        (replace(content, tokens=np.full_like(content.tokens, 16)), "token 16 at frame 0, position 2"),
+        (replace(content, sample_rate=3), "sample_rate: 3"),
+    ):
+        write_token_file(bad, harmed)
+        with pytest.raises(InputError, match=rf"bad\.tokens\.safetensors: .*{message}"):
+            decode_files(DecodeJob(files=(good, bad), tokenizer=tokenizer_uri, out=str(tmp_path / "out")))
+    assert not (tmp_path / "out").exists()
+
+
 def test_tokens_of_another_encoder_are_refused(tmp_path: Path, tokenizer_uri: str) -> None:
     clip = write_wav(tmp_path / "clip.wav", 900, RATE)
     encode_files(EncodeJob(files=(clip,), tokenizer=tokenizer_uri))
@@ -99,6 +125,18 @@ def test_foreign_and_unknown_token_files(tmp_path: Path) -> None:
     path.write_bytes(good.replace(b"syllabary-tokens", b"somebody-elsesss"))
     with pytest.raises(FormatError, match="safetensors of another kind"):
         read_token_file(str(path))
+    for garbled in (b"ot: at all, I say", b"[1,2]" + b" " * 12):
+        header = good[8 : 8 + int.from_bytes(good[:8], "little")]
+        at = header.index(b'"{') + 1
+        wrong = (
+            header[:at]
+            + garbled
+            + b" " * (header.index(b'}"') + 1 - at - len(garbled))
+            + header[header.index(b'}"') + 1 :]
+        )
+        path.write_bytes(good[:8] + wrong + good[8 + len(header) :])
+        with pytest.raises(FormatError, match="safetensors of another kind"):
+            read_token_file(str(path))
     path.write_bytes(good.replace(rb"format_version\": \"1\"", rb"format_version\": \"7\""))
     with pytest.raises(VersionError, match="'7'; expected 1"):
         read_token_file(str(path))

@@ -170,14 +170,22 @@ def test_bad_waveforms_are_refused(tokenizers: dict[str, Tokenizer], wav: np.nda
     ("change", "num_samples", "message"),
     [
         (lambda t: t[:, :-1], 3 * HOP, r"shape \[3, 2\]; expected \[num_frames, num_groups = 3\]"),
-        (lambda t: t.reshape(-1), 3 * HOP, r"shape \[9\]"),
+        (lambda t: t[:, :, None], 3 * HOP, r"shape \[3, 3, 1\]"),
+        (
+            lambda t: t.reshape(-1)[:-1],
+            3 * HOP,
+            "count of the tokens: 8; expected a multiple of 3, the tokens of a frame",
+        ),
+        (lambda t: t.reshape(-1)[:-3], 3 * HOP, "frames of 360 samples at 2000 Hz: 2; expected 3"),
+        (lambda t: t, [3 * HOP], r"num_samples: \[360\]; expected a whole number, 1 or more"),
+        (lambda t: t, 360.0, r"num_samples: 360.0; expected a whole number"),
         (lambda t: t.astype(np.float32), 3 * HOP, "type float32; expected integers"),
         (lambda t: np.where(t == t, 16_384, 0), 3 * HOP, "token 16384 at frame 0, position 0; expected 0 .. 16383"),
         (lambda t: np.full_like(t, 16), 3 * HOP, "token 16 at frame 0, position 2; expected 0 .. 15"),
         (lambda t: t.astype(np.int64) - 20_000, 3 * HOP, "token -"),
         (lambda t: t[:2], 3 * HOP, "frames of 360 samples at 2000 Hz: 2; expected 3"),
         (lambda t: t, 3 * HOP + 1, "frames of 361 samples at 2000 Hz: 3; expected 4"),
-        (lambda t: t, 0, "num_samples: 0; expected 1 or more"),
+        (lambda t: t, 0, "num_samples: 0; expected a whole number, 1 or more"),
         (lambda t: t, -5, "num_samples: -5"),
     ],
 )
@@ -186,6 +194,26 @@ def test_bad_tokens_are_refused(tokenizers: dict[str, Tokenizer], change, num_sa
     tokens = tokenizer.encode(speechlike(3 * HOP), RATE).tokens
     with pytest.raises(InputError, match=message):
         tokenizer.decode(change(tokens), num_samples)
+    with pytest.raises(InputError, match=message):
+        tokenizer.require_decodable(change(tokens), num_samples)
+
+
+def test_tokens_in_one_row_as_an_archive_has_them_are_the_same_tokens(tokenizers: dict[str, Tokenizer]) -> None:
+    tokenizer = tokenizers["waveform"]
+    tokens = tokenizer.encode(speechlike(3 * HOP), RATE).tokens
+    expected = tokenizer.decode(tokens, 3 * HOP)
+    for row in (tokens.reshape(-1), tokens.reshape(-1).tolist()):
+        assert np.array_equal(tokenizer.decode(row, 3 * HOP), expected)
+    both = tokenizer.decode([tokens.reshape(-1), tokens], np.array([3 * HOP, 3 * HOP]))
+    assert all(np.array_equal(wav, expected) for wav in both)
+
+
+def test_latents_and_salience_of_a_list_are_those_of_its_items(tokenizers: dict[str, Tokenizer]) -> None:
+    tokenizer, clips = tokenizers["waveform"], [speechlike(n) for n in (1, 5 * HOP, 30 * HOP)]
+    for found, clip in zip(tokenizer.latents(clips, RATE), clips, strict=True):
+        assert np.array_equal(found, tokenizer.latents(clip, RATE))
+    for found, clip in zip(tokenizer.salience(clips, RATE), clips, strict=True):
+        assert np.array_equal(found, tokenizer.salience(clip, RATE))
 
 
 def test_lists_need_one_length_each(tokenizers: dict[str, Tokenizer]) -> None:
@@ -194,6 +222,8 @@ def test_lists_need_one_length_each(tokenizers: dict[str, Tokenizer]) -> None:
         tokenizers["waveform"].decode([tokens, tokens], [HOP])
     with pytest.raises(InputError, match="expected a list of 1"):
         tokenizers["waveform"].decode([tokens], HOP)
+    with pytest.raises(InputError, match="num_samples: 0; expected a whole number"):
+        tokenizers["waveform"].decode([tokens, tokens], [HOP, 0])
 
 
 def test_what_a_tokenizer_cannot_do_it_refuses(tokenizers: dict[str, Tokenizer], tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_models import CONFIGS, HOP, RATE, small_tokenizer
 
-from workers.recipes import paper, tiny
+from workers.recipes import RECIPES, paper
 from workers.tokenizer import Encoded, Tokenizer, save_tokenizer
 
 KINDS = sorted(CONFIGS)
@@ -79,10 +79,11 @@ def test_alone_or_in_any_batch_and_order(
     assert torch.get_num_threads() == threads
 
 
+@pytest.mark.parametrize("recipe", ["tiny", "fast16k_small"])
 @pytest.mark.parametrize("seconds", [1.0, 4.0, 4.8, 11.3])
-def test_tiny_recipe_at_one_and_two_threads(tmp_path: Path, seconds: float) -> None:
-    """Lengths at which plain torch does give other bits at two threads (measured: 4.0 s at this recipe)."""
-    tokenizer, wav = tiny_tokenizer(tmp_path), clip(int(seconds * 16_000))
+def test_a_recipe_at_one_and_two_threads(tmp_path: Path, recipe: str, seconds: float) -> None:
+    """Lengths at which plain torch does give other bits at two threads (measured: 4.0 s at tiny)."""
+    tokenizer, wav = recipe_tokenizer(tmp_path, recipe), clip(int(seconds * 16_000))
     torch.set_num_threads(1)
     one = tokenizer.encode(wav, 16_000)
     sound = tokenizer.decode(one.tokens, one.num_samples)
@@ -91,14 +92,14 @@ def test_tiny_recipe_at_one_and_two_threads(tmp_path: Path, seconds: float) -> N
     assert np.array_equal(sound, tokenizer.decode(one.tokens, one.num_samples))
 
 
-def tiny_tokenizer(folder: Path) -> Tokenizer:
+def recipe_tokenizer(folder: Path, recipe: str) -> Tokenizer:
     from model.codec import Codec
 
     torch.manual_seed(0)
-    config = tiny().model
+    config = RECIPES[recipe]().model
     codec = Codec(config)
     states = codec.encoder.state_dict(), codec.generator.state_dict()
-    save_tokenizer(str(folder), config, *states, recipe={"name": "tiny"})
+    save_tokenizer(str(folder), config, *states, recipe={"name": recipe})
     return Tokenizer.load(str(folder))
 
 
@@ -132,6 +133,39 @@ def test_precision_is_another_identity_and_is_canonical_too(tmp_path: Path) -> N
     assert same(one, bf16.encode([wav, clip(5)], RATE)[0])
     difference = np.abs(bf16.latents(wav, RATE) - fp32.latents(wav, RATE))
     assert 1e-4 < difference.max() < 0.3
+
+
+SETTINGS = {
+    "legacy": ("torch.set_float32_matmul_precision('medium')", "torch.get_float32_matmul_precision()", "medium"),
+    "new": ("torch.backends.fp32_precision = 'bf16'", "torch.backends.mkldnn.conv.fp32_precision", "bf16"),
+    "cudnn": ("torch.backends.cudnn.benchmark = True", "torch.backends.cudnn.benchmark", "True"),
+}
+_UNDER_SETTING = """
+import sys, numpy as np, torch
+from workers.tokenizer import Tokenizer
+uri, setting, question, out = sys.argv[1:]
+tokenizer, wav = Tokenizer.load(uri), np.load(uri + "/clip.npy")
+exec(setting)
+with torch.autocast("cpu", torch.bfloat16):
+    found = tokenizer.latents([wav, wav], tokenizer.sample_rate)
+    sound = tokenizer.decode(tokenizer.encode(wav, tokenizer.sample_rate).tokens, len(wav))
+np.savez(out, latents=found[1], sound=sound, kept=str(eval(question)))
+"""
+
+
+@pytest.mark.parametrize("setting", sorted(SETTINGS))
+def test_what_the_process_has_set_changes_no_bit_and_is_left_as_it_was(tmp_path: Path, setting: str) -> None:
+    """The settings are the process's own for good, so each is tried in a process of its own."""
+    tokenizer, wav = small_tokenizer("spectral", tmp_path), clip(17 * HOP)
+    np.save(tmp_path / "clip.npy", wav)
+    statement, question, kept = SETTINGS[setting]
+    out = str(tmp_path / "found.npz")
+    command = [sys.executable, "-c", _UNDER_SETTING, str(tmp_path), statement, question, out]
+    subprocess.run(command, check=True)
+    found = np.load(out)
+    assert str(found["kept"]) == kept
+    assert np.array_equal(found["latents"], tokenizer.latents(wav, RATE))
+    assert np.array_equal(found["sound"], tokenizer.decode(tokenizer.encode(wav, RATE).tokens, len(wav)))
 
 
 @pytest.mark.slow
