@@ -138,9 +138,13 @@ def make_archive(
     *,
     packing: Packing = FORMAT.packing,
     row_group_size: int = 16,
+    form: ArchiveFormat | None = None,
 ) -> dict[str, np.ndarray]:
-    """An archive of random digits without any audio; returns the digits [F, D] of every utterance_id."""
-    form = ArchiveFormat("e" * 64, "c" * 64, packing, RATE, 6_400)
+    """An archive of random digits without any audio; returns the digits [F, D] of every utterance_id.
+
+    ``form`` is that of a tokenizer, so that it can restore them.
+    """
+    form = form or ArchiveFormat("e" * 64, "c" * 64, packing, RATE, 6_400)
     form.claim(uri)
     truth: dict[str, np.ndarray] = {}
     for seed, shard in enumerate(shards):

@@ -16,19 +16,10 @@ import pytest
 from infra.stack.object_store import ObjectStore, start_object_store
 from shards import outputs, store
 from shards.audit import audit_archive
-from tests.archive_corpus import archive_contents, make_base
+from tests.archive_corpus import archive_contents
+from tests.faults.conftest import NUM_SHARDS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-NUM_SHARDS = 16
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shards, a tokenizer, and the archive that one process writes."""
-    shards = [f"train-{number:06}" for number in range(NUM_SHARDS)]
-    return make_base(tmp_path_factory.mktemp("cluster-kills"), shards, num_utterances=40)
-
-
 NODE_KILL = """
 import sys, threading, time
 from pathlib import Path
@@ -57,19 +48,19 @@ cluster.shutdown()
 """
 
 
-def test_a_removed_ray_node_loses_and_doubles_nothing(base: Path, tmp_path: Path) -> None:
+def test_a_removed_ray_node_loses_and_doubles_nothing(archive_base: Path, tmp_path: Path) -> None:
     archive = str(tmp_path / "archive")
     done = subprocess.run(
-        [sys.executable, "-c", NODE_KILL, str(base), archive], capture_output=True, text=True, timeout=600
+        [sys.executable, "-c", NODE_KILL, str(archive_base), archive], capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr[-3000:]
     removed_at = int(done.stdout.split("removed ")[1].split()[0])
     assert removed_at < NUM_SHARDS and f"new parts {NUM_SHARDS}" in done.stdout
-    assert archive_contents(archive) == archive_contents(str(base / "archive"))
+    assert archive_contents(archive) == archive_contents(str(archive_base / "archive"))
 
 
 def test_a_killed_s3_server_is_waited_for_and_the_archive_is_whole(
-    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    archive_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import s3fs
 
@@ -80,7 +71,12 @@ def test_a_killed_s3_server_is_waited_for_and_the_archive_is_whole(
         monkeypatch.setenv(key, value)
     s3fs.S3FileSystem.clear_instance_cache()
     archive = f"{first.bucket('bucket')}/archive"
-    job = {"shards": str(base / "shards"), "tokenizer": str(base / "tokenizer"), "archive": archive, "num_workers": 1}
+    job = {
+        "shards": str(archive_base / "shards"),
+        "tokenizer": str(archive_base / "tokenizer"),
+        "archive": archive,
+        "num_workers": 1,
+    }
     driver = subprocess.Popen(
         [sys.executable, "-m", "workers.tokenize_corpus", json.dumps(job)],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
@@ -98,8 +94,8 @@ def test_a_killed_s3_server_is_waited_for_and_the_archive_is_whole(
         servers.append(start_object_store(folder, **keys, base_port=port))
         assert driver.wait(timeout=400) == 0, said[-30:]
         s3fs.S3FileSystem.clear_instance_cache()
-        assert archive_contents(archive) == archive_contents(str(base / "archive"))
-        assert audit_archive(archive, str(base / "shards")).findings == []
+        assert archive_contents(archive) == archive_contents(str(archive_base / "archive"))
+        assert audit_archive(archive, str(archive_base / "shards")).findings == []
         done = outputs.read_done(archive)
         assert done is not None and done["num_parts"] == NUM_SHARDS
     finally:

@@ -16,18 +16,12 @@ import pytest
 
 from shards import store
 from shards.audit import audit_archive
-from tests.archive_corpus import archive_contents, make_base
+from tests.archive_corpus import archive_contents
+from tests.faults.conftest import NUM_SHARDS
 from workers.jobs import RESULT_PREFIX, TokenizeJob
 
-NUM_SHARDS, DEADLINE_S = 16, 200.0
+DEADLINE_S = 200.0
 pytestmark = pytest.mark.timeout(900)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shards of about 40 s of audio each, a tokenizer, and the archive as one process writes it without Ray."""
-    shards = [f"train-{number:06}" for number in range(NUM_SHARDS)]
-    return make_base(tmp_path_factory.mktemp("kills"), shards, num_utterances=40)
 
 
 def command_line(process: psutil.Process) -> str:
@@ -88,44 +82,44 @@ def drivers() -> Iterator[list[Driver]]:
 
 
 def test_a_killed_driver_leaves_whole_parts_and_its_rerun_finishes_the_rest_and_mends_damage(
-    base: Path, tmp_path: Path, drivers: list[Driver]
+    archive_base: Path, tmp_path: Path, drivers: list[Driver]
 ) -> None:
     archive = str(tmp_path / "archive")
-    drivers.append(Driver(base, archive, num_workers=1))
+    drivers.append(Driver(archive_base, archive, num_workers=1))
     drivers[0].wait_for(lambda: drivers[0].num_parts() >= 2)
     drivers[0].kill()
     left = archive_contents(archive)
     parts = [name for name in left if name.startswith("parts/")]
-    expected = archive_contents(str(base / "archive"))
+    expected = archive_contents(str(archive_base / "archive"))
     assert 2 <= len(parts) < NUM_SHARDS and all(left[name] == expected[name] for name in left)
     damaged = Path(archive) / parts[0]
     damaged.write_bytes(left[parts[0]][:-200] + bytes(1) + left[parts[0]][-199:])
     assert [f.file for f in audit_archive(archive).findings] == [parts[0]]
-    drivers.append(Driver(base, archive, num_workers=1))
+    drivers.append(Driver(archive_base, archive, num_workers=1))
     assert drivers[1].finish()["num_new_parts"] == NUM_SHARDS - len(parts) + 1
     assert archive_contents(archive) == expected
-    assert audit_archive(archive, str(base / "shards")).findings == []
+    assert audit_archive(archive, str(archive_base / "shards")).findings == []
 
 
 def test_a_killed_actor_and_two_drivers_racing_lose_and_double_nothing(
-    base: Path, tmp_path: Path, drivers: list[Driver]
+    archive_base: Path, tmp_path: Path, drivers: list[Driver]
 ) -> None:
     archive = str(tmp_path / "archive")
-    drivers += [Driver(base, archive, num_workers=1), Driver(base, archive, num_workers=2)]
+    drivers += [Driver(archive_base, archive, num_workers=1), Driver(archive_base, archive, num_workers=2)]
     drivers[0].wait_for(lambda: bool(drivers[0].descendants("ShardEncoder")))
     drivers[0].wait_for(lambda: drivers[0].num_parts() >= 1)
     actor = drivers[0].descendants("ShardEncoder")[0]
     actor.kill()
     results = [driver.finish() for driver in drivers]
     assert all(result["num_parts"] == NUM_SHARDS for result in results)
-    assert archive_contents(archive) == archive_contents(str(base / "archive"))
-    assert audit_archive(archive, str(base / "shards")).findings == []
+    assert archive_contents(archive) == archive_contents(str(archive_base / "archive"))
+    assert audit_archive(archive, str(archive_base / "shards")).findings == []
 
 
 @pytest.mark.slow
-def test_one_and_three_workers_write_the_same_bytes_to_s3(base: Path, s3, drivers: list[Driver]) -> None:
+def test_one_and_three_workers_write_the_same_bytes_to_s3(archive_base: Path, s3, drivers: list[Driver]) -> None:
     for num_workers in (1, 3):
         archive = f"{s3.bucket()}/archive"
-        drivers.append(Driver(base, archive, num_workers=num_workers))
+        drivers.append(Driver(archive_base, archive, num_workers=num_workers))
         assert drivers[-1].finish()["num_new_parts"] == NUM_SHARDS
-        assert archive_contents(archive) == archive_contents(str(base / "archive"))
+        assert archive_contents(archive) == archive_contents(str(archive_base / "archive"))

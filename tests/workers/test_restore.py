@@ -19,7 +19,8 @@ from shards import audio, index, store
 from shards.archive_reader import ArchiveReader
 from shards.errors import ConflictError, InputError, NotFoundError
 from shards.token_archive import encode_part, row_crc32cs
-from tests.archive_corpus import RATE, make_base, make_tokenizer
+from tests.archive_corpus import RATE, make_archive, make_base, make_tokenizer
+from workers.encode_shard import archive_format
 from workers.jobs import RESULT_PREFIX, RestoreJob
 from workers.restore import restore
 from workers.restore_clips import ShardRestorer
@@ -221,6 +222,46 @@ def renamed_archive(base: Path, archive: Path, name: str) -> str:
     table = table.set_column(table.column_names.index("crc32c"), table.schema.field("crc32c"), crcs)
     part.write_bytes(encode_part(table))
     return str(archive)
+
+
+@pytest.mark.parametrize("place", ["local", "s3"])
+def test_a_time_range_reads_the_row_groups_it_needs_and_nothing_else(
+    base: Path, tmp_path: Path, request: pytest.FixtureRequest, place: str
+) -> None:
+    """To the byte: footers, what the condition asks of the recording's row groups, all columns of those that match."""
+    uri = str(tmp_path / "archive") if place == "local" else request.getfixturevalue("s3").bucket() + "/archive"
+    tokenizer = str(base / "tokenizer")
+    form = archive_format(Tokenizer.load(tokenizer, decoder=False))
+    make_archive(uri, ("train-000000", "train-000001"), 2000, row_group_size=100, form=form)
+    job = RestoreJob(archive=uri, tokenizer=tokenizer, out=str(tmp_path / "out"), recording="101/book/chapter_1")
+    result = restore(job.model_copy(update={"start_s": 300.0, "end_s": 312.0}))
+    part = io.BytesIO(store.read_bytes(f"{uri}/parts/train-000001.parquet"))
+    rows, groups = pq.read_table(part), pq.read_metadata(part)
+    spans = [(r["start_sample"] / RATE, (r["start_sample"] + r["num_samples"]) / RATE) for r in rows.to_pylist()]
+    hits = [i for i in range(1000, 2000) if spans[i][1] > 300 and spans[i][0] < 312]
+    assert result["num_utterances"] == len(hits) > 5
+    asked = {"recording_id", "start_sample", "num_samples", "sample_rate"}
+    selecting = {"utterance_id", "recording_id", "crc32c"}
+    restoring = {*asked, "utterance_id", "speaker", "tokens.list.element"}
+    matching = {i // 100 for i in hits}
+    looked = sum(fetched_bytes(groups, group, asked) for group in range(10, 20))
+    again = sum(fetched_bytes(groups, group, asked) for group in range(10, max(matching) + 1))
+    needed = sum(fetched_bytes(groups, group, own) for group in matching for own in (selecting, restoring))
+    footers = 4 * (64 << 10)  # what Parquet fetches of a file's end: once to open the archive, twice to look, once more
+    assert result["bytes_read"] == footers + looked + again + needed
+    everything = sum(fetched_bytes(groups, group, restoring) for group in range(20))
+    assert len(matching) <= 2 and looked + again + needed < everything / 4
+
+
+def fetched_bytes(groups: pq.FileMetaData, group: int, columns: set[str]) -> int:
+    """Stored bytes of some columns of a row group, and of holes up to 8 KiB between: Arrow asks for them at once."""
+    chunks = [groups.row_group(group).column(i) for i in range(groups.num_columns)]
+    own = [chunk for chunk in chunks if chunk.path_in_schema in columns]
+    assert len(own) == len(columns)
+    starts = [chunk.dictionary_page_offset or chunk.data_page_offset for chunk in own]
+    stops = [start + chunk.total_compressed_size for start, chunk in zip(starts, own, strict=True)]
+    holes = [start - stop for stop, start in zip(stops, starts[1:], strict=False)]
+    return sum(chunk.total_compressed_size for chunk in own) + sum(hole for hole in holes if hole <= 8 << 10)
 
 
 def audio_files(out: Path) -> dict[str, bytes]:
