@@ -14,8 +14,8 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from shards.errors import JobError, SyllabaryError, explain
 from workers.checkpoints import CheckpointStore
@@ -30,13 +30,17 @@ _START_TIMEOUT_VARIABLE = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 
 @dataclass(frozen=True)
 class RankJob:
-    """What every rank gets: small values and the mailbox, an actor that takes progress lines."""
+    """What every rank gets: small values and the mailbox, an actor that takes progress lines.
+
+    ``device`` is what the driver made of the configuration's "auto"; a rank that no driver started decides by itself.
+    """
 
     run_uri: str
     shards_uri: str
     recipe: Recipe
     mailbox: Any
     encoder_uri: str | None = None
+    device: Literal["cpu", "cuda", "auto"] = "auto"
 
 
 class Mailbox:
@@ -73,9 +77,28 @@ def train_on_ray(
         import ray
 
         mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
-        job = make_job(mailbox)
+        num_gpus = float(ray.cluster_resources().get("GPU", 0))
+        job = replace(make_job(mailbox), device=device_of_all_ranks(stage, train, num_gpus))
         with _relayed(mailbox, stage):
             _until_done(stage, rank_main, train, job, scratch)
+
+
+def device_of_all_ranks(stage: str, train: TrainConfig, num_gpus: float) -> Literal["cpu", "cuda"]:
+    """What the ranks train on: the device asked for; for "auto" GPUs when there is one for each rank.
+
+    Ray hides no GPU from a process that asked for none, so a rank must not look for one by itself.
+    """
+    if train.device != "auto":
+        return train.device
+    if num_gpus >= train.num_workers:
+        return "cuda"
+    if num_gpus:
+        say(
+            stage,
+            f"{num_gpus:g} GPUs are fewer than {train.num_workers} ranks, so the CPU trains; "
+            f"set num_workers to {int(num_gpus)} or fewer to use them",
+        )
+    return "cpu"
 
 
 def _until_done(
@@ -110,7 +133,7 @@ def _fit_once(rank_main: Callable[[RankJob], None], train: TrainConfig, job: Ran
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
-    use_gpu = train.device == "cuda" or (train.device == "auto" and _cluster_has_gpus(train.num_workers))
+    use_gpu = job.device == "cuda"
     resources = {"CPU": train.threads_per_worker} | ({"GPU": 1} if use_gpu else {})
     trainer = TorchTrainer(
         rank_main,  # type: ignore[arg-type]
@@ -132,12 +155,6 @@ def _fit_once(rank_main: Callable[[RankJob], None], train: TrainConfig, job: Ran
     except TrainingFailedError as error:
         return _first_line(error)
     return None
-
-
-def _cluster_has_gpus(wanted: int) -> bool:
-    import ray
-
-    return float(ray.cluster_resources().get("GPU", 0)) >= wanted
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -49,7 +49,7 @@ def run_rank(job: RankJob, config: TrainConfig, make_stage: Callable[[RankSetup]
     """
     torch.set_num_threads(config.threads_per_worker)
     os.environ.setdefault("OMP_NUM_THREADS", str(config.threads_per_worker))
-    device = select_device(config)
+    device = select_device(config.model_copy(update={"device": job.device}) if job.device != "auto" else config)
     join_process_group(device)
     say = _leader_says(job)
     loader = make_loader(job, config)
