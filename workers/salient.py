@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +18,16 @@ from shards.where import Condition, parse_where
 from workers.job_main import run_job, say
 from workers.jobs import SalientJob
 
+_SPANS = pa.schema(
+    [
+        ("recording_id", pa.string()),
+        ("start_s", pa.float64()),
+        ("end_s", pa.float64()),
+        ("utterance_id", pa.string()),
+        ("salience", pa.int64()),
+    ]
+)
+_ROW_GROUP_SIZE = 1 << 16
 _COLUMNS = ["utterance_id", "recording_id", "start_sample", "num_samples", "sample_rate", "salience"]
 
 
@@ -34,17 +44,13 @@ def salient(job: SalientJob) -> dict[str, Any]:
     if not counts.sum():
         raise NotFoundError(explain("no frame is selected", value=job.where or job.archive))
     threshold = salience_threshold(counts, job.top_percent)
-    spans: list[dict[str, Any]] = []
-    for span in _spans(reader, condition, threshold):
-        if len(spans) < job.limit:
-            say("salient", f"{span['recording_id']} {span['start_s']:.2f}..{span['end_s']:.2f} s  {span['salience']}")
-        spans.append(span)
-    if job.out is not None:
-        _publish(job, reader, spans)
+    shown: list[dict[str, Any]] = []
+    spans = _told(job, _spans(reader, condition, threshold), shown)
+    num_spans = _publish(job, reader, spans) if job.out is not None else sum(1 for _ in spans)
     share = 100 * counts[threshold:].sum() / counts.sum()
-    say("salient", f"{len(spans):,} spans hold {share:.2f} % of the frames, salience {threshold} and above")
-    return {"num_spans": len(spans), "threshold": int(threshold), "percent_of_frames": round(float(share), 3),
-            "spans": spans[: job.limit]}  # fmt: skip
+    say("salient", f"{num_spans:,} spans hold {share:.2f} % of the frames, salience {threshold} and above")
+    return {"num_spans": num_spans, "threshold": int(threshold), "percent_of_frames": round(float(share), 3),
+            "spans": shown}  # fmt: skip
 
 
 def salience_threshold(counts: NDArray[np.int64], top_percent: float) -> int:
@@ -85,13 +91,29 @@ def _spans_of(
         }
 
 
-def _publish(job: SalientJob, reader: ArchiveReader, spans: list[dict[str, Any]]) -> None:
+def _told(job: SalientJob, spans: Iterator[dict[str, Any]], shown: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The spans, the first ``limit`` of them said and kept in ``shown``."""
+    for span in spans:
+        if len(shown) < job.limit:
+            say("salient", f"{span['recording_id']} {span['start_s']:.2f}..{span['end_s']:.2f} s  {span['salience']}")
+            shown.append(span)
+        yield span
+
+
+def _publish(job: SalientJob, reader: ArchiveReader, spans: Iterator[dict[str, Any]]) -> int:
+    """Write all spans, some thousands in memory at a time; returns their number."""
     assert job.out is not None
     inputs = {"encoder_digest": reader.format.encoder_digest}
     outputs.claim(job.out, "report", inputs=inputs, config={"top_percent": job.top_percent, "where": job.where})
-    sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(spans), sink, compression="zstd", write_page_checksum=True)
-    store.publish_bytes(store.join(job.out, "spans.parquet"), sink.getvalue())
+    num_spans = 0
+    with (
+        store.publishing(store.join(job.out, "spans.parquet")) as path,
+        pq.ParquetWriter(path, _SPANS, compression="zstd", write_page_checksum=True) as writer,
+    ):
+        while rows := list(itertools.islice(spans, _ROW_GROUP_SIZE)):
+            writer.write_table(pa.Table.from_pylist(rows, schema=_SPANS))
+            num_spans += len(rows)
+    return num_spans
 
 
 if __name__ == "__main__":
