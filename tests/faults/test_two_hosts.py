@@ -109,9 +109,8 @@ class Hosts:
             else [f"--address={ADDRESS['a']}:{self.port}"]
         )
         ray = ["ray", "start", "--block", "--num-cpus=1", f"--node-ip-address={ADDRESS[host]}", *where]
-        # Ray gives a node 30 s to start, whatever the machine has to do: on a busy one it is asked again
-        again = 'for try in 1 2 3 4 5; do "$@" && break; sleep 1; done'
-        command = ["sh", "-c", f'mount -t tmpfs none "$TMPDIR" && {again}' if host == "b" else again, "sh", *ray]
+        mount = 'mount -t tmpfs none "$TMPDIR" && ' if host == "b" else ""
+        command = ["sh", "-c", f'{mount}exec "$@"', "sh", *ray]
         log = (self.folder / f"ray-{host}.log").open("ab")
         self.rays[host] = subprocess.Popen(
             ["ip", "netns", "exec", self.namespace(host), "unshare", "-m", *command],
@@ -124,7 +123,7 @@ class Hosts:
         if process is None:
             return
         family = self._processes(host)
-        process.terminate()  # the loop first, then the `ray start` that it would start again
+        process.terminate()
         for member in family:
             with suppress(psutil.NoSuchProcess):
                 if "ray" in member.name():
@@ -134,6 +133,15 @@ class Hosts:
             with suppress(psutil.NoSuchProcess):
                 left.kill()
         process.wait(timeout=30)
+
+    def revive(self) -> None:
+        """Ray gives a node 30 s to start, whatever the machine has to do: on a busy one it is asked again.
+
+        What the late one left (its GCS, say, on the very port) is ended first.
+        """
+        for host in [host for host, process in self.rays.items() if process.poll() is not None]:
+            self.stop_ray(host)
+            self.start_ray(host)
 
     def _processes(self, host: str) -> list[psutil.Process]:
         pids = subprocess.run(
@@ -192,7 +200,7 @@ def hosts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hosts]:
         shutil.rmtree(folder)
 
 
-def wait_for_nodes(hosts: Hosts, count: int, patience_s: float = 240.0) -> None:
+def wait_for_nodes(hosts: Hosts, count: int, patience_s: float = 900.0) -> None:
     """Until so many hosts are in the cluster."""
     code = (
         "import logging, ray; ray.init(logging_level=logging.ERROR, log_to_driver=False); "
@@ -202,6 +210,7 @@ def wait_for_nodes(hosts: Hosts, count: int, patience_s: float = 240.0) -> None:
     command = ["ip", "netns", "exec", hosts.namespace("a"), sys.executable, "-c", code]
     deadline, seen = time.monotonic() + patience_s, ""
     while time.monotonic() < deadline:
+        hosts.revive()
         with suppress(subprocess.TimeoutExpired):
             asked = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
             seen = asked.stdout.strip().rpartition("\n")[2] + asked.stderr[-300:]
@@ -268,6 +277,7 @@ def test_training_over_both_goes_on_when_a_host_comes_back(hosts: Hosts, corpus:
     hosts.stop_ray("b")
     hosts.plug("b", "up")
     hosts.start_ray("b")
+    wait_for_nodes(hosts, 2)
     said = finish(driver)
     assert "a rank failed" in said and "resumes from the checkpoint of step" in said, said[-3000:]
     alone(PretrainJob(shards=shards, out=f"{bucket}/one", overrides=TRAINING))

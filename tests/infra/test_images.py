@@ -82,7 +82,7 @@ def _is_data(path: Path) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 def test_the_run_steps_work_in_a_clean_environment(tmp_path: Path) -> None:
     """The CPU image's pip step as it stands, downloads and all, in an environment of its own."""
     (tmp_path / "image").mkdir()
