@@ -24,10 +24,10 @@ import httpx
 import psutil
 import pytest
 
-from infra.stack import processes, services
+from infra.stack import lost_runs, processes, services
 from infra.stack.pipeline_run import trigger, upload
 from infra.stack.stack_files import Stack, open_stack
-from shards import store
+from shards import outputs, store
 from tests.archive_corpus import make_tokenizer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
@@ -275,6 +275,54 @@ def test_a_run_whose_process_is_killed_fails_and_the_next_one_goes_on(stack: Sta
     assert state.is_crashed() and state.message
     complete(trigger(NIGHTLY, **ingest("killed")))
     assert contents("killed") == unbroken
+
+
+def test_a_run_lost_with_its_worker_is_failed_by_the_server(stack: Stack, unbroken: dict[str, str]) -> None:
+    """As when their host goes away: nobody is left to tell, and the automation misses the run's heartbeat."""
+    run = trigger(NIGHTLY, **ingest("lost"))
+    running_job("syllabary/lost/")
+    kill(stack, "prefect-worker")
+    for process in processes.marked(stack.mark, lambda e: e.get("PREFECT__FLOW_RUN_ID") == str(run)):
+        process.kill()
+    state = ended(run)
+    assert state.is_crashed() and state.message == lost_runs.MESSAGE
+    assert "starts prefect-worker" in command("up", stack.folder)
+    complete(trigger(NIGHTLY, **ingest("lost")))
+    assert contents("lost") == unbroken
+
+
+def test_a_job_whose_submitter_was_killed_is_taken_up_by_the_next(stack: Stack) -> None:
+    """The job's driver is held while nobody follows it, so that it cannot have ended before the next one comes."""
+    syllabary = str(Path(sys.executable).parent / "syllabary")
+    shard = [syllabary, "shard", "s3://syllabary/corpora/speech", "--out", "s3://syllabary/taken-up/shards"]
+    first = subprocess.Popen(shard, stderr=subprocess.DEVNULL)
+    job = running_job("syllabary/taken-up/")
+    drivers = until("the job's driver", lambda: drivers_of(stack, "syllabary/taken-up/"))
+    for driver in drivers:
+        driver.suspend()
+    first.kill()
+    first.wait()
+    second = subprocess.Popen(shard, stderr=subprocess.PIPE, text=True)
+    assert second.stderr is not None
+    said = next(line for line in second.stderr if "is Ray job" in line)
+    for driver in drivers:
+        driver.resume()
+    last = second.communicate(timeout=FINAL_S)[1]
+    assert f"{job.submission_id}, still running from before" in said
+    assert second.returncode == 0, last
+    assert [one.submission_id for one in ray_jobs("syllabary/taken-up/")] == [job.submission_id]
+    assert outputs.read_done("s3://syllabary/taken-up/shards") is not None
+
+
+def drivers_of(stack: Stack, mentions: str) -> list[psutil.Process]:
+    """The driver of a Ray job, with the shell around it."""
+    found = []
+    for process in processes.marked(stack.mark):
+        with suppress(psutil.Error):
+            line = " ".join(process.cmdline())
+            if "-m workers." in line and mentions in line:
+                found.append(process)
+    return found
 
 
 def test_a_bad_source_fails_the_run_with_the_jobs_words_and_is_not_tried_again(stack: Stack) -> None:
