@@ -3,8 +3,10 @@
     d_i = after_i − before_i        for every utterance i that both have; the interval is a bootstrap over speakers
 
 A difference counts when its interval excludes zero. It is a regression when it is for the worse and its mean is beyond
-the metric's tolerance (0 unless stated). Two figures are not statistics and are held to the letter: the certificate's
-mismatches must stay 0, and the metrics that the first report has must not be missing from the second.
+the metric's tolerance (0 unless stated). What gives no value any more (silence has none) is in no mean: a metric that
+lost more values than chance takes is a regression whatever the tolerance. Two figures are no statistics and are held
+to the letter: the certificate's mismatches must stay 0, and the metrics that the first report has must not be missing
+from the second.
 """
 
 from __future__ import annotations
@@ -13,16 +15,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow.parquet as pq
-
-from shards import store
 from shards.errors import InputError, SyllabaryError, explain
 from workers.evaluate_tables import is_better
 from workers.evaluate_utterance import OURS
 from workers.intervals import Estimate, estimate
 from workers.job_main import run_job, say
 from workers.jobs import CompareJob
-from workers.report_card import SCORES, Metric, ReportCard, read_card
+from workers.report_card import Metric, ReportCard, read_card
+from workers.report_scores import read_scores
 
 Key = tuple[str, str]  # utterance_id, metric
 
@@ -31,6 +31,14 @@ class RegressionError(SyllabaryError):
     """The second tokenizer is worse than the first by more than is tolerated."""
 
     exit_code = 1
+
+
+@dataclass(frozen=True)
+class Scores:
+    """``ours`` by (utterance_id, metric): value, weight and speaker; ``speakers`` by utterance, of all measured."""
+
+    ours: dict[Key, dict[str, Any]]
+    speakers: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -69,10 +77,12 @@ def compare(job: CompareJob) -> dict[str, Any]:
     """
     before, after = read_card(job.before), read_card(job.after)
     tolerances = parsed_tolerances(job.tolerances, before.metrics)
-    changes = changes_of(before, _scores(job.before), _scores(job.after), tolerances, seed=0)
+    scores_before, scores_after = _scores(job.before), _scores(job.after)
+    changes = changes_of(before, scores_before.ours, scores_after.ours, tolerances, seed=0)
     regressions = [f"{c.metric.label} {c.before:.4g} → {c.after:.4g}" for c in changes if c.verdict == "worse"]
-    regressions += broken_promises(before, after)
-    lines = [*_table(changes), *broken_promises(before, after), *_remarks(before, after)]
+    broken = [*broken_promises(before, after), *lost_values(before.metrics, scores_before, scores_after)]
+    regressions += broken
+    lines = [*_table(changes), *broken, *_remarks(before, after), *_coverage(scores_before, scores_after)]
     if regressions:
         for line in lines:
             say("compare", line)
@@ -135,11 +145,32 @@ def broken_promises(before: ReportCard, after: ReportCard) -> list[str]:
     return lines
 
 
-def _scores(report: str) -> dict[Key, dict[str, Any]]:
-    with store.open_read(store.join(report, SCORES)) as handle:
-        table = pq.read_table(handle)
-    rows = table.to_pylist()
-    return {(row["utterance_id"], row["metric"]): row for row in rows if row["system"] == OURS}
+def lost_values(metrics: Iterable[Metric], before: Scores, after: Scores) -> list[str]:
+    """The metrics that fewer utterances have a value of than before, by more than chance, where both measured."""
+    shared, lines = sorted(before.speakers.keys() & after.speakers.keys()), []
+    for metric in metrics:
+        had, has = ([(name, metric.name) in scores.ours for name in shared] for scores in (before, after))
+        gained = [float(now) - float(then) for then, now in zip(had, has, strict=True)]
+        if sum(gained) >= 0:
+            continue
+        found = estimate(gained, [1.0] * len(shared), [before.speakers[name] for name in shared])
+        if found.low is None or found.excludes_zero:
+            lines.append(f"{metric.label} has a value on {sum(has)} of {len(shared)} utterances, before on {sum(had)}")
+    return lines
+
+
+def _scores(report: str) -> Scores:
+    rows = read_scores(report).to_pylist()
+    ours = {(row["utterance_id"], row["metric"]): row for row in rows if row["system"] == OURS}
+    return Scores(ours, {row["utterance_id"]: row["speaker"] for row in rows})
+
+
+def _coverage(before: Scores, after: Scores) -> list[str]:
+    """Said when the reports are not of the same utterances."""
+    shared = len(before.speakers.keys() & after.speakers.keys())
+    if shared == len(before.speakers) == len(after.speakers):
+        return []
+    return [f"over the {shared} utterances of both, of {len(before.speakers)} before and {len(after.speakers)} after"]
 
 
 def _table(changes: Sequence[Change]) -> list[str]:

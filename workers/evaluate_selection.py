@@ -40,7 +40,7 @@ def select(job: EvaluateJob) -> Selection:
     """The held-out utterances, speaker after speaker in turn, so that any first N of them are spread.
 
     Raises:
-        InputError: no utterance, none as long as half a second.
+        InputError: no utterance, none as long as half a second, transcripts of none of them.
         NotFoundError, FormatError: no shards, no table of transcripts.
     """
     outputs.read_claim(job.shards, "shards")
@@ -56,11 +56,22 @@ def select(job: EvaluateJob) -> Selection:
             )
         )
     chosen = _in_turn(long_enough, job.seed)[: job.limit]
-    texts = read_transcripts(job.transcripts, chosen) if job.transcripts else {}
+    texts = _transcripts(job.transcripts, chosen) if job.transcripts else {}
     items = tuple(
         Item(number, row, texts.get(row["utterance_id"]), number < job.num_probes) for number, row in enumerate(chosen)
     )
     return Selection(items, len(rows), _notes(job, rows, long_enough, items))
+
+
+def _transcripts(uri: str, chosen: list[dict[str, Any]]) -> dict[str, str]:
+    found = read_transcripts(uri, chosen)
+    if not found:
+        example = (
+            f"utterance_id as {chosen[0]['utterance_id']!r}, or path as {chosen[0]['source']!r} and whole stretches"
+        )
+        what = f"no transcript of any of the {len(chosen)} utterances"
+        raise InputError(explain(what, value=uri, expected=example, fix="or leave --transcripts out"))
+    return found
 
 
 def _in_turn(rows: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -25,8 +24,9 @@ from workers import report_plots as plots
 from workers import report_words as words
 from workers.job_main import run_job, say
 from workers.jobs import PageJob
-from workers.report_card import PAGE, SCORES, Metric, ReportCard, read_card
+from workers.report_card import PAGE, Metric, ReportCard, read_card
 from workers.report_players import MAX_SOUND_MB, Player, build_players
+from workers.report_scores import read_scores
 from workers.scoring import METRICS
 
 ASSETS = Path(__file__).parent / "page_assets"
@@ -69,10 +69,8 @@ def render(out: str, max_sound_mb: float = MAX_SOUND_MB) -> bytes:
         FormatError: a damaged one.
     """
     card = read_card(out)
-    with store.open_read(store.join(out, SCORES)) as handle:
-        scores = pq.read_table(handle, columns=["system", "metric", "value"])
     players = build_players(card, lambda path: store.read_bytes(store.join(out, path)), max_sound_mb)
-    return render_page(card, scores, players)
+    return render_page(card, read_scores(out), players)
 
 
 def render_page(card: ReportCard, scores: pa.Table, players: Sequence[Player]) -> bytes:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
-from shards.errors import InputError, NotFoundError
+from shards.errors import FormatError, InputError, NotFoundError
 from tests.report_card_example import write_example_report
 from workers.compare import RegressionError, compare
 from workers.jobs import CompareJob
-from workers.report_card import REPORT
+from workers.report_card import REPORT, SCORES
 
 
 def job(tmp_path: Path, *tolerances: str, shift: float = 0.0, **example: Any) -> CompareJob:
@@ -65,6 +67,48 @@ def test_another_encoder_is_remarked(tmp_path: Path) -> None:
     assert "archives of one are not those of the other" in compare(wanted)["text"]
 
 
+def rewrite_scores(report: Path, keep: Callable[[pd.DataFrame], pd.Series]) -> None:
+    table = pd.read_parquet(report / SCORES)
+    table[keep(table)].to_parquet(report / SCORES)
+
+
+def test_values_that_were_lost_are_a_regression_whatever_the_tolerance(tmp_path: Path) -> None:
+    """A tokenizer that falls silent on hard utterances would be better on those that are left."""
+    wanted = job(tmp_path, "estoi=1", shift=0.1)
+    lost = [f"10{n}/book/chapter-{n:09}" for n in range(4)]
+    rewrite_scores(
+        tmp_path / "after",
+        lambda t: ~((t.system == "ours") & t.utterance_id.isin(lost) & (t.metric == "estoi")),
+    )
+    with pytest.raises(RegressionError, match=r"^1 regressions: ESTOI has a value on 4 of 8 utterances, before on 8$"):
+        compare(wanted)
+
+
+def test_one_value_more_or_less_is_chance(tmp_path: Path) -> None:
+    wanted = job(tmp_path)
+    rewrite_scores(tmp_path / "after", lambda t: ~((t.system == "ours") & (t.utterance_id == t.utterance_id[0])))
+    assert compare(wanted)["num_regressions"] == 0
+
+
+def test_reports_of_other_utterances_say_how_many_they_share(tmp_path: Path) -> None:
+    wanted = job(tmp_path)
+    assert "utterances of both" not in compare(wanted)["text"]
+    rewrite_scores(tmp_path / "after", lambda t: t.speaker != "103")
+    assert "over the 6 utterances of both, of 8 before and 6 after" in compare(wanted)["text"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "other columns"])
+def test_damaged_scores_are_one_line(tmp_path: Path, damage: str) -> None:
+    wanted, path = job(tmp_path), tmp_path / "after" / SCORES
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:-9])
+    else:
+        pd.read_parquet(path).drop(columns="value").to_parquet(path)
+    with pytest.raises(FormatError, match=r"damaged scores: .*scores\.parquet.*evaluate again") as caught:
+        compare(wanted)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("tolerance", ["estoi", "estoi=much", "estoi=-1", "estoi=nan", "wer=1"])
 def test_a_wrong_tolerance_is_refused(tmp_path: Path, tolerance: str) -> None:
     with pytest.raises(InputError, match="--tolerance"):
@@ -75,10 +119,8 @@ def test_reports_must_be_there_and_share_speech(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="absent"):
         compare(CompareJob(before=str(tmp_path / "absent"), after=str(tmp_path / "absent")))
     wanted = job(tmp_path, num_utterances=8)
-    import pyarrow.parquet as pq
-
-    path = tmp_path / "after" / "scores.parquet"
-    table = pq.read_table(path).to_pandas()
+    path = tmp_path / "after" / SCORES
+    table = pd.read_parquet(path)
     table["utterance_id"] = "other/" + table["utterance_id"]
     table.to_parquet(path)
     with pytest.raises(InputError, match="share no utterance"):

@@ -23,10 +23,11 @@ from shards.errors import ConflictError, FormatError, InputError, NotFoundError
 from shards.token_archive import open_part
 from tests.archive_corpus import make_tokenizer
 from tests.conftest import voiced
-from tests.evaluation_testing import CHEAP, RATE, evaluate_here, make_job, write_shard
+from tests.evaluation_testing import CHEAP, RATE, evaluate_here, make_job, make_speech_shards, write_shard
 from workers import evaluate_utterance, scoring
 from workers.evaluate_selection import select
 from workers.evaluate_utterance import Item, Timer, UtteranceEvaluator, result_uri
+from workers.jobs import EvaluateJob
 from workers.report_card import LEDGER, PAGE, REPORT, SCORES, TOKENS, read_card
 from workers.scoring import Measure
 from workers.scoring_models import Scorer
@@ -275,6 +276,14 @@ def test_transcripts_give_word_errors(folder: Path, tmp_path: Path) -> None:
     card = read_card(job.out)
     assert card.corpus.num_transcripts == 1 and card.samples[0].transcript == "no such words"
     assert card.score("original", "wer").mean > 0  # type: ignore[union-attr]
+
+
+def test_transcripts_of_other_speech_are_refused(tmp_path: Path) -> None:
+    table, shards = tmp_path / "t.tsv", make_speech_shards(str(tmp_path / "shards"), seconds=0.6)
+    table.write_text("path\tstart_sec\tend_sec\ttext\nelsewhere.flac\t0\t9\twords\n")
+    job = EvaluateJob(tokenizer="x", shards=shards, out=str(tmp_path / "out"), transcripts=str(table))
+    with pytest.raises(InputError, match=r"no transcript of any of the 6 .*path as '1\d\d/book/chapter_\d.flac'"):
+        select(job)
 
 
 @pytest.mark.slow
