@@ -76,7 +76,7 @@ def train_on_ray(
     ):
         import ray
 
-        mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
+        mailbox = ray.remote(num_cpus=0)(Mailbox).options(scheduling_strategy=_beside_the_driver()).remote()
         num_gpus = float(ray.cluster_resources().get("GPU", 0))
         job = replace(make_job(mailbox), device=device_of_all_ranks(stage, train, num_gpus))
         with _relayed(mailbox, stage):
@@ -155,6 +155,14 @@ def _fit_once(rank_main: Callable[[RankJob], None], train: TrainConfig, job: Ran
     except TrainingFailedError as error:
         return _first_line(error)
     return None
+
+
+def _beside_the_driver() -> Any:
+    """Ray's scheduling strategy for this process's own node: what is placed there is not lost with another host."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 def _cause(error: BaseException) -> BaseException:
