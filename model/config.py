@@ -7,6 +7,7 @@ The classes live together, not beside their modules, because the modules import 
 from __future__ import annotations
 
 import math
+from collections.abc import Sized
 from fractions import Fraction
 from typing import Annotated, Literal
 
@@ -37,6 +38,15 @@ def _require_whole_overlap(where: str, n_fft: int, hop_length: int) -> None:
         raise ValueError(
             f"{where}.n_fft {n_fft} does not fit its hop {hop_length}; expected a multiple of the hop "
             "with an even difference; change one of them"
+        )
+
+
+def _require_equally_many(where: str, channels: Sized, strides: Sized, num_blocks: Sized) -> None:
+    """One entry a stage in each of the three."""
+    if not 1 <= len(channels) == len(strides) == len(num_blocks):
+        raise ValueError(
+            f"{where}: channels, strides and num_blocks have {len(channels)}, {len(strides)} and {len(num_blocks)} "
+            "entries; expected equally many, one or more"
         )
 
 
@@ -101,11 +111,7 @@ class SpectralFrontEndConfig(Config):
 
     @model_validator(mode="after")
     def _stages_fit(self) -> SpectralFrontEndConfig:
-        if not 1 <= len(self.channels) == len(self.strides) == len(self.num_blocks):
-            raise ValueError(
-                f"channels, strides and num_blocks have {len(self.channels)}, {len(self.strides)} and "
-                f"{len(self.num_blocks)} entries; expected equally many, one or more"
-            )
+        _require_equally_many("encoder.front_end", self.channels, self.strides, self.num_blocks)
         _require_whole_overlap("encoder.front_end", self.n_fft, self.strides[0])
         return self
 
@@ -242,11 +248,7 @@ class IstftDecoderConfig(Config):
 
     @model_validator(mode="after")
     def _stages_fit(self) -> IstftDecoderConfig:
-        if not 1 <= len(self.channels) == len(self.strides) == len(self.num_blocks):
-            raise ValueError(
-                f"decoder channels, strides and num_blocks have {len(self.channels)}, "
-                f"{len(self.strides)} and {len(self.num_blocks)} entries; expected equally many, one or more"
-            )
+        _require_equally_many("decoder", self.channels, self.strides, self.num_blocks)
         _require_whole_overlap("decoder", self.n_fft, self.strides[-1])
         return self
 

@@ -107,12 +107,12 @@ class Packing:
         digits = _checked(digits, self.num_dims, "digits", "num_dims")
         tokens = np.empty((len(digits), self.num_groups), np.uint16)
         (scratch,) = self._scratch(1, len(digits))
+        has_sums_in_bytes = self._fits_words and self.levels <= _MOST_LEVELS_IN_WORDS
         for start in range(0, len(digits), _BLOCK_FRAMES):
             block = digits[start : start + _BLOCK_FRAMES]
             if not _all_below(block, self.levels):
                 _refuse(digits, np.full(self.num_dims, self.levels), "digit", "dim")
             out = tokens[start : start + _BLOCK_FRAMES]
-            has_sums_in_bytes = self._fits_words and self.levels <= _MOST_LEVELS_IN_WORDS
             words = scratch[: len(block)]
             self._pack_words(block, out, words) if has_sums_in_bytes else self._pack_columns(block, out)
         return tokens

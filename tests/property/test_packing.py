@@ -55,7 +55,13 @@ def test_unpack_inverts_pack_and_pack_follows_the_formula(packing: Packing, num_
 
 
 @pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize(("dims", "levels", "group"), [(128, 4, 7), (128, 5, 6), (3, 16, 8), (20, 2, 16), (9, 40, 3)])
+@pytest.mark.parametrize(
+    ("dims", "levels", "group"),
+    [
+        *((128, 4, 7), (128, 5, 6), (128, 8, 5), (12, 4, 8), (16, 2, 3), (9, 16, 4)),  # by words
+        *((3, 16, 8), (20, 2, 16), (9, 40, 3)),
+    ],
+)
 def test_many_frames_in_every_layout(dims: int, levels: int, group: int, order: Any) -> None:
     """More frames than one block, the last of them short; digits in memory of any order, type and step."""
     packing = Packing(dims, levels, group, order)
