@@ -6,6 +6,8 @@ READY := $(VENV)/.ready
 SOURCE ?=
 RECIPE ?= tiny
 ARGS ?=
+# of the command line alone: some shells have a variable HOST in the environment
+HOST_OPTION := $(if $(filter command,$(origin HOST)),--host '$(HOST)')
 OUT ?= $(if $(SOURCE),runs/$(notdir $(patsubst %/,%,$(SOURCE))),runs/demo)
 
 .PHONY: setup run browser test test-slow stack stack-run stack-down test-stack check bench clean help
@@ -38,8 +40,8 @@ test: $(READY) browser ## the tests (those marked slow excepted)
 test-slow: $(READY) ## the tests that need minutes or root
 	$(BIN)/python -m pytest -m slow
 
-stack: $(READY)  ## the real stack on loopback: S3, Prefect, Ray with dashboards; again says where it is
-	@$(BIN)/python -m infra.stack.local_stack up
+stack: $(READY)  ## the real stack on loopback: S3, Prefect, Ray with dashboards; HOST=<address> opens it, keys asked for
+	@$(BIN)/python -m infra.stack.local_stack up $(HOST_OPTION)
 
 stack-run: $(READY) ## the pipeline on the stack, on the demo speech or SOURCE=<folder>; RECIPE=, ARGS=
 	@$(BIN)/python -m infra.stack.local_stack run $(if $(SOURCE),'$(SOURCE)') --recipe '$(RECIPE)' $(ARGS)

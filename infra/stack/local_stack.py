@@ -1,6 +1,7 @@
 """``python -m infra.stack.local_stack up|run|status|down``: the whole stack on this machine, on loopback.
 
-``make stack``, ``make stack-run`` and ``make stack-down``. Everything lives in one folder (default runs/stack).
+``make stack``, ``make stack-run`` and ``make stack-down``; ``make stack HOST=<address>`` lets other machines reach it
+there, where each service asks for its key. Everything lives in one folder (default runs/stack).
 """
 
 from __future__ import annotations
@@ -28,10 +29,15 @@ DEFAULT_FOLDER = Path("runs/stack")
 
 
 @app.command()
-def up(folder: FolderOption = DEFAULT_FOLDER) -> None:
-    """Start what does not run yet, and say where everything is."""
+def up(
+    folder: FolderOption = DEFAULT_FOLDER,
+    host: Annotated[str | None, typer.Option("--host", help="Address at which other machines reach it.")] = None,
+) -> None:
+    """Start what does not run yet, and say where everything is; on loopback alone unless a host is given."""
     folder = folder.absolute()
     stack = open_stack(folder) or create_stack(folder)
+    if host is not None:
+        services.give_host(stack, host)
     started = services.start_missing(stack, _say)
     _say("the stack is up" if started else "the stack was up already")
     console.print(status_table(stack))
@@ -56,7 +62,7 @@ def run(
     from infra.stack import pipeline_run
 
     stack = _existing(folder)
-    if down_services := [service for service in services.SERVICES if not services.answers(stack, service)]:
+    if down_services := [service for service in services.services_of(stack) if not services.answers(stack, service)]:
         raise InputError(explain("the stack is not up", value=", ".join(down_services), fix="make stack"))
     pipeline_run.run_on(stack, source, recipe=recipe, overrides=tuple(overrides or ()), name=name, say=_say)
 
@@ -70,7 +76,7 @@ def down(folder: FolderOption = DEFAULT_FOLDER) -> None:
         return
     services.end_all(stack, _say)
     shutil.rmtree(stack.ray_folder, ignore_errors=True)
-    stack.services = {}
+    stack.services, stack.host = {}, ""
     stack.save()
     _say(f"the stack is down; its data stays in {folder}")
 
@@ -78,13 +84,15 @@ def down(folder: FolderOption = DEFAULT_FOLDER) -> None:
 def status_table(stack: Stack) -> Table:
     """One row a service: what it is, whether it answers, where, and its pid."""
     table = Table("service", "state", "address", "pid", title="Syllabary stack", title_justify="left")
+    exposed = " · ".join(f"{name} :{port}" for name, port in stack.exposed_ports().items())
     addresses = {
         "object-store": stack.s3_url,
         "prefect-server": stack.prefect_url,
         "ray-head": stack.dashboard_url,
         "prefect-worker": "pool syllabary",
+        services.GATEWAY: f"{stack.host}  {exposed}",
     }
-    for name in services.SERVICES:
+    for name in services.services_of(stack):
         running = services.is_running(stack, name)
         state = "up" if services.answers(stack, name) and running else "starts" if running else "down"
         pid = str(stack.services[name].pid) if running else ""
@@ -93,9 +101,10 @@ def status_table(stack: Stack) -> Table:
 
 
 def _use_of_it(stack: Stack) -> str:
+    remote = f" (elsewhere: . {_short(stack.folder / 'env-remote.sh')})" if stack.host else ""
     return (
         f"logs       {_short(stack.folder / 'logs')}\n"
-        f"variables  . {_short(stack.folder / 'env.sh')}\n"
+        f"variables  . {_short(stack.folder / 'env.sh')}{remote}\n"
         f"keys       {_short(stack.folder / 'keys.json')} (Prefect asks for operator:PASSWORD, Ray for its token)\n"
         "next       make stack-run · make stack-down"
     )

@@ -1,7 +1,8 @@
 """The stack's services: how each is started, when it is ready, and what it needs before.
 
 SeaweedFS, the Prefect server, and a Ray head with its dashboard come up side by side; then the work pool, the
-deployments of prefect.yaml and the automation that fails lost runs; then the Prefect worker.
+deployments of prefect.yaml and the automation that fails lost runs; then the Prefect worker, and where the stack has a
+host the gateway.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from pathlib import Path
 import httpx
 import psutil
 
-from infra.stack import processes
+from infra.stack import gateway, processes
 from infra.stack.object_store import start_object_store
 from infra.stack.stack_files import HOST, POOL, RAY_NODE, ROOT, Stack
 from shards.errors import SyllabaryError, explain
 
 SERVICES = ("object-store", "prefect-server", "ray-head", "prefect-worker")
+GATEWAY = "gateway"
 HEARTBEAT_S, LOST_AFTER_S = 30, 90
 _READY_S = 180.0
 _RAY_TRIES = 3
@@ -35,24 +37,47 @@ def start_missing(stack: Stack, say: Callable[[str], None]) -> list[str]:
     Raises:
         SyllabaryError: a service ended or did not become ready; its log is named.
     """
-    missing = [name for name in SERVICES if not is_running(stack, name)]
+    missing = [name for name in services_of(stack) if not is_running(stack, name)]
     if "ray-head" in missing:
         _end_ray_leftovers(stack)
-    for name in [name for name in missing if name != "prefect-worker"]:
-        say(f"starts {name}")
-        _STARTERS[name](stack)
-        stack.save()
+    for name in [name for name in missing if name not in _NEED_THE_OTHERS]:
+        _start_and_save(stack, name, say)
     for name in missing:
         if name == "prefect-worker":
             say("deploys the flows")
             _deploy(stack)
-            say(f"starts {name}")
-            _start_worker(stack)
-            stack.save()
+        if name in _NEED_THE_OTHERS:
+            _start_and_save(stack, name, say)
         if name == "ray-head":
             _ask_ray_again(stack, say)
         _wait_until_ready(stack, name)
     return missing
+
+
+def _start_and_save(stack: Stack, name: str, say: Callable[[str], None]) -> None:
+    say(f"starts {name}")
+    _STARTERS[name](stack)
+    stack.save()
+
+
+def services_of(stack: Stack) -> tuple[str, ...]:
+    """The services that this stack has when it is up."""
+    return (*SERVICES, GATEWAY) if stack.host else SERVICES
+
+
+def give_host(stack: Stack, host: str) -> None:
+    """Let other machines reach the stack at ``host``, or with loopback no more; an earlier gateway is ended.
+
+    Raises:
+        InputError: ``host`` is no address of this machine, or a service would answer there without a key.
+    """
+    host = "" if host == HOST else gateway.own_address(host)
+    if host:
+        gateway.refuse_without_keys(stack, host)
+    if host != stack.host:
+        _end(stack, GATEWAY, patience_s=5)
+        stack.host = host
+        stack.save()
 
 
 def _ask_ray_again(stack: Stack, say: Callable[[str], None]) -> None:
@@ -82,6 +107,7 @@ def answers(stack: Stack, name: str) -> bool:
 
 def end_all(stack: Stack, say: Callable[[str], None]) -> None:
     """End what this stack started and nothing else: flow runs first, while their jobs can still be stopped."""
+    _end(stack, GATEWAY, patience_s=5)
     _end(stack, "prefect-worker", patience_s=1)
     runs = processes.marked(stack.mark, lambda environment: "PREFECT__FLOW_RUN_ID" in environment)
     if runs:
@@ -121,11 +147,12 @@ def _start_object_store(stack: Stack) -> None:
 
 def _start_prefect_server(stack: Stack) -> None:
     command = _prefect("server", "start", "--host", HOST, "--port", str(stack.ports["prefect"]))
+    auth = stack.variables().get("PREFECT_API_AUTH_STRING")
     own = {
-        "PREFECT_SERVER_API_AUTH_STRING": stack.variables()["PREFECT_API_AUTH_STRING"],
+        **({"PREFECT_SERVER_API_AUTH_STRING": auth} if auth else {}),
         # leases on disk: those in memory are lost with the server, and their slots stay taken for ever
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-        "PREFECT_UI_API_URL": f"{stack.prefect_url}/api",
+        "PREFECT_UI_API_URL": "/api",  # of whatever address the browser has: loopback, the gateway's, a tunnel's
     }
     _start(stack, "prefect-server", command, own)
 
@@ -150,10 +177,17 @@ def _start_worker(stack: Stack) -> None:
     _start(stack, "prefect-worker", command, own)
 
 
+def _start_gateway(stack: Stack) -> None:
+    _start(stack, GATEWAY, [sys.executable, "-m", "infra.stack.gateway", str(stack.folder)], {})
+
+
+_NEED_THE_OTHERS = ("prefect-worker", GATEWAY)
 _STARTERS: dict[str, Callable[[Stack], None]] = {
     "object-store": _start_object_store,
     "prefect-server": _start_prefect_server,
     "ray-head": _start_ray_head,
+    "prefect-worker": _start_worker,
+    GATEWAY: _start_gateway,
 }
 
 
@@ -197,10 +231,15 @@ def _ray_answers(stack: Stack) -> bool:
 
 
 def _worker_answers(stack: Stack) -> bool:
-    user, _, password = stack.variables()["PREFECT_API_AUTH_STRING"].partition(":")
     url = f"{stack.prefect_url}/api/work_pools/{POOL}/workers/filter"
-    answer = httpx.post(url, json={}, auth=(user, password), timeout=5)
+    answer = httpx.post(url, json={}, auth=("operator", stack.keys["prefect_password"]), timeout=5)
     return answer.status_code == 200 and any(worker["status"] == "ONLINE" for worker in answer.json())
+
+
+def _gateway_answers(stack: Stack) -> bool:
+    ports = stack.exposed_ports()
+    asked = [httpx.get(f"http://{stack.host}:{p}", timeout=5, trust_env=False).status_code for p in ports.values()]
+    return all(status < httpx.codes.INTERNAL_SERVER_ERROR for status in asked)
 
 
 _PROBES: dict[str, Callable[[Stack], bool]] = {
@@ -208,6 +247,7 @@ _PROBES: dict[str, Callable[[Stack], bool]] = {
     "prefect-server": _prefect_answers,
     "ray-head": _ray_answers,
     "prefect-worker": _worker_answers,
+    GATEWAY: _gateway_answers,
 }
 
 
