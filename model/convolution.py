@@ -128,10 +128,15 @@ class ResidualBlock(nn.Module):
         self, x: Float[Tensor, "batch channels positions"], mask: Bool[Tensor, "batch positions"] | None
     ) -> Float[Tensor, "batch channels positions"]:
         """Shape is kept."""
-        for dilated, plain in zip(self.dilated, self.plain, strict=True):
+        for dilated, plain in self.pairs():
             hidden = dilated(_activated(x, mask))
             x = x + plain(_activated(hidden, mask))
         return x
+
+    def pairs(self) -> list[tuple[SameConv1d, SameConv1d]]:
+        """Each dilated convolution and the one that follows it."""
+        dilated, plain = cast("list[SameConv1d]", list(self.dilated)), cast("list[SameConv1d]", list(self.plain))
+        return list(zip(dilated, plain, strict=True))
 
 
 def _activated(

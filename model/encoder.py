@@ -10,6 +10,7 @@ counts. Lengths go through every layer (model/padding.py), so a clip's latents d
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,7 @@ from model.convolution import DownConv1d, ResidualBlock, SameConv1d, SnakeBeta
 from model.daam import Daam
 from model.padding import frame_mask, stretch, valid_mask, zero_invalid
 from model.spectral import SpectralFrontEnd
+from model.winograd_training import run_residual_blocks
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,7 @@ class DownBlock(nn.Module):
     ) -> tuple[Float[Tensor, "batch outc shorter"], Float[Tensor, "batch shorter"] | None]:
         """Output and gate density; ``x`` is zero at invalid positions, ``mask`` is that of the output."""
         x = self.snake(self.down(x))
-        for block in self.residual:
-            x = block(x, mask)
+        x = run_residual_blocks(cast("list[ResidualBlock]", list(self.residual)), x, mask)
         if self.daam is None:
             return x, None
         gated = self.daam(x, mask)

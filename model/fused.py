@@ -20,12 +20,11 @@ from torch import Tensor, nn
 
 from model.convolution import LEAKY_SLOPE, DownConv1d, ResidualBlock, SameConv1d, SnakeBeta, UpConv1d
 from model.daam import Daam
-from model.winograd import WinogradResiduals
+from model.winograd import WinogradResiduals, wins
 
 _ops = torch.ops.mkldnn
 _pack_weight: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
 _FAR = 32
-_WIDE, _LONG = 96, 2
 _CHUNK_VALUES = 1 << 20
 # For a convolution from 384 to 384 channels oneDNN wants another layout of the weight below about 90 positions, and
 # would reorder it at every call (22 to 90 ms): zeros after the clip cost less. Other widths keep one layout.
@@ -236,11 +235,9 @@ class DirectResiduals:
 
 
 def fused_residuals(blocks: list[nn.Module], positions: int, dtype: torch.dtype) -> DirectResiduals | WinogradResiduals:
-    """Winograd's form where it wins: at fp32, wide enough for the products to outweigh its sums, long enough for the
-    activations to outweigh the weights, of which it holds a third more."""
+    """Winograd's form where it wins, at fp32."""
     convs = [m for block in blocks for m in block.modules() if isinstance(m, SameConv1d)]
-    channels, is_kernel_3 = convs[0].in_channels, all(m.kernel_size == (3,) for m in convs)
-    if dtype == torch.float32 and is_kernel_3 and channels >= _WIDE and positions >= _LONG * channels:
+    if dtype == torch.float32 and wins(convs, positions):
         return WinogradResiduals(cast(list[ResidualBlock], blocks))
     return DirectResiduals(blocks, positions, dtype)
 

@@ -23,12 +23,12 @@ def rows_of(planes: Planes, positions: int, channels: int) -> Tensor:
 def test_convolution_gives_every_output_once(positions: int, dilation: int, block_values: int) -> None:
     torch.manual_seed(positions)
     conv, rows = SameConv1d(5, 5, 3, dilation).requires_grad_(False), torch.randn(positions, 5)
-    x, out, times = (Planes(positions, 5) for _ in range(3))
+    x, out, times = (Planes.empty(positions, 5) for _ in range(3))
     for planes, values in ((x, rows), (out, torch.full_like(rows, torch.nan)), (times, torch.zeros_like(rows))):
         planes.read(values)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(winograd, "_BLOCK_VALUES", block_values)
-        for piece in WinogradConv(conv).pieces(x, Scratch(5)):
+        for piece in WinogradConv.of(conv).pieces(x, Scratch(5)):
             piece.of(out).copy_(piece.values)
             piece.of(times).add_(1)
     assert bool((rows_of(times, positions, 5) == 1).all())
@@ -51,4 +51,4 @@ def test_residual_blocks(positions: int) -> None:
 def test_even_dilations_and_other_kernels_are_not_its_business() -> None:
     for conv in (SameConv1d(4, 4, 3, 2), SameConv1d(4, 4, 5)):
         with pytest.raises(AssertionError):
-            WinogradConv(conv)
+            WinogradConv.of(conv)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_models import CONFIGS, HOP
 
-from model import fused
+from model import fused, winograd
 from model.codec import Codec
 from model.config import HifiganDecoderConfig, ModelConfig
 from model.convolution import ResidualBlock, SameConv1d
@@ -71,7 +71,7 @@ def test_far_convolution_at_any_length(positions: int, dilation: int) -> None:
 
 def test_wide_stages_and_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """What only a wide model or a long clip takes: Winograd's form, and stages that are worked through in chunks."""
-    monkeypatch.setattr(fused, "_WIDE", 6)
+    monkeypatch.setattr(winograd, "_WIDE", 6)
     monkeypatch.setattr(fused, "_CHUNK_VALUES", 64)
     codec = CODECS[1]
     front_end, generator = (
