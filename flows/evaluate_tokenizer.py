@@ -10,13 +10,12 @@ from pydantic import Field
 from flows import artifacts
 from flows.narration import run_job
 from flows.output_lock import output_lock
-from flows.parameters import NumWorkers, Out, Shards, Tokenizer
+from flows.parameters import NumWorkers, Out, Shards, Tokenizer, Transcripts
 from shards import store
 from workers.jobs import EvaluateJob
 
 Limit = Annotated[int | None, Field(ge=1)]
 Metrics = Annotated[tuple[str, ...], Field(examples=[["estoi", "wer_self"]])]
-Transcripts = Annotated[str | None, Field(examples=["s3://bucket/transcripts.tsv"])]
 
 
 @flow(name="evaluate-tokenizer")
@@ -26,7 +25,7 @@ def evaluate_tokenizer(
     out: Out,
     limit: Limit = None,
     metrics: Metrics = (),
-    transcripts: Transcripts = None,
+    transcripts: Transcripts | None = None,
     num_workers: NumWorkers = None,
 ) -> dict[str, Any]:
     """Score ``tokenizer`` beside baselines on the held-out splits of ``shards``; what is scored already stays.

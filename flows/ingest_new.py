@@ -7,7 +7,7 @@ from typing import Any
 from prefect import flow
 
 from flows import artifacts
-from flows.parameters import Archive, NumWorkers, Overrides, RecipeName, Shards, Source, Tokenizer
+from flows.parameters import Archive, ConfigFile, NumWorkers, Overrides, RecipeName, Shards, Source, Tokenizer
 from flows.shard_corpus import shard_corpus
 from flows.tokenize_shards import tokenize_shards
 from flows.verify_archive import verify_archive
@@ -20,7 +20,7 @@ def ingest_new(
     tokenizer: Tokenizer,
     archive: Archive,
     recipe: RecipeName = "tiny",
-    config: str | None = None,
+    config: ConfigFile | None = None,
     overrides: Overrides = (),
     num_workers: NumWorkers = None,
 ) -> dict[str, Any]:

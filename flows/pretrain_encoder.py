@@ -9,14 +9,14 @@ from prefect import flow
 from flows import artifacts
 from flows.narration import run_job
 from flows.output_lock import output_lock
-from flows.parameters import Out, Overrides, RecipeName, Shards
+from flows.parameters import ConfigFile, Out, Overrides, RecipeName, Shards
 from shards import store
 from workers.jobs import PretrainJob
 
 
 @flow(name="pretrain-encoder")
 def pretrain_encoder(
-    shards: Shards, out: Out, recipe: RecipeName = "tiny", config: str | None = None, overrides: Overrides = ()
+    shards: Shards, out: Out, recipe: RecipeName = "tiny", config: ConfigFile | None = None, overrides: Overrides = ()
 ) -> dict[str, Any]:
     """Train the encoder on ``shards``; a run cut short goes on from its newest whole checkpoint.
 

@@ -8,10 +8,10 @@ from prefect import flow
 from pydantic import Field
 
 from flows import artifacts
-from flows.evaluate_tokenizer import Limit, Metrics, Transcripts, evaluate_tokenizer
+from flows.evaluate_tokenizer import Limit, Metrics, evaluate_tokenizer
 from flows.narration import run_job
 from flows.output_lock import output_lock
-from flows.parameters import Out, Shards, Tokenizer
+from flows.parameters import Out, Shards, Tokenizer, Transcripts
 from shards import outputs, store
 from shards.errors import InputError, explain
 from workers.jobs import CompareJob
@@ -27,7 +27,7 @@ def promote_tokenizer(
     tolerances: Annotated[tuple[str, ...], Field(examples=[["estoi=0.01"]])] = (),
     limit: Limit = None,
     metrics: Metrics = (),
-    transcripts: Transcripts = None,
+    transcripts: Transcripts | None = None,
 ) -> dict[str, Any]:
     """Point ``registry``/promoted.json to ``tokenizer`` unless it is worse than the one that it points to.
 

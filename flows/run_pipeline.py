@@ -10,7 +10,7 @@ from pydantic import Field
 from flows import artifacts
 from flows.narration import run_job
 from flows.output_lock import output_lock
-from flows.parameters import Out, Overrides, RecipeName, Source
+from flows.parameters import ConfigFile, Out, Overrides, RecipeName, Source
 from flows.pretrain_encoder import pretrain_encoder
 from flows.restore_audio import restore_audio
 from flows.shard_corpus import shard_corpus
@@ -29,7 +29,7 @@ def run_pipeline(
     source: Source | None = None,
     out: Out = "runs/demo",
     recipe: RecipeName = "tiny",
-    config: str | None = None,
+    config: ConfigFile | None = None,
     overrides: Overrides = (),
     num_restored: Annotated[int, Field(ge=1)] = 8,
 ) -> dict[str, Any]:

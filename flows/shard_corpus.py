@@ -9,7 +9,7 @@ from prefect import flow
 from flows import artifacts
 from flows.narration import run_job
 from flows.output_lock import output_lock
-from flows.parameters import NumWorkers, Out, Overrides, RecipeName, Source
+from flows.parameters import ConfigFile, NumWorkers, Out, Overrides, RecipeName, Source
 from workers.jobs import ShardJob
 
 
@@ -18,7 +18,7 @@ def shard_corpus(
     source: Source,
     out: Out,
     recipe: RecipeName = "tiny",
-    config: str | None = None,
+    config: ConfigFile | None = None,
     overrides: Overrides = (),
     num_workers: NumWorkers = None,
     hold_out: Literal["as_configured", "recordings_if_no_speaker"] = "as_configured",

@@ -9,7 +9,7 @@ from prefect import flow
 from flows import artifacts
 from flows.narration import run_job
 from flows.output_lock import output_lock
-from flows.parameters import EncoderRun, Out, Overrides, RecipeName, Shards, Tokenizer
+from flows.parameters import ConfigFile, EncoderRun, Out, Overrides, RecipeName, Shards, Tokenizer
 from shards import store
 from workers.jobs import ExportJob, TrainCodecJob
 
@@ -21,7 +21,7 @@ def train_tokenizer(
     out: Out,
     tokenizer: Tokenizer,
     recipe: RecipeName = "tiny",
-    config: str | None = None,
+    config: ConfigFile | None = None,
     overrides: Overrides = (),
 ) -> dict[str, Any]:
     """Train the codec for the stage-1 run at ``encoder`` and export it to the directory ``tokenizer``.
