@@ -195,10 +195,11 @@ class WinogradConv:
         self._centre = None if dilation <= _MARGIN else centre.float().contiguous()
 
     @classmethod
-    def of(cls, conv: SameConv1d) -> WinogradConv:
-        """The convolution of a module, its sums of taps worked out in fp64."""
+    def of(cls, conv: SameConv1d, *, passing: bool = False) -> WinogradConv:
+        """The convolution of a module. Sums of taps are worked out in fp64, unless they last for one step only."""
         assert conv.bias is not None
-        return cls(conv.weight.detach().double().permute(2, 1, 0), conv.bias.detach().float(), conv.dilation[0])
+        taps = conv.weight.detach().permute(2, 1, 0)
+        return cls(taps if passing else taps.double(), conv.bias.detach().float(), conv.dilation[0])
 
     def pieces(self, x: Planes, scratch: Scratch) -> Iterator[Piece]:
         """conv(x), every output once. A piece lies in ``scratch`` and holds until the next one is asked for."""
@@ -266,10 +267,9 @@ def sums_of_inputs(
 class WinogradResiduals:
     """The residual blocks of one stage, one after another."""
 
-    def __init__(self, blocks: list[ResidualBlock]) -> None:
-        self._pairs = [
-            (WinogradConv.of(dilated), WinogradConv.of(plain)) for block in blocks for dilated, plain in block.pairs()
-        ]
+    def __init__(self, blocks: Sequence[ResidualBlock], *, passing: bool = False) -> None:
+        pairs = [pair for block in blocks for pair in block.pairs()]
+        self._pairs = [tuple(WinogradConv.of(conv, passing=passing) for conv in pair) for pair in pairs]
 
     def __call__(self, x: Float[Tensor, "1 channels 1 positions"]) -> Float[Tensor, "1 channels 1 positions"]:
         """Overwrites ``x``, which is channels-last."""

@@ -59,12 +59,14 @@ def _clip_by_clip(
         parameters = [p for conv in convs for p in (conv.weight, conv.bias)]
         run = lambda clip: cast(Tensor, _Residuals.apply(clip, dilations, *parameters))  # noqa: E731
     else:
-        residuals = WinogradResiduals(list(blocks))
+        residuals = WinogradResiduals(blocks, passing=True)
         run = lambda clip: _without_gradient(residuals, clip)  # noqa: E731
-    done = [run(clip[:, :n]) for clip, n in zip(x, lengths, strict=True)]
-    if len(done) == 1:
-        return F.pad(done[0], (0, x.shape[-1] - lengths[0]))[None]
-    return torch.stack([F.pad(clip, (0, x.shape[-1] - n)) for clip, n in zip(done, lengths, strict=True)])
+    done = [_padded(run(clip[:, :n]), x.shape[-1]) for clip, n in zip(x, lengths, strict=True)]
+    return done[0][None] if len(done) == 1 else torch.stack(done)
+
+
+def _padded(clip: Tensor, positions: int) -> Float[Tensor, "channels positions"]:
+    return clip if clip.shape[1] == positions else F.pad(clip, (0, positions - clip.shape[1]))
 
 
 def _without_gradient(residuals: WinogradResiduals, clip: Tensor) -> Float[Tensor, "channels positions"]:
