@@ -161,7 +161,7 @@ class _OpenPart:
         name = part_name(self._shard)
         self._file = RangeReader(store.join(self._reader.uri, name))
         opened = open_part(self._file, name)
-        if PartMetadata.of(opened.metadata.metadata, name).format != self._reader.format:
+        if PartMetadata.of_file(opened, name).format != self._reader.format:
             raise FormatError(
                 explain("a foreign part", value=name, expected=f"the format of {self._reader.uri}", fix="move it away")
             )

@@ -7,6 +7,7 @@ rows' crc32c say where it lies, so that undamaged rows are known and stay readab
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -177,7 +178,7 @@ def _sum_findings(
 
 def _describes(ledger: Ledger, shard: str, part: bytes) -> bool:
     try:
-        metadata = PartMetadata.of(open_part(io.BytesIO(part), part_name(shard)).metadata.metadata, part_name(shard))
+        metadata = PartMetadata.of_file(open_part(io.BytesIO(part), part_name(shard)), part_name(shard))
     except FormatError:
         return False
     told = (ledger.shard, ledger.shard_digest, ledger.part_sha256, ledger.part_size_bytes)
@@ -200,20 +201,23 @@ def _row_findings(
         known = ledger.rows.filter(pa.array([s == TOKENIZED for s in ledger.rows["status"].to_pylist()], pa.bool_()))
     try:
         file = open_part(io.BytesIO(part), name)
-        metadata = PartMetadata.of(file.metadata.metadata, name)
+        metadata = PartMetadata.of_file(file, name)
     except SyllabaryError as error:
         yield Finding(name, f"unreadable: {error}", *_place(known, 0, len(known or []) - 1))
         return
     if metadata.format != form or metadata.shard != shard:
         yield Finding(name, "a foreign part: its metadata is not this archive's")
         return
+    sizes = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
+    if min(sizes, default=0) < 0 or sum(sizes) != file.metadata.num_rows:
+        yield Finding(name, "its row groups do not add up", *_place(known, 0, len(known or []) - 1))
+        return
     if known is not None and len(known) != file.metadata.num_rows:
         yield Finding(name, f"has {file.metadata.num_rows} rows; its ledger has {len(known)} tokenized utterances")
         known = None  # says nothing of single rows
-    first = 0
-    for group in range(file.metadata.num_row_groups):
+    firsts = itertools.accumulate(sizes, initial=0)
+    for group, first in zip(range(len(sizes)), firsts, strict=False):
         yield from _group_findings(part, file, group, first, form, known, audit)
-        first += file.metadata.row_group(group).num_rows
 
 
 def _group_findings(

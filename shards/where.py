@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from shards.errors import InputError, explain
+from shards.token_archive import SOURCE_SUFFIX
 
 _TOKEN = re.compile(
     r"\s*(?:(?P<string>'(?:[^']|'')*')|(?P<number>-?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)|(?P<name>[A-Za-z_]\w*)"
@@ -50,6 +51,11 @@ _DERIVED: dict[str, tuple[pc.Expression, tuple[str, ...]]] = {
         ("start_sample", "num_samples", "sample_rate"),
     ),
 }
+
+
+def _source() -> pc.Expression:
+    """An archive leaves ``source`` null where ``recording_id`` tells it."""
+    return pc.coalesce(pc.field("source"), pc.binary_join_element_wise(pc.field("recording_id"), SOURCE_SUFFIX, ""))
 
 
 @dataclass(frozen=True)
@@ -181,6 +187,9 @@ class _Parser:
         if name not in plain:
             raise self._error(f"there is no column {name!r}; columns: {', '.join([*plain, *_DERIVED])}")
         self._columns.add(name)
+        if name == "source" and "recording_id" in plain:
+            self._columns.add("recording_id")
+            return _source(), str
         is_text = pa.types.is_string(self._schema.field(name).type)
         return pc.field(name), str if is_text else float
 

@@ -117,7 +117,7 @@ def _write_part(reader: ArchiveReader, shard: str, packing: Packing, out: str) -
     if ledger is None:
         raise DamageError(explain("a damaged part is not repacked", value=shard, fix=token_archive.REBUILD))
     file = open_part(store.as_buffer(store.join(reader.uri, part_name(shard))), part_name(shard))
-    metadata = token_archive.with_packing(PartMetadata.of(file.metadata.metadata, shard), packing)
+    metadata = token_archive.with_packing(PartMetadata.of_file(file, shard), packing)
     old = reader.format.packing
     table = file.read()
     tokens = [packing.pack(old.unpack(row)) for row in token_archive.row_tokens(table, old.num_groups)]

@@ -16,7 +16,7 @@ from tests.archive_corpus import make_archive
 
 FORMAT_MD = (Path(shards.__file__).parent / "FORMAT.md").read_text()
 PYARROW_OF_THE_BYTES = "26.0.1"
-PART_SHA256 = "f58aa082fcfa2a6be25d37fc01548f7a1d57bd09bb8099e8d6fdcdf9b0a717ac"
+PART_SHA256 = "c0d026cce781b171b5059e90354c6b3acd6aac3a798df2a9a21df0560c4ce425"
 
 
 @pytest.fixture(scope="module")

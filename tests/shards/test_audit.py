@@ -61,6 +61,33 @@ def test_any_flipped_bit_anywhere_is_found_in_its_file(archive: Path, folder: st
     assert audit_archive(str(archive)).findings == []
 
 
+def test_any_flipped_bit_of_a_footer_is_a_finding_and_no_crash(archive: Path) -> None:
+    """A footer holds names, types and row counts, whose damage reads as a wrong table, not as a wrong checksum."""
+    part = archive / "parts/valid-000000.parquet"
+    rng, size = np.random.default_rng(3), part.stat().st_size
+    for at in rng.integers(size - 8 - pq.ParquetFile(part).metadata.serialized_size, size, 80):
+        flip(part, int(at), int(at) % 8)
+        assert "parts/valid-000000.parquet" in [f.file for f in audit_archive(str(archive)).findings], f"byte {at}"
+        flip(part, int(at), int(at) % 8)
+
+
+@pytest.mark.parametrize(
+    ("byte", "bit", "what"),
+    [
+        (b"start_sample", 0, "column start_sample"),  # becomes another name
+        (b"start_sample", 7, "footer does not parse"),  # is no UTF-8 any more
+    ],
+)
+def test_a_damaged_name_in_a_footer_is_told_with_the_rows_behind_it(
+    archive: Path, byte: bytes, bit: int, what: str
+) -> None:
+    part = archive / "parts/train-000000.parquet"
+    data = part.read_bytes()
+    flip(part, data.index(byte, len(data) - pq.ParquetFile(part).metadata.serialized_size), bit)
+    finding = next(f for f in audit_archive(str(archive)).findings if f.rows)
+    assert finding.rows == (0, 63) and what in finding.what and finding.spans
+
+
 def test_damaged_tokens_are_named_by_row_and_time_and_the_rest_stays_readable(archive: Path) -> None:
     part = archive / "parts/train-000001.parquet"
     offset, size = token_page(part, 2)

@@ -14,9 +14,11 @@ import pytest
 
 from shards import token_archive
 from shards.errors import ConflictError, DamageError, FormatError, VersionError
+from shards.index import INDEX_SCHEMA
 from shards.packing import Packing
 from shards.token_archive import ArchiveFormat, PartMetadata, open_part
-from tests.archive_corpus import FORMAT, RATE, make_archive
+from shards.where import parse_where
+from tests.archive_corpus import FORMAT, RATE, make_archive, utterance_rows
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +49,8 @@ def test_plain_pyarrow_reads_rows_that_unpack_to_the_digits(archive: tuple[Path,
 def test_duckdb_counts_tokens_and_sees_the_source_columns(archive: tuple[Path, dict]) -> None:
     folder, truth = archive
     parts = f"read_parquet('{folder}/parts/*.parquet')"
-    counts = duckdb.sql(f"select count(*), sum(len(tokens)), count(distinct source) from {parts}").fetchall()
-    assert counts == [(len(truth), sum(19 * len(d) for d in truth.values()), 6)]
+    counts = duckdb.sql(f"select count(*), sum(len(tokens)), count(distinct snr_db) from {parts}").fetchall()
+    assert counts == [(len(truth), sum(19 * len(d) for d in truth.values()), 3)]
     metadata = duckdb.sql(
         f"select value from parquet_kv_metadata('{folder}/parts/train-000000.parquet') where key = 'syllabary'"
     ).fetchall()
@@ -73,6 +75,33 @@ def test_storage_places_of_the_shard_are_not_carried_and_the_rest_is(archive: tu
     names = pq.read_schema(archive[0] / "parts/train-000000.parquet").names
     assert names[:11] == [f.name for f in token_archive.COLUMNS]
     assert set(names[11:]) == {"source", "language", "snr_db"}
+
+
+def test_a_source_is_stored_where_the_recording_id_does_not_tell_it_and_found_either_way() -> None:
+    rows = utterance_rows("train-000000", 0, 4)
+    rows[3]["source"] = "elsewhere/tape 7.wav"
+    index = pa.Table.from_pylist(rows, schema=INDEX_SCHEMA)
+    frames = [FORMAT.num_frames(row["num_samples"], RATE) for row in rows]
+    tokens, salience = [np.zeros((f, 19), np.uint16) for f in frames], [np.zeros(f, np.uint8) for f in frames]
+    table = token_archive.part_table(index, tokens, salience, PartMetadata(FORMAT, "train-000000", "d" * 64))
+    assert table["source"].to_pylist() == [None, None, None, "elsewhere/tape 7.wav"]
+    for text, places in (
+        (f"source = '{rows[0]['source']}'", [0, 1]),
+        ("source like '%.wav'", [3]),
+        ("not source like '%.wav'", [0, 1, 2]),
+        ("source is null", []),
+    ):
+        found = table.filter(parse_where(text, table.schema).expression)
+        assert found["utterance_id"].to_pylist() == [rows[place]["utterance_id"] for place in places], text
+    again = token_archive.part_table(table, tokens, salience, PartMetadata(FORMAT, "train-000000", "d" * 64))
+    assert again["source"].equals(table["source"]), "repack carries it on"
+
+
+def test_statistics_are_those_of_the_columns_that_rows_are_looked_for_by(archive: tuple[Path, dict]) -> None:
+    group = pq.ParquetFile(archive[0] / "parts/train-000000.parquet").metadata.row_group(0)
+    columns = [group.column(number) for number in range(group.num_columns)]
+    with_minimum = {c.path_in_schema for c in columns if c.statistics is not None and c.statistics.has_min_max}
+    assert with_minimum == {"utterance_id", "recording_id", "speaker", "split"}, "source and language are null here"
 
 
 def test_row_crc32c_covers_what_the_specification_says(archive: tuple[Path, dict]) -> None:

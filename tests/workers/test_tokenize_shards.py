@@ -71,7 +71,7 @@ def test_a_part_holds_the_tokens_that_the_tokenizer_gives_each_utterance_alone(
             row, encoded = rows[source["utterance_id"]], tokens.encode(*audio.decode(flac))
             assert row["tokens"] == encoded.tokens.reshape(-1).tolist()
             assert row["salience"] == encoded.salience.tolist()
-            assert all(row[name] == source[name] for name in ("num_samples", "start_sample", "speaker", "source"))
+            assert all(row[name] == source[name] for name in ("num_samples", "start_sample", "speaker", "snr_db"))
             seen += 1
     assert seen == len(rows) == 12
     assert audit_archive(job.archive, shards).findings == []
