@@ -18,8 +18,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shards import outputs, store
-from shards.errors import DamageError, FormatError, NotFoundError, explain
-from shards.token_archive import LEDGER, METADATA_KEY, PARTS, REBUILD, SUMS, part_name
+from shards.errors import ConflictError, DamageError, FormatError, NotFoundError, explain
+from shards.token_archive import (
+    LEDGER,
+    METADATA_KEY,
+    PARTS,
+    REBUILD,
+    SUMS,
+    ArchiveFormat,
+    PartMetadata,
+    open_part,
+    part_name,
+)
 
 LEDGER_SCHEMA = pa.schema(
     [
@@ -140,10 +150,11 @@ def shards_in(archive_uri: str, folder: str = PARTS) -> list[str]:
     return [entry.name.removesuffix(suffix) for entry in entries]
 
 
-def intact_ledger(archive_uri: str, shard: str) -> Ledger | None:
+def intact_ledger(archive_uri: str, shard: str, form: ArchiveFormat) -> Ledger | None:
     """The ledger of a shard when its part, ledger and checksums are exactly what was written, else None.
 
     Raises:
+        ConflictError: they are intact, but those of an archive of another format than ``form``.
         StorageError: the store fails; not knowing is not the same as damaged.
     """
     try:
@@ -151,7 +162,13 @@ def intact_ledger(archive_uri: str, shard: str) -> Ledger | None:
             store.read_bytes(store.join(archive_uri, name(shard))) for name in (part_name, ledger_name, sums_name)
         )
         ledger = Ledger.decode(encoded, ledger_name(shard))
+        if sums != sums_text(shard, sha256(part), sha256(encoded)) or ledger.part_sha256 != sha256(part):
+            return None
+        metadata = PartMetadata.of_file(open_part(io.BytesIO(part), part_name(shard)), part_name(shard))
     except (NotFoundError, FormatError):
         return None
-    whole = sums == sums_text(shard, sha256(part), sha256(encoded)) and ledger.part_sha256 == sha256(part)
-    return ledger if whole else None
+    if metadata.format != form or metadata.shard != shard:
+        uri = store.join(archive_uri, part_name(shard))
+        fix = "move it away with its ledger and checksums"
+        raise ConflictError(explain("a foreign part", value=uri, expected=f"the format of {archive_uri}", fix=fix))
+    return ledger

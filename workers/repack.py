@@ -99,11 +99,12 @@ def _line(choice: dict[str, float]) -> str:
 
 
 def _write(job: RepackJob, reader: ArchiveReader, packing: Packing, out: str) -> None:
-    replace(reader.format, packing=packing).claim(out)
+    form = replace(reader.format, packing=packing)
+    form.claim(out)
     present = set(shards_in(out))
     progress = Progress("repack", len(reader.shards), "parts")
     for shard in reader.shards:
-        if shard not in present or intact_ledger(out, shard) is None:
+        if shard not in present or intact_ledger(out, shard, form) is None:
             _write_part(reader, shard, packing, out)
         progress.add(1)
     progress.finish()
@@ -113,7 +114,7 @@ def _write(job: RepackJob, reader: ArchiveReader, packing: Packing, out: str) ->
 
 
 def _write_part(reader: ArchiveReader, shard: str, packing: Packing, out: str) -> None:
-    ledger = intact_ledger(reader.uri, shard)
+    ledger = intact_ledger(reader.uri, shard, reader.format)
     if ledger is None:
         raise DamageError(explain("a damaged part is not repacked", value=shard, fix=token_archive.REBUILD))
     file = open_part(store.as_buffer(store.join(reader.uri, part_name(shard))), part_name(shard))

@@ -15,6 +15,7 @@ from typing import Any
 from shards import index, outputs, store, token_archive
 from shards.archive_ledger import intact_ledger, shards_in
 from shards.errors import ConflictError, FormatError, NotFoundError, StorageError, explain
+from shards.token_archive import ArchiveFormat
 from workers.actor_pool import error_of, through_actors
 from workers.encode_shard import NO_FIGURES, ShardEncoder, archive_format, figures, persist
 from workers.job_log import record
@@ -35,10 +36,10 @@ def tokenize(job: TokenizeJob) -> dict[str, Any]:
         StorageError: the store fails and does not come back in time.
     """
     seconds = _seconds_by_shard(job.shards)
-    _claim(job)
+    form = _claim(job)
     if orphans := store.sweep_temporary(job.archive):
         say("tokenize", f"removed {orphans} half-written files of killed writers")
-    done = _intact_parts(job, sorted(seconds))
+    done = _intact_parts(job, form, sorted(seconds))
     todo = [shard for shard in sorted(seconds) if shard not in done]
     totals = list(done.values())
     if todo:
@@ -68,13 +69,15 @@ def _seconds(table: Any) -> float:
     return float(sum(num / rate for num, rate in pairs))
 
 
-def _claim(job: TokenizeJob) -> None:
+def _claim(job: TokenizeJob) -> ArchiveFormat:
     from workers.tokenizer import Tokenizer
 
-    archive_format(Tokenizer.load(job.tokenizer, decoder=False)).claim(job.archive)
+    form = archive_format(Tokenizer.load(job.tokenizer, decoder=False))
+    form.claim(job.archive)
+    return form
 
 
-def _intact_parts(job: TokenizeJob, shards: list[str]) -> dict[str, dict[str, Any]]:
+def _intact_parts(job: TokenizeJob, form: ArchiveFormat, shards: list[str]) -> dict[str, dict[str, Any]]:
     """Figures of the parts that need no work. Every part there is read: a damaged one is not skipped but remade."""
     present = shards_in(job.archive, token_archive.PARTS)
     if foreign := sorted(set(present) - set(shards)):
@@ -89,7 +92,7 @@ def _intact_parts(job: TokenizeJob, shards: list[str]) -> dict[str, dict[str, An
         )
     intact: dict[str, dict[str, Any]] = {}
     with ThreadPoolExecutor(_READERS) as pool:
-        for shard, found in zip(present, pool.map(lambda s: _figures_if_intact(job, s), present), strict=True):
+        for shard, found in zip(present, pool.map(lambda s: _figures_if_intact(job, form, s), present), strict=True):
             if found is None:
                 say("tokenize", f"part {shard} is damaged: making it again")
             else:
@@ -97,9 +100,9 @@ def _intact_parts(job: TokenizeJob, shards: list[str]) -> dict[str, dict[str, An
     return intact
 
 
-def _figures_if_intact(job: TokenizeJob, shard: str) -> dict[str, Any] | None:
+def _figures_if_intact(job: TokenizeJob, form: ArchiveFormat, shard: str) -> dict[str, Any] | None:
     """Figures of a shard's part, or None when it is damaged; its rows are not kept. Raises ConflictError."""
-    ledger = intact_ledger(job.archive, shard)
+    ledger = intact_ledger(job.archive, shard, form)
     if ledger is None:
         return None
     if ledger.shard_digest != token_archive.shard_digest(index.read_index_part(job.shards, shard)):

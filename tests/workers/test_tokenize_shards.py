@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import resource
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,11 +16,11 @@ import pytest
 
 from shards import audio, index, outputs, store
 from shards.archive_ledger import intact_ledger, read_ledger
-from shards.audit import audit_archive
+from shards.audit import audit_archive, read_format
 from shards.errors import ConflictError, DamageError, FormatError, NotFoundError, StorageError, UnavailableError
 from shards.wds import ShardWriter, iter_shard
 from tests.archive_corpus import RATE, make_shard, make_shards, make_tokenizer
-from workers.encode_shard import ShardEncoder, persist, prefetched
+from workers.encode_shard import ShardEncoder, archive_format, persist, prefetched
 from workers.jobs import TokenizeJob
 from workers.tokenize_corpus import tokenize
 from workers.tokenizer import Tokenizer
@@ -41,8 +43,6 @@ def job_of(shards: str, tokenizer: str, tmp_path: Path) -> TokenizeJob:
 def encode_all(job: TokenizeJob) -> list[dict]:
     """What the actors do, in this process: every shard's part, so that the driver finds nothing left to do."""
     encoder = ShardEncoder(job.shards, job.tokenizer, job.archive, 0.0)
-    from workers.encode_shard import archive_format
-
     archive_format(Tokenizer.load(job.tokenizer, decoder=False)).claim(job.archive)
     return [encoder({"shard": shard}) for shard in index.committed_shards(job.shards)]
 
@@ -167,6 +167,56 @@ def test_a_foreign_part_is_refused(shards: str, tokenizer: str, tmp_path: Path) 
         tokenize(job)
 
 
+def test_a_part_of_another_encoder_with_checksums_of_its_own_is_refused_and_kept(
+    shards: str, tokenizer: str, tmp_path: Path
+) -> None:
+    job = job_of(shards, tokenizer, tmp_path)
+    encode_all(job)
+    other = make_tokenizer(str(tmp_path / "other"), seed=1)
+    foreign = job.model_copy(update={"tokenizer": other, "archive": str(tmp_path / "foreign")})
+    encode_all(foreign)
+    names = ("parts/train-000000.parquet", "ledger/train-000000.parquet", "sums/train-000000.sha256")
+    for name in names:
+        shutil.copy(tmp_path / "foreign" / name, tmp_path / "archive" / name)
+    assert "its metadata is not this archive's" in audit_archive(job.archive).findings[0].what
+    with pytest.raises(ConflictError, match=r"a foreign part: .*parts/train-000000.*move it away with its ledger"):
+        tokenize(job)
+    for name in names:
+        assert (tmp_path / "archive" / name).read_bytes() == (tmp_path / "foreign" / name).read_bytes()
+
+
+def test_a_later_run_tokenizes_the_shards_that_are_new_and_leaves_the_others_as_they_are(
+    shards: str, tokenizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = actors_in_this_process(monkeypatch)
+    job = job_of(shards, tokenizer, tmp_path)
+    assert tokenize(job)["num_new_parts"] == 3 and len(asked) == 3
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "archive/parts").iterdir()}
+    make_shard(shards, "train-000002", seed=7)
+    summary = tokenize(job)
+    assert (summary["num_new_parts"], summary["num_parts"], summary["num_tokenized"]) == (1, 4, 16)
+    assert asked[3:] == ["train-000002"] and all(path.stat().st_mtime_ns == at for path, at in before.items())
+    assert outputs.read_done(job.archive) == {k: v for k, v in summary.items() if k != "num_new_parts"}
+    assert audit_archive(job.archive, shards).findings == []
+    assert re.search(
+        r"tokenize +[\d,]+/[\d,]+ s of audio · [\d.,]+/s · 0:00:00 left · 1/1 shards", capsys.readouterr().err
+    )
+
+
+def actors_in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Let the driver's shards be encoded here, without Ray; returns the list of those it asks for."""
+    asked: list[str] = []
+
+    def encoded(job: TokenizeJob, todo: list[str]) -> Iterator[dict]:
+        encoder = ShardEncoder(job.shards, job.tokenizer, job.archive, 0.0)
+        for shard in todo:
+            asked.append(shard)
+            yield encoder({"shard": shard})
+
+    monkeypatch.setattr("workers.tokenize_corpus._encoded_shards", encoded)
+    return asked
+
+
 def test_shards_without_index_and_no_shards_are_refused(shards: str, tokenizer: str, tmp_path: Path) -> None:
     for part in (Path(shards) / "index").iterdir():
         part.unlink()
@@ -184,15 +234,16 @@ def test_damage_is_not_skipped(shards: str, tokenizer: str, tmp_path: Path) -> N
         path = tmp_path / "archive" / name
         original = path.read_bytes()
         path.write_bytes(original[:40] + bytes([original[40] ^ 1]) + original[41:])
-        assert intact_ledger(job.archive, "train-000000") is None
+        assert intact_ledger(job.archive, "train-000000", read_format(job.archive)) is None
         path.write_bytes(original)
-    assert intact_ledger(job.archive, "train-000000") is not None
+    assert intact_ledger(job.archive, "train-000000", read_format(job.archive)) is not None
 
 
 def test_a_disk_that_takes_no_more_is_one_line_and_leaves_nothing_half_written(
     shards: str, tokenizer: str, tmp_path: Path
 ) -> None:
-    encoder = ShardEncoder(shards, tokenizer, str(tmp_path / "archive"), 0.0)
+    archive = str(tmp_path / "archive")
+    encoder, form = ShardEncoder(shards, tokenizer, archive, 0.0), archive_format(Tokenizer.load(tokenizer))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (3_000, hard))  # room for ledger and checksums, not for the part
     try:
@@ -202,7 +253,7 @@ def test_a_disk_that_takes_no_more_is_one_line_and_leaves_nothing_half_written(
     assert result["kind"] == "StorageError" and "cannot write" in result["error"] and "\n" not in result["error"]
     assert [p for p in (tmp_path / "archive").rglob("*") if p.is_file() and p.parent.name == "parts"] == []
     assert not encoder({"shard": "train-000000"})["error"]
-    assert intact_ledger(str(tmp_path / "archive"), "train-000000") is not None
+    assert intact_ledger(archive, "train-000000", form) is not None
 
 
 def test_a_store_that_comes_back_is_waited_for_and_one_that_does_not_raises() -> None:
@@ -235,16 +286,8 @@ def test_a_store_that_fails_ends_the_run_at_once_and_as_what_it_is(
     def publish(archive: str, part: bytes, ledger: object) -> None:
         raise kind("the store is away")
 
-    asked: list[str] = []
-
-    def in_this_process(job: TokenizeJob, todo: list[str]) -> Iterator[dict]:
-        encoder = ShardEncoder(job.shards, job.tokenizer, job.archive, 0.0)
-        for shard in todo:
-            asked.append(shard)
-            yield encoder({"shard": shard})
-
+    asked = actors_in_this_process(monkeypatch)
     monkeypatch.setattr("workers.encode_shard.publish_part", publish)
-    monkeypatch.setattr("workers.tokenize_corpus._encoded_shards", in_this_process)
     with pytest.raises(kind, match="the store is away") as caught:
         tokenize(job_of(shards, tokenizer, tmp_path))
     assert type(caught.value) is kind and asked == ["train-000000"]
