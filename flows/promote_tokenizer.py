@@ -15,8 +15,7 @@ from flows.parameters import Out, Shards, Tokenizer, Transcripts
 from shards import outputs, store
 from shards.errors import InputError, explain
 from workers.jobs import CompareJob
-
-POINTER = "promoted.json"
+from workers.pipeline_layout import POINTER
 
 
 @flow(name="promote-tokenizer")

@@ -6,6 +6,7 @@ looked at: what is committed at that moment is what is told.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -21,7 +22,8 @@ from shards.planning import read_plans
 from workers.checkpoints import CheckpointStore, Manifest
 from workers.job_main import run_job
 from workers.jobs import StatusJob
-from workers.pipeline_layout import PipelineLayout
+from workers.pipeline_layout import POINTER, PipelineLayout
+from workers.report_card import REPORT, UTTERANCES
 
 COMPLETE, UNFINISHED, DAMAGED = "complete", "unfinished", "damaged"
 _READERS = 16
@@ -94,7 +96,7 @@ def kind_of(uri: str) -> str | None:
         target = store.join(uri, name)
         if store.exists(target) and isinstance(kind := outputs.read_json(target).get("kind"), str):
             return kind
-    return None
+    return "registry" if store.exists(store.join(uri, POINTER)) else None
 
 
 def as_table(found: list[Status]) -> str:
@@ -242,6 +244,41 @@ def _tokenizer(blank: Status) -> Status:
     return replace(blank, state=UNFINISHED if missing else COMPLETE, progress=digests, failures=failures)
 
 
+def _restored(blank: Status) -> Status:
+    return _plain(blank) if outputs.read_done(blank.uri) else _so_far(blank, "audio", "files")
+
+
+def _evaluation(blank: Status) -> Status:
+    """What could not be scored is in the report; before there is one, how many utterances have results."""
+    if outputs.read_done(blank.uri) is None:
+        return _so_far(blank, UTTERANCES, "utterances scored")
+    failed = outputs.read_json(store.join(blank.uri, REPORT))["failures"]
+    reasons = Counter(f"{one['system']} {one['metric']}: {one['reason']}" for one in failed)
+    return replace(_plain(blank), failures=tuple(Failure(why, count) for why, count in reasons.most_common()))
+
+
+def _so_far(blank: Status, folder: str, unit: str) -> Status:
+    count = len(store.list_files(store.join(blank.uri, folder)))
+    return replace(blank, done=count, unit=unit, progress=f"{count:,} {unit} so far")
+
+
+def _packed(blank: Status) -> Status:
+    splits = outputs.read_done(blank.uri) or {}
+    told = [f"{split} {found['num_documents']:,} documents" for split, found in splits.items()]
+    return replace(blank, state=_state(blank.uri), progress=", ".join(told))
+
+
+def _spans(blank: Status) -> Status:
+    """Salient spans are one file, whole or not there."""
+    there = store.exists(store.join(blank.uri, "spans.parquet"))
+    return replace(blank, state=COMPLETE if there else UNFINISHED, progress="salient spans")
+
+
+def _registry(blank: Status) -> Status:
+    pointer = outputs.read_json(store.join(blank.uri, POINTER))
+    return replace(blank, state=COMPLETE, progress=f"in use: {pointer['tokenizer']}")
+
+
 def _plain(blank: Status) -> Status:
     """What is known of any output: whether it is complete, and the numbers of its summary."""
     done = outputs.read_done(blank.uri) or {}
@@ -256,6 +293,11 @@ _DESCRIBERS: dict[str, Callable[[Status], Status]] = {
     "pretrain": _training,
     "codec": _training,
     "tokenizer": _tokenizer,
+    "restored": _restored,
+    "evaluation": _evaluation,
+    "packed": _packed,
+    "report": _spans,
+    "registry": _registry,
 }
 
 

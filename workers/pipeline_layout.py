@@ -11,6 +11,7 @@ from shards.errors import InputError, StorageError, explain
 from workers.recipes import Recipe
 
 DEMO = "the demo speech"
+POINTER = "promoted.json"  # of a registry, to the tokenizer in use
 _NEEDED_BYTES = 2 << 30
 
 

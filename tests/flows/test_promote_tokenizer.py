@@ -13,6 +13,7 @@ from shards import outputs
 from shards.errors import InputError
 from tests.report_card_example import write_example_report
 from workers.compare import RegressionError, compare
+from workers.pipeline_layout import POINTER
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def promote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def promoted(tmp_path: Path) -> str:
-    return Path(outputs.read_json(str(tmp_path / "registry" / module.POINTER))["tokenizer"]).name
+    return Path(outputs.read_json(str(tmp_path / "registry" / POINTER))["tokenizer"]).name
 
 
 def test_better_ones_follow_one_another(promote: Any, tmp_path: Path) -> None:

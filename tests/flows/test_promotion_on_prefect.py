@@ -14,6 +14,7 @@ from shards import outputs
 from tests.archive_corpus import make_tokenizer, tiny_config
 from tests.evaluation_testing import make_speech_shards
 from tests.report_card_example import write_example_report
+from workers.pipeline_layout import POINTER
 from workers.tokenizer import save_tokenizer
 
 
@@ -25,7 +26,7 @@ def artifact(key: str) -> Any:
 
 
 def pointed_to(registry: Path) -> str:
-    return Path(outputs.read_json(str(registry / module.POINTER))["tokenizer"]).name
+    return Path(outputs.read_json(str(registry / POINTER))["tokenizer"]).name
 
 
 def test_a_regression_fails_the_run_by_name_and_leaves_the_pointer(

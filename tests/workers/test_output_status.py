@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from archive_corpus import make_archive, make_tokenizer
@@ -17,8 +18,11 @@ from shards import outputs, store
 from shards.archive_ledger import read_ledger
 from shards.errors import NotFoundError
 from workers.checkpoints import CheckpointStore, Manifest
+from workers.evaluate_utterance import result_uri
 from workers.jobs import StatusJob
 from workers.output_status import COMPLETE, DAMAGED, UNFINISHED, Failure, Status, as_table, look, status
+from workers.pipeline_layout import POINTER
+from workers.report_card import REPORT
 
 
 @pytest.fixture
@@ -118,12 +122,46 @@ def test_a_tokenizer_with_and_without_its_decoder(tmp_path: Path) -> None:
     assert one(uri).failures == (Failure("missing decoder.safetensors", 1),) and one(uri).state == UNFINISHED
 
 
-def test_any_other_output_tells_the_numbers_of_its_summary(tmp_path: Path) -> None:
+def test_restored_audio_tells_its_files_and_then_the_numbers_of_its_summary(tmp_path: Path) -> None:
     uri = str(tmp_path)
     outputs.claim(uri, "restored", inputs={}, config={})
-    assert one(uri).state == UNFINISHED
+    store.publish_bytes(store.join(uri, "audio", "a.flac"), b"x")
+    assert (one(uri).state, one(uri).progress, one(uri).done) == (UNFINISHED, "1 files so far", 1)
     outputs.mark_done(uri, {"num_utterances": 8, "num_files": 8, "duration_s": 22.5})
     assert (one(uri).progress, one(uri).duration_s) == ("8 files, 8 utterances", 22.5)
+
+
+def test_an_evaluation_tells_what_is_scored_and_then_what_was_not(tmp_path: Path) -> None:
+    uri = str(tmp_path)
+    outputs.claim(uri, "evaluation", inputs={}, config={})
+    for number in range(3):
+        store.publish_bytes(result_uri(uri, number), b"{}")
+    assert (one(uri).state, one(uri).progress) == (UNFINISHED, "3 utterances scored so far")
+    failed = [{"utterance_id": f"u{n}", "system": "ours", "metric": "pesq", "reason": "too short"} for n in range(2)]
+    store.publish_bytes(store.join(uri, REPORT), outputs.pretty_json({"failures": failed}))
+    outputs.mark_done(uri, {"num_utterances": 3, "estoi": 0.5})
+    assert (one(uri).state, one(uri).progress) == (COMPLETE, "3 utterances")
+    assert one(uri).failures == (Failure("ours pesq: too short", 2),)
+
+
+def test_blocks_spans_and_a_registry_tell_what_they_hold(tmp_path: Path) -> None:
+    packed, spans, registry = (str(tmp_path / name) for name in ("packed", "spans", "registry"))
+    outputs.claim(packed, "packed", inputs={}, config={})
+    assert (one(packed).state, one(packed).progress) == (UNFINISHED, "")
+    outputs.mark_done(packed, {"train": {"num_documents": 1200}, "valid": {"num_documents": 3}})
+    assert (one(packed).state, one(packed).progress) == (COMPLETE, "train 1,200 documents, valid 3 documents")
+    outputs.claim(spans, "report", inputs={}, config={})
+    assert one(spans).state == UNFINISHED
+    store.publish_bytes(store.join(spans, "spans.parquet"), b"x")
+    assert (one(spans).state, one(spans).progress) == (COMPLETE, "salient spans")
+    store.publish_bytes(store.join(registry, POINTER), outputs.pretty_json({"tokenizer": "s3://b/t"}))
+    assert (one(registry).holds, one(registry).progress) == ("registry", "in use: s3://b/t")
+
+
+def test_every_kind_of_output_has_a_description_of_its_own() -> None:
+    from workers import output_status
+
+    assert set(get_args(outputs.Kind)) - {"run"} <= set(output_status._DESCRIBERS)
 
 
 def test_the_same_on_s3(s3: ObjectStore, shards: Path) -> None:
