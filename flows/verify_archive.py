@@ -8,7 +8,10 @@ from prefect import flow
 
 from flows import artifacts
 from flows.narration import run_job
+from flows.output_lock import output_lock
 from flows.parameters import Archive, Shards
+from shards import store
+from shards.verified import RECORD
 from workers.jobs import VerifyJob
 
 
@@ -21,6 +24,7 @@ def verify_archive(archive: Archive, shards: Shards | None = None, only_new: boo
         shards: URI of the shards that the archive has to cover; empty: only the archive itself.
         only_new: Leave out the parts that an earlier run with this set found intact; off for a scrub.
     """
-    result = run_job(VerifyJob(archive=archive, shards=shards, only_new=only_new))
+    with output_lock(store.join(archive, RECORD)):  # all that it writes: others may go on with the archive itself
+        result = run_job(VerifyJob(archive=archive, shards=shards, only_new=only_new))
     artifacts.summary("verify", result, {"archive": archive})
     return result

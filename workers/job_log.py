@@ -46,6 +46,11 @@ def worker_environment() -> dict[str, str]:
     return {key: value for key in (CONTEXT_VARIABLE,) if (value := os.environ.get(key)) is not None}
 
 
+def job_environment() -> dict[str, str]:
+    """What a job on a cluster needs to log as its submitter does. Ray refuses a name that the job gives it, too."""
+    return {key: value for key in (MODE_VARIABLE,) if (value := os.environ.get(key))}
+
+
 def emit(stage: str, message: str, *, level: str = "info", **fields: Any) -> None:
     """Tell one line on standard error."""
     sys.stderr.write(format_line(stage, message, level=level, **fields) + "\n")

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from shards.errors import InputError, JobError, explain
+from workers.job_log import job_environment
 from workers.jobs import Job
 
 T = TypeVar("T")
@@ -82,7 +83,8 @@ class RayJob:
         for found in self._client.list_jobs():
             if found.submission_id and found.entrypoint == self._entrypoint and not found.status.is_terminal():
                 return str(found.submission_id), True
-        return str(self._client.submit_job(entrypoint=self._entrypoint)), False
+        logs = {"env_vars": job_environment()}  # as this process logs, whatever the cluster's default
+        return str(self._client.submit_job(entrypoint=self._entrypoint, runtime_env=logs)), False
 
     def _reached(self, call: Callable[[], T]) -> T:
         """What ``call`` gives, asked again for a minute while the cluster does not answer."""

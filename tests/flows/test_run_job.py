@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import importlib
 import threading
 import time
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any, ClassVar
 
 import pytest
 from prefect import flow
+from prefect.client.orchestration import get_client
 
 from flows import narration
 from flows.output_lock import PRIVATE_SERVER_VARIABLE, limit_name, output_lock
@@ -108,6 +110,45 @@ def test_two_runs_never_work_on_one_output(server: str, tmp_path: Path) -> None:
     for run in runs:
         run.join()
     assert len(seen) == 3 and most == [1]
+
+
+HELD = {
+    "shard_corpus": ({"source": "in", "out": "out"}, ["out"]),
+    "pretrain_encoder": ({"shards": "in", "out": "out"}, ["out"]),
+    "train_tokenizer": ({"shards": "in", "encoder": "e", "out": "out", "tokenizer": "t"}, ["out", "t"]),
+    "tokenize_shards": ({"shards": "in", "tokenizer": "t", "archive": "out"}, ["out"]),
+    "restore_audio": ({"archive": "a", "tokenizer": "t", "out": "out"}, ["out"]),
+    "evaluate_tokenizer": ({"tokenizer": "t", "shards": "in", "out": "out"}, ["out"]),
+    "verify_archive": ({"archive": "a"}, ["a/verified.json"]),
+}
+
+
+@pytest.mark.parametrize("name", HELD)
+def test_a_flow_holds_what_its_job_writes_and_lets_it_go(
+    name: str, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, (parameters, outputs_of_it), held = importlib.import_module(f"flows.{name}"), HELD[name], []
+
+    def job(_: Job) -> dict[str, Any]:
+        held.extend(taken(uri) for uri in outputs_of_it)
+        raise JobError("that is all")
+
+    monkeypatch.setattr(module, "run_job", job)
+    assert getattr(module, name)(**parameters, return_state=True).is_failed()
+    assert held == [1] * len(outputs_of_it)
+    assert [taken(uri) for uri in outputs_of_it] == [0] * len(outputs_of_it)
+
+
+def test_every_flow_that_runs_a_job_is_looked_at() -> None:
+    flows = Path(narration.__file__).parent.glob("*.py")
+    runs = {path.stem for path in flows if "\n@flow(" in path.read_text() and "run_job(" in path.read_text()}
+    assert runs - set(HELD) == {"run_pipeline", "promote_tokenizer"}, "these call the others, and lock by themselves"
+
+
+def taken(uri: str) -> int:
+    """Slots of an output's limit that are held."""
+    with get_client(sync_client=True) as client:
+        return client.read_global_concurrency_limit_by_name(limit_name(uri)).active_slots
 
 
 def test_other_outputs_do_not_wait(server: str, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from ray.job_submission import JobStatus
 
 from shards.errors import JobError
 from workers import ray_jobs
+from workers.job_log import CONTEXT_VARIABLE, MODE_VARIABLE
 from workers.jobs import VerifyJob
 from workers.ray_jobs import RayJob
 
@@ -36,11 +37,13 @@ class Cluster:
     jobs: list[Told]
     logs: list[str] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
+    environments: list[dict[str, str]] = field(default_factory=list)
 
     def list_jobs(self) -> list[Told]:
         return self.jobs
 
-    def submit_job(self, *, entrypoint: str) -> str:
+    def submit_job(self, *, entrypoint: str, runtime_env: dict[str, dict[str, str]]) -> str:
+        self.environments.append(runtime_env["env_vars"])
         self.jobs.append(Told(f"new-{len(self.jobs)}", entrypoint, JobStatus.PENDING))
         return str(self.jobs[-1].submission_id)
 
@@ -94,6 +97,15 @@ def test_a_job_that_is_over_or_was_not_submitted_is_run_again(job: Told, monkeyp
     running = on(cluster, monkeypatch)
     assert (running.job_id, running.taken_up) == ("new-1", False)
     assert cluster.jobs[1].entrypoint == ENTRYPOINT
+
+
+@pytest.mark.parametrize("mode", ["json", ""])
+def test_a_job_on_the_cluster_logs_as_its_submitter_does(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(MODE_VARIABLE, mode)
+    monkeypatch.delenv(CONTEXT_VARIABLE, raising=False)
+    cluster = Cluster([])
+    on(cluster, monkeypatch)
+    assert cluster.environments == [{MODE_VARIABLE: "json"} if mode else {}]
 
 
 def test_whole_lines_come_once_and_the_last_one_without_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
