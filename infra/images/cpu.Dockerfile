@@ -1,6 +1,8 @@
 # Syllabary for machines without a GPU: Ray head and workers, Prefect worker, and the `syllabary` command.
 #
 #   docker build -f infra/images/cpu.Dockerfile -t syllabary:cpu .
+# wget is what KubeRay before 1.6 asks its pods with whether they are well.
+#
 #   docker build ... --build-arg PIP_EXTRA_INDEX_URL=<an index of CPU-only torch wheels>     2 GB less
 FROM python:3.11-slim-bookworm
 
@@ -15,6 +17,7 @@ COPY flows ./flows
 COPY workers ./workers
 COPY model ./model
 COPY shards ./shards
+RUN apt-get update && apt-get install -y --no-install-recommends wget && rm -rf /var/lib/apt/lists/*
 RUN python -m pip install -c constraints.txt .
 
 RUN useradd --create-home --uid 1000 syllabary

@@ -48,6 +48,13 @@ def test_an_image_is_of_our_python_unprivileged_and_without_keys(path: Path) -> 
     assert not re.search(r"AWS_|SECRET|TOKEN|KEY", path.read_text())
 
 
+@pytest.mark.parametrize("path", IMAGES, ids=lambda p: p.stem)
+def test_an_image_has_what_kuberay_looks_after_its_pods_with(path: Path) -> None:
+    """KubeRay 1.5's probes call wget by bash; the slim Python image has only the latter."""
+    installed = [arguments for i, arguments in instructions(path) if i == "RUN" and "apt-get install" in arguments]
+    assert len(installed) == 1 and " wget " in installed[0] and "rm -rf /var/lib/apt/lists/*" in installed[0]
+
+
 def test_both_images_hold_the_same() -> None:
     cpu, cuda = ([line for line in instructions(path) if line[0] in ("COPY", "RUN")] for path in IMAGES)
     assert cpu == cuda
