@@ -10,9 +10,12 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 import shards
 from tests.archive_corpus import make_archive
+from workers.jobs import PackJob
+from workers.pack_blocks import pack
 
 FORMAT_MD = (Path(shards.__file__).parent / "FORMAT.md").read_text()
 PYARROW_OF_THE_BYTES = "26.0.1"
@@ -25,8 +28,9 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, n
     return folder, make_archive(str(folder), num_utterances=6)
 
 
-def fenced(language: str) -> str:
-    (block,) = re.findall(rf"```{language}\n(.*?)```", FORMAT_MD.partition("## Token archive")[2], re.DOTALL)
+def fenced(language: str, section: str = "Token archive") -> str:
+    (text,) = re.findall(rf"^## {section}\n(.*?)(?:^## |\Z)", FORMAT_MD, re.DOTALL | re.MULTILINE)
+    (block,) = re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
     return block
 
 
@@ -50,6 +54,37 @@ def test_the_python_of_the_specification_decodes_level_indices_in_thirty_lines(a
         assert found
         for name in found:
             assert scope["level_indices"](part, name) == truth[name].tolist()
+
+
+def test_the_batches_of_the_specification_train_a_decoder_only_model(archive, tmp_path: Path) -> None:
+    pack(PackJob(archive=str(archive[0]), out=str(tmp_path), block_size=96, document="utterance"))
+    scope: dict = {}
+    exec(fenced("python", "Blocks"), scope)
+    inputs, place, attend, possible, targets = next(iter(scope["batches"](tmp_path / "train/part-00000.parquet", 4)))
+    told = targets >= 0
+    assert possible.gather(-1, targets.clamp(min=0)[..., None])[..., 0][told].all(), "whatever follows is possible"
+    assert set(possible.sum(-1).unique().tolist()) == {16, 16_384, 16_385}
+    begun = (inputs == 16_384).cumsum(1)  # documents before and at each place; attention is within one, backwards
+    same = begun[:, :, None] == begun[:, None, :]
+    assert begun.max() > 1 and torch.equal(attend[told], same.tril()[told])
+
+    torch.manual_seed(0)
+    width, vocabulary = 16, possible.shape[-1]
+    tokens, places = torch.nn.Embedding(vocabulary, width), torch.nn.Embedding(19, width)
+    layer = torch.nn.Linear(width, 3 * width)
+    optimizer = torch.optim.Adam([*tokens.parameters(), *places.parameters(), *layer.parameters()], lr=0.1)
+    losses = []
+    for _ in range(12):
+        hidden = tokens(inputs) + places(place)
+        query, key, value = layer(hidden).chunk(3, dim=-1)
+        mixed = hidden + torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=attend)
+        logits = (mixed @ tokens.weight.T).masked_fill(~possible, -torch.inf)
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] / 2 and losses[-1] < 0.5 * float(possible.sum(-1)[told].log().mean())
 
 
 def _holds(part: Path, utterance_id: str) -> bool:
