@@ -14,7 +14,7 @@ from shards import outputs
 from shards.audit import audit_archive
 from shards.errors import NotFoundError
 from shards.packing import Packing
-from tests.archive_corpus import make_archive
+from tests.archive_corpus import RATE, make_archive
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +69,31 @@ def test_any_flipped_bit_of_a_footer_is_a_finding_and_no_crash(archive: Path) ->
         flip(part, int(at), int(at) % 8)
         assert "parts/valid-000000.parquet" in [f.file for f in audit_archive(str(archive)).findings], f"byte {at}"
         flip(part, int(at), int(at) % 8)
+
+
+def test_flipped_bits_in_pages_are_named_by_row_and_time_and_the_other_row_groups_stay_readable(archive: Path) -> None:
+    part = archive / "parts/train-000001.parquet"
+    rows = pq.read_table(archive / "ledger/train-000001.parquet").to_pylist()
+    intact = [pq.ParquetFile(part).read_row_group(group) for group in range(4)]
+    metadata, rng = pq.ParquetFile(part).metadata, np.random.default_rng(11)
+    for _ in range(40):
+        group, column = int(rng.integers(4)), int(rng.integers(metadata.num_columns))
+        chunk = metadata.row_group(group).column(column)
+        begin = chunk.dictionary_page_offset or chunk.data_page_offset
+        at, bit = int(rng.integers(begin, begin + chunk.total_compressed_size)), int(rng.integers(8))
+        flip(part, at, bit)
+        findings = audit_archive(str(archive)).findings
+        told = f"byte {at}, bit {bit}, {chunk.path_in_schema}: {list(map(str, findings))}"
+        assert findings and all(f.file == "parts/train-000001.parquet" for f in findings), told
+        for finding in (f for f in findings if f.rows):
+            first, last = finding.rows
+            assert group * 16 <= first <= last < group * 16 + 16, told
+            audio = {(r["recording_id"], r["start_sample"] / RATE) for r in rows[first : last + 1]}
+            assert {(name, start) for name, start, _ in finding.spans} <= audio and finding.spans, told
+        assert any(f.rows for f in findings) or "outside the rows" in findings[0].what, told
+        for other in {0, 1, 2, 3} - {group}:
+            assert pq.ParquetFile(part, page_checksum_verification=True).read_row_group(other).equals(intact[other])
+        flip(part, at, bit)
 
 
 @pytest.mark.parametrize(
