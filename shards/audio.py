@@ -19,6 +19,7 @@ from shards.errors import FormatError, explain
 Samples = NDArray[np.float32]
 FULL_SCALE = 32768.0
 RESAMPLING_QUALITY = "HQ"
+_MOST_SAMPLES_A_BYTE = 1 << 16  # a FLAC frame holds at most 65,535 samples, in over ten bytes
 
 
 def decode(data: bytes) -> tuple[Samples, int]:
@@ -30,6 +31,8 @@ def decode(data: bytes) -> tuple[Samples, int]:
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as audio:
             promised = audio.frames
+            if promised > _MOST_SAMPLES_A_BYTE * len(data):  # FLAC that was streamed does not know: read as 2^63
+                raise FormatError(explain("audio promises more samples than its bytes can hold", value=promised))
             samples = to_mono(audio.read(dtype="float32", always_2d=True))
             rate = int(audio.samplerate)
     except soundfile.LibsndfileError as error:

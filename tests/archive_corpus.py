@@ -149,13 +149,14 @@ def make_archive(
     truth: dict[str, np.ndarray] = {}
     for seed, shard in enumerate(shards):
         table = pa.Table.from_pylist(utterance_rows(shard, seed, num_utterances), schema=index.INDEX_SCHEMA)
-        truth |= _make_part(uri, table, form, shard, seed, row_group_size)
+        truth |= make_part(uri, table, form, shard, seed, row_group_size)
     return truth
 
 
-def _make_part(
+def make_part(
     uri: str, rows: pa.Table, form: ArchiveFormat, shard: str, seed: int, row_group_size: int
 ) -> dict[str, np.ndarray]:
+    """One more part, of index ``rows`` and random digits and salience; returns the digits of every utterance_id."""
     rng = np.random.default_rng(1000 + seed)
     pairs = zip(rows["num_samples"].to_pylist(), rows["sample_rate"].to_pylist(), strict=True)
     frames = [form.num_frames(*pair) for pair in pairs]

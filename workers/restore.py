@@ -91,11 +91,11 @@ def _claim(job: RestoreJob, tokenizer: Tokenizer, selected: Selected) -> None:
 
 
 def _publish_manifest(job: RestoreJob, manifest: Manifest) -> dict[str, Any]:
-    """Publish where each utterance is; returns the totals."""
+    """Publish where each utterance is (``file`` is null where there are no samples); returns the totals."""
     rows = sorted(manifest, key=lambda row: row["utterance_id"])
     store.publish_bytes(store.join(job.out, "manifest.parquet"), _parquet(pa.Table.from_pylist(rows)))
     duration_s = sum(row["num_samples"] / row["sample_rate"] for row in rows)
-    num_files = len({row["file"] for row in rows})
+    num_files = len({row["file"] for row in rows} - {None})
     return {"num_utterances": len(rows), "num_files": num_files, "duration_s": round(duration_s, 3)}
 
 

@@ -44,6 +44,11 @@ class Clip:
     rows: list[dict[str, Any]]
     span: tuple[int, int] | None = None
 
+    @property
+    def num_samples(self) -> int:
+        """Of the file."""
+        return int(self.rows[0]["num_samples"]) if self.span is None else self.span[1] - self.span[0]
+
 
 @dataclass(frozen=True)
 class Restorer:
@@ -84,6 +89,8 @@ class Restorer:
         return manifest
 
     def _publish(self, clip: Clip) -> Manifest:
+        if not clip.num_samples:  # there is no FLAC of no samples; a file of no bytes would be no audio
+            return _manifest_rows(clip, None)
         name = f"{clip.name}.{self.job.audio_format}"
         if name not in self.present:
             samples = _samples(clip, self.tokenizer, self.reader.format.packing)
@@ -180,14 +187,14 @@ def _decoded(row: dict[str, Any], tokenizer: Tokenizer, packing: Packing) -> NDA
 
 
 def _encoded(samples: NDArray[np.float32], rate: int, audio_format: str) -> bytes:
-    if audio_format == "flac" and len(samples):
+    if audio_format == "flac":
         return audio.encode_flac(samples, rate)
     buffer = io.BytesIO()
     soundfile.write(buffer, audio.to_int16(samples), rate, format=audio_format.upper(), subtype="PCM_16")
     return buffer.getvalue()
 
 
-def _manifest_rows(clip: Clip, file: str) -> list[dict[str, Any]]:
+def _manifest_rows(clip: Clip, file: str | None) -> list[dict[str, Any]]:
     start = clip.rows[0]["start_sample"] if clip.span is None else clip.span[0]
     names = ("utterance_id", "recording_id", "speaker", "start_sample", "num_samples", "sample_rate")
     return [

@@ -24,6 +24,15 @@ def test_sixteen_bit_samples_survive_exactly() -> None:
     assert (samples * 32768 == levels).all()
 
 
+@pytest.mark.parametrize("promised", [0, 2**36 - 1])  # the first is how FLAC says that it does not know
+def test_a_length_that_cannot_be_is_refused_before_memory_is_asked_for(promised: int) -> None:
+    flac = bytearray(encode_flac(noise(5000), 16_000))
+    fields = int.from_bytes(flac[18:26], "big") >> 36 << 36  # rate, channels, bits; then the number of samples
+    flac[18:26] = (fields | promised).to_bytes(8, "big")
+    with pytest.raises(FormatError, match="audio promises more samples than its bytes can hold"):
+        decode(bytes(flac))
+
+
 def test_encoding_is_deterministic_and_clips() -> None:
     samples = noise(5000) * 20
     assert encode_flac(samples, 16_000) == encode_flac(samples.copy(), 16_000)
