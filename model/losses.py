@@ -130,11 +130,16 @@ def mean_score(judged: DiscriminatorOutput) -> Float[Tensor, ""]:
 
 
 def _clip_means(x: Tensor, like: FeatureMap) -> Float[Tensor, "batch"]:
-    """Mean of ``x`` [batch, channels, time, ...] over the valid times of ``like``, a clip."""
+    """Mean of ``x`` [batch, channels, time, ...] over the valid times of ``like``, a clip.
+
+    At least in fp32: the sum over a whole map leaves what fp16 can hold.
+    """
     mask = valid_mask(like.lengths, x.shape[2], x.device)
     mask = mask.view(mask.shape[0], 1, mask.shape[1], *[1] * (x.dim() - 3))
     per_time = x[0, :, 0].numel()
-    return x.masked_fill(~mask, 0.0).flatten(1).sum(dim=1) / (mask.flatten(1).sum(dim=1).clamp(min=1) * per_time)
+    return x.masked_fill(~mask, 0.0).flatten(1).sum(dim=1, dtype=torch.promote_types(x.dtype, torch.float32)) / (
+        mask.flatten(1).sum(dim=1).clamp(min=1) * per_time
+    )
 
 
 def generator_losses(

@@ -3,12 +3,13 @@ processes that holds a process group, so that importing torch and DeepSpeed is p
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import multiprocessing
 import os
 import socket
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -182,35 +183,57 @@ class StoppedError(Exception):
     """Raised by a test in the place of a SIGKILL."""
 
 
+@contextlib.contextmanager
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Within the block ``owner.name`` is ``value``; in the processes of a gang, where pytest's monkeypatch is not."""
+    original = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)
+
+
+def _run_stage(stage: str, job: Any) -> None:
+    """One stage on this rank, on the CPU at any precision: what refuses fp16 there has its own test."""
+    import torch
+
+    from workers import train_rank
+    from workers.codec_stage import train_codec_rank
+    from workers.jepa_stage import train_jepa_rank
+
+    with replaced(train_rank, "select_device", lambda train: torch.device("cpu")):
+        (train_jepa_rank if stage == "pretrain" else train_codec_rank)(job)
+
+
 def train_here(
     stage: str, recipe: Recipe, out: str, shards: str, encoder: str | None = None, stop_after: int = 0
 ) -> Any:
     """Run one stage on this process's rank; with ``stop_after`` die right after that step's checkpoint."""
-    import torch
-
     from workers import train_loop
-    from workers.codec_stage import train_codec_rank
-    from workers.jepa_stage import train_jepa_rank
     from workers.ray_training import RankJob
 
-    lines = Lines()
-    job = RankJob(out, shards, recipe, lines, encoder)
-    original = train_loop._checkpoint
+    lines, original = Lines(), train_loop._checkpoint
 
     def dying(stage_: Any, run: Any, *, must_succeed: bool) -> None:
         original(stage_, run, must_succeed=must_succeed)
         if stop_after and run.step >= stop_after:
             raise StoppedError
 
-    train_loop._checkpoint = dying
-    torch.use_deterministic_algorithms(False)
-    try:
-        (train_jepa_rank if stage == "pretrain" else train_codec_rank)(job)
-    except StoppedError:
-        pass
-    finally:
-        train_loop._checkpoint = original
+    with replaced(train_loop, "_checkpoint", dying), contextlib.suppress(StoppedError):
+        _run_stage(stage, RankJob(out, shards, recipe, lines, encoder))
     return lines.said
+
+
+def watched(stage: str, recipe: Recipe, out: str, shards: str, encoder: str, watch: Callable[[Any, Any], Any]) -> Any:
+    """Run one stage on this process's rank up to its loop, hand stage and run to ``watch`` instead."""
+    from workers import train_rank
+    from workers.ray_training import RankJob
+
+    seen: list[Any] = []
+    with replaced(train_rank, "train", lambda stage_, run: seen.append(watch(stage_, run))):
+        _run_stage(stage, RankJob(out, shards, recipe, Lines(), encoder))
+    return seen[0]
 
 
 def trained(out: str, said: Sequence[str] = ()) -> Trained:

@@ -104,9 +104,9 @@ class CodecStage:
         return dict(zip(sums, means, strict=True)) | norms
 
     def _step_engines(self, adversarial: bool) -> dict[str, float]:
-        norms = step_engine(self.engines["generator"], self._config)
+        norms = step_engine(self.engines["generator"])
         if adversarial:
-            judged = step_engine(self.engines["discriminators"], self._config)
+            judged = step_engine(self.engines["discriminators"])
             norms |= {f"discriminator_{name}": value for name, value in judged.items()}
         return norms
 
@@ -178,6 +178,11 @@ class CodecStage:
     def validate(self) -> dict[str, float]:
         """See :class:`workers.train_loop.Stage`."""
         return validate_codec(self._codec, self._setup.validation, self._setup.device, self._model)
+
+    def warnings(self, found: Mapping[str, float]) -> list[str]:
+        """A code that says little: most of its dims never leave one level."""
+        dead, dims = int(found["dead_dims"]), self._model.encoder.latent_dim
+        return [f"{dead} of {dims} latent dims only ever take one level"] if 2 * dead > dims else []
 
     def illustrate(self, step: int) -> None:
         """Reconstructions of the first held-out clips: FLAC and spectrograms."""

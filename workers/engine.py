@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.distributed import distributed_c10d
 
 from shards.errors import ConfigError, explain
+from workers.loss_scale import left_out, take_over_scaling
 from workers.training_config import OptimizerConfig, TrainConfig
 
 T = TypeVar("T")
@@ -114,6 +115,7 @@ def build_engine(
     engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
     if train.zero_stage == 0:
         engine.enable_backward_allreduce = False  # see backward()
+    take_over_scaling(engine, is_fp16=train.precision == "fp16")
     _require_as_asked(engine, train)
     _limit_waiting(timedelta(seconds=train.collective_timeout_s))
     return engine
@@ -131,7 +133,7 @@ def _require_as_asked(engine: Any, train: TrainConfig) -> None:
         "grad_accum_steps": (engine.gradient_accumulation_steps(), train.grad_accum_steps),
         "clip_norm": (engine.gradient_clipping(), train.optimizer.clip_norm),
         "micro_batch_size": (engine.train_micro_batch_size_per_gpu(), train.micro_batch_size),
-        "autocast": (bool(engine.torch_autocast_enabled()), train.precision != "fp32"),
+        "precision": (_precision_of(engine), train.precision),
     }
     for name, (found, wanted) in asked.items():
         if found != wanted:
@@ -142,6 +144,12 @@ def _require_as_asked(engine: Any, train: TrainConfig) -> None:
                     fix="this version of DeepSpeed does not fit; install the pinned one",
                 )
             )
+
+
+def _precision_of(engine: Any) -> str:
+    names = {dtype: precision for precision, dtype in _DTYPES.items()}
+    dtype = str(engine.torch_autocast_dtype()).removeprefix("torch.")
+    return names.get(dtype, dtype) if engine.torch_autocast_enabled() else "fp32"
 
 
 def learning_rate(optimizer: OptimizerConfig, step: int, num_steps: int) -> float:
@@ -165,32 +173,44 @@ def backward(engine: Any, loss: Tensor) -> None:
     Without ZeRO, DeepSpeed's own call would copy all gradients into one buffer as large as they are, and back, on a
     single rank too; a bucket at a time does the same in a few megabytes, and one rank has nothing to add up.
     """
-    engine.backward(loss)
-    if engine.zero_optimization_stage() == 0 and world()[1] > 1:
+    if engine.zero_optimization_stage() > 0:
+        if engine.scaling:
+            engine.optimizer.override_loss_scale(engine.scaling.factor)
+        engine.backward(loss)
+        return
+    engine.backward(loss * engine.scaling.factor if engine.scaling else loss)
+    if world()[1] > 1:
         engine.allreduce_gradients(bucket_size=_BUCKET_NUMEL)
 
 
-def step_engine(engine: Any, train: TrainConfig) -> dict[str, float]:
+def step_engine(engine: Any) -> dict[str, float]:
     """Count a micro-batch, and at the end of its step clip and apply the gradient.
 
-    Returns the ``gradient_norm`` of an applied gradient, over all ranks, before clipping. Under fp16 it is left out
-    when it is infinite, which is no failure: the loss scaler skips that step and scales down.
+    Returns the ``gradient_norm`` of an applied gradient, over all ranks, before clipping. Under fp16 also the
+    ``loss_scale`` of the next step, and no norm for a gradient that overflowed, which is left out and is no failure.
     """
-    applied = engine.is_gradient_accumulation_boundary()
-    norm = _whole_norm(engine, train) if applied else None
-    engine.step()
-    if applied and engine.zero_optimization_stage() > 0:
-        norm = engine.get_global_grad_norm()
-    if norm is None or (train.precision == "fp16" and not math.isfinite(float(norm))):
+    if not engine.is_gradient_accumulation_boundary():
+        engine.step()
         return {}
-    return {"gradient_norm": float(norm)}
+    norm = None if engine.zero_optimization_stage() > 0 else _whole_norm(engine)
+    overflowed = engine.scaling and norm is not None and not math.isfinite(norm)
+    with left_out(engine.optimizer) if overflowed else contextlib.nullcontext():
+        engine.step()
+    found = float(engine.get_global_grad_norm()) if norm is None else norm
+    return engine.scaling.judge(found) if engine.scaling else {"gradient_norm": found}
 
 
-def _whole_norm(engine: Any, train: TrainConfig) -> Tensor | None:
+def _whole_norm(engine: Any) -> float:
     """DeepSpeed measures the norm under ZeRO only; without it every rank holds the whole, averaged gradient."""
-    if engine.zero_optimization_stage() > 0 or train.precision == "fp16":
-        return None
-    return nn.utils.get_total_norm([p.grad for p in engine.module.parameters() if p.grad is not None])
+    grads = [p.grad for p in engine.module.parameters() if p.grad is not None]
+    if engine.scaling:
+        engine.scaling.unscale(grads)
+    return float(nn.utils.get_total_norm(grads))
+
+
+def holds_finite_weights(engine: Any) -> bool:
+    """Whether no parameter or buffer of an engine's module is NaN or infinite; the same on every rank."""
+    return all(bool(value.isfinite().all()) for value in engine.module.state_dict().values())
 
 
 def lowered(train: TrainConfig, device: torch.device) -> torch.autocast:

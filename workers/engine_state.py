@@ -18,6 +18,7 @@ from shards import store
 from shards.errors import DamageError, StorageError, explain
 from workers.checkpoints import CheckpointStore, StoredFile
 from workers.engine import gather_from_ranks, world
+from workers.loss_scale import restore_scaling, scaling_state
 from workers.metrics import History
 
 
@@ -53,7 +54,7 @@ def _write(engines: Mapping[str, Any], folder: Path, history: History) -> None:
     for name, engine in engines.items():
         engine._copy_recovery_script = lambda folder: None  # a script of DeepSpeed's own, needed by no one here
         with _failures_noted(engine.checkpoint_engine, problems):
-            engine.save_checkpoint(str(folder), tag=name, save_latest=False)
+            engine.save_checkpoint(str(folder), tag=name, client_state=scaling_state(engine), save_latest=False)
     if world()[0] == 0 and not problems:
         try:
             (folder / "metrics.parquet").write_bytes(history.to_parquet())
@@ -92,10 +93,12 @@ def load_engines(engines: Mapping[str, Any], folder: Path, *, written_by: int) -
         if convert:
             _load_module(engine, folder / name)
         with _loadable(folder / name, convert) as loadable:
-            path, _ = engine.load_checkpoint(str(loadable.parent), tag=loadable.name, load_lr_scheduler_states=False)
+            where, tag = str(loadable.parent), loadable.name
+            path, state = engine.load_checkpoint(where, tag=tag, load_lr_scheduler_states=False)
             gather_from_ranks(None)  # no rank may delete the converted files while another still reads them
         if path is None:
             raise DamageError(explain(f"no {name} in the checkpoint", value=str(folder)))
+        restore_scaling(engine, state)
 
 
 def _load_module(engine: Any, source: Path) -> None:

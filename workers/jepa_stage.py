@@ -78,7 +78,7 @@ class JepaStage:
             found = engine(batch.waveform, batch.num_samples, mask)
             # DeepSpeed divides by ranks and micro-batches; undone here, what is left is the share of masked frames.
             backward(engine, found.loss * (count * world()[1] * len(batches) / total))
-            norm = step_engine(engine, self._config)
+            norm = step_engine(engine)
             stats = torch.stack([found.loss.detach(), found.prediction_std, found.target_std])
             sums += stats.double() * (count / total)
         self._jepa.update_target()
@@ -121,6 +121,12 @@ class JepaStage:
             **gate_health(rows_of_all_ranks(gates)),
             **daam_spread(self._jepa.context_encoder),
         }
+
+    def warnings(self, found: Mapping[str, float]) -> list[str]:
+        """Collapse: predictions that hardly vary (PAPER section stage 1)."""
+        if not found["collapsed"]:
+            return []
+        return [f"predictions vary by {found['prediction_std']:.2g}, below {COLLAPSED_STD:g}: the latents collapse"]
 
     def illustrate(self, step: int) -> None:
         """Nothing to hear yet: latents have no sound before stage 2."""

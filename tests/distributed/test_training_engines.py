@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load as from_safetensors
 from safetensors.torch import save as to_safetensors
-from training_testing import Lines, no_dropout, train_here, trained, training_recipe
+from training_testing import no_dropout, train_here, trained, training_recipe, watched
 
 from model.discriminators import Discriminators
 from model.losses import discriminator_loss
@@ -17,24 +18,6 @@ from shards.errors import ConfigError
 from workers import engine
 from workers.engine import deepspeed_config, frozen, learning_rate, select_device
 from workers.training_config import CodecTrainConfig, OptimizerConfig, PretrainConfig, TrainConfig
-
-
-def _watched(stage: str, recipe: Any, out: str, shards: str, encoder: str, watch: Any) -> Any:
-    """Run a stage on this rank up to its loop, hand stage and run to ``watch`` instead."""
-    import workers.train_rank as train_rank
-    from workers.codec_stage import train_codec_rank
-    from workers.jepa_stage import train_jepa_rank
-    from workers.ray_training import RankJob
-
-    seen: list[Any] = []
-    original = train_rank.train
-    train_rank.train = lambda stage_, run: seen.append(watch(stage_, run))
-    try:
-        job = RankJob(out, shards, recipe, Lines(), encoder)
-        (train_jepa_rank if stage == "pretrain" else train_codec_rank)(job)
-    finally:
-        train_rank.train = original
-    return seen[0]
 
 
 def _sha(module: torch.nn.Module) -> str:
@@ -57,10 +40,10 @@ def _ema_follows(stage: Any, run: Any) -> float:
     return max(float((f - e).abs().max()) for f, e in zip(found, expected, strict=True))
 
 
-@pytest.mark.parametrize(("zero", "precision"), [(0, "fp32"), (1, "bf16"), (2, "fp32"), (2, "bf16")])
+@pytest.mark.parametrize(("precision", "zero"), [*itertools.product(["fp32", "bf16"], [0, 1, 2]), ("fp16", 2)])
 def test_the_target_is_the_moving_average_in_fp32(pair, shards, encoder, tmp_path, zero, precision):
     recipe = training_recipe(pretrain__zero_stage=zero, pretrain__precision=precision)
-    errors = pair.run(_watched, "pretrain", recipe, str(tmp_path / "out"), shards, encoder, _ema_follows)
+    errors = pair.run(watched, "pretrain", recipe, str(tmp_path / "out"), shards, encoder, _ema_follows)
     assert max(errors) < 1e-6
 
 
@@ -88,7 +71,7 @@ def test_a_frozen_encoder_has_no_gradient_no_optimizer_state_and_no_place_in_the
     single, shards, encoder, tmp_path
 ):
     recipe = training_recipe(codec__train_encoder="frozen")
-    (found,) = single.run(_watched, "codec", recipe, str(tmp_path / "out"), shards, encoder, _generator_alone)
+    (found,) = single.run(watched, "codec", recipe, str(tmp_path / "out"), shards, encoder, _generator_alone)
     assert found["generator_moved"]
     assert not found["encoder_moved"]
     assert not found["judges_moved"]
@@ -119,7 +102,7 @@ def test_two_ranks_hold_equal_discriminators_and_the_generator_leaks_nothing_int
     pair, shards, encoder, tmp_path, zero
 ):
     recipe = training_recipe(codec__zero_stage=zero)
-    found = pair.run(_watched, "codec", recipe, str(tmp_path / "out"), shards, encoder, _discriminators_learn)
+    found = pair.run(watched, "codec", recipe, str(tmp_path / "out"), shards, encoder, _discriminators_learn)
     (before_0, after_0, leaked_0), (before_1, after_1, leaked_1) = found
     assert before_0 == before_1 != after_0 == after_1
     assert leaked_0 == leaked_1 == 0
@@ -143,7 +126,7 @@ def _gradient_of_an_adversarial_step(stage: Any, run: Any) -> tuple[float, float
 
 def test_a_micro_step_leaves_the_discriminators_their_own_gradient_and_no_other(single, shards, encoder, tmp_path):
     recipe, out = training_recipe(), str(tmp_path / "out")
-    ((largest, apart),) = single.run(_watched, "codec", recipe, out, shards, encoder, _gradient_of_an_adversarial_step)
+    ((largest, apart),) = single.run(watched, "codec", recipe, out, shards, encoder, _gradient_of_an_adversarial_step)
     assert apart < 1e-4 * largest
 
 
@@ -165,11 +148,15 @@ def _what_the_optimizers_get(stage: Any, run: Any) -> tuple[list[tuple[str, floa
     return seen, said
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("zero", [0, 2])
-def test_gradients_reach_the_optimizers_clipped_and_at_the_scheduled_rate(single, shards, encoder, tmp_path, zero):
-    recipe = training_recipe(codec__optimizer__clip_norm=0.05, codec__zero_stage=zero)
+def test_gradients_reach_the_optimizers_clipped_and_at_the_scheduled_rate(
+    single, shards, encoder, tmp_path, zero, precision
+):
+    changes = {"optimizer__clip_norm": 0.05, "zero_stage": zero, "precision": precision}
+    recipe = training_recipe(**{f"codec__{name}": value for name, value in changes.items()})
     ((seen, said),) = single.run(
-        _watched, "codec", recipe, str(tmp_path / "out"), shards, encoder, _what_the_optimizers_get
+        watched, "codec", recipe, str(tmp_path / "out"), shards, encoder, _what_the_optimizers_get
     )
     rates = [learning_rate(recipe.codec.optimizer, step, recipe.codec.num_steps) for step in range(1, 7)]
     generator, judges = ([row for row in seen if row[0] == name] for name in ("generator", "discriminators"))
@@ -191,7 +178,7 @@ def _step_without_masks(stage: Any, run: Any) -> tuple[dict[str, float], bool]:
 
 def test_a_step_of_clips_too_short_to_mask_has_no_loss_and_no_harm(single, shards, encoder, tmp_path):
     recipe, out = training_recipe(pretrain__crop_s=0.06, model__encoder__window_s=0.06), str(tmp_path / "out")
-    ((stats, finite),) = single.run(_watched, "pretrain", recipe, out, shards, encoder, _step_without_masks)
+    ((stats, finite),) = single.run(watched, "pretrain", recipe, out, shards, encoder, _step_without_masks)
     assert stats["loss"] == 0 and stats["gradient_norm"] == 0
     assert finite
 
@@ -206,15 +193,19 @@ def test_cached_latents_train_the_same_codec(single, shards, encoder, tmp_path):
         assert cached.series[key] == pytest.approx(plain.series[key], rel=1e-4)
 
 
-def test_bf16_learns_like_fp32(single, shards, encoder, tmp_path):
+@pytest.mark.parametrize(
+    ("stage", "names"), [("pretrain", ["loss"]), ("codec", ["mrstft", "discriminator_loss", "feature_matching"])]
+)
+def test_bf16_learns_like_fp32(single, shards, encoder, tmp_path, stage, names):
     curves = []
     for precision in ("fp32", "bf16"):
         out = str(tmp_path / precision)
-        recipe = training_recipe(**no_dropout(), pretrain__precision=precision)
-        single.run(train_here, "pretrain", recipe, out, shards, encoder, 0)
-        curves.append(trained(out).series["train", "loss"])
-    assert curves[1] == pytest.approx(curves[0], rel=0.02)
-    assert curves[1] != curves[0]
+        recipe = training_recipe(**no_dropout(), **{f"{stage}__precision": precision, f"{stage}__zero_stage": 2})
+        single.run(train_here, stage, recipe, out, shards, encoder, 0)
+        curves.append(trained(out).series)
+    for name in names:
+        assert curves[1]["train", name] == pytest.approx(curves[0]["train", name], rel=0.02), name
+        assert curves[1]["train", name] != curves[0]["train", name]
 
 
 def test_fp16_on_the_cpu_and_a_missing_gpu_are_refused_in_one_line():
@@ -251,7 +242,8 @@ def test_deepspeed_is_told_nothing_but_what_it_takes():
     config = deepspeed_config(TrainConfig(precision="bf16", zero_stage=1, optimizer=OptimizerConfig(clip_norm=0.5)))
     assert config["gradient_clipping"] == 0.5
     assert config["zero_optimization"] == {"stage": 1}
-    assert config["torch_autocast"]["dtype"] == "bfloat16"
+    assert config["torch_autocast"] == {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}
+    assert "fp16" not in config and "bf16" not in config  # either would lower the weights themselves
 
 
 class _Engine:
@@ -261,6 +253,7 @@ class _Engine:
         asked = {
             "zero_optimization_stage": 1, "gradient_accumulation_steps": 1, "gradient_clipping": 1.0,
             "train_micro_batch_size_per_gpu": 32, "torch_autocast_enabled": False,
+            "torch_autocast_dtype": torch.bfloat16,
         }  # fmt: skip
         for name, value in (asked | answers).items():
             setattr(self, name, lambda value=value: value)
@@ -272,7 +265,7 @@ class _Engine:
         ({"zero_optimization_stage": 0}, "zero_stage 0"),
         ({"gradient_accumulation_steps": 4}, "grad_accum_steps 4"),
         ({"gradient_clipping": 0.0}, r"clip_norm 0\.0"),
-        ({"torch_autocast_enabled": True}, "autocast True"),
+        ({"torch_autocast_enabled": True}, "precision 'bf16'"),
     ],
 )
 def test_a_setting_that_deepspeed_would_ignore_stops_the_run_in_one_line(answer, named):
@@ -321,13 +314,13 @@ def test_stage_2_starts_from_standardized_latents_the_same_in_every_run_and_worl
     pair, single, shards, encoder, tmp_path
 ):
     recipe = training_recipe(codec__crop_s=None)
-    found = pair.run(_watched, "codec", recipe, str(tmp_path / "a"), shards, encoder, _latent_moments)
-    found += single.run(_watched, "codec", recipe, str(tmp_path / "b"), shards, encoder, _latent_moments)
+    found = pair.run(watched, "codec", recipe, str(tmp_path / "a"), shards, encoder, _latent_moments)
+    found += single.run(watched, "codec", recipe, str(tmp_path / "b"), shards, encoder, _latent_moments)
     assert all(mean < 0.05 and deviation < 0.05 for mean, deviation, _ in found)
     assert len({weights for *_, weights in found}) == 1
     raw = training_recipe(codec__crop_s=None, codec__standardize_latents=False)
     ((mean, deviation, weights),) = single.run(
-        _watched, "codec", raw, str(tmp_path / "c"), shards, encoder, _latent_moments
+        watched, "codec", raw, str(tmp_path / "c"), shards, encoder, _latent_moments
     )
     assert max(mean, deviation) > 0.2 and weights != found[0][2]
 
@@ -336,11 +329,11 @@ def test_a_restart_takes_the_scale_that_the_run_began_with(single, shards, encod
     from workers.latent_scale import SCALE_FILE
 
     recipe, out = training_recipe(), tmp_path / "out"
-    single.run(_watched, "codec", recipe, str(out), shards, encoder, _latent_moments)
+    single.run(watched, "codec", recipe, str(out), shards, encoder, _latent_moments)
     scale = from_safetensors((out / SCALE_FILE).read_bytes())
     scale["mean"] += 10
     (out / SCALE_FILE).write_bytes(to_safetensors(scale))
-    ((mean, *_),) = single.run(_watched, "codec", recipe, str(out), shards, encoder, _latent_moments)
+    ((mean, *_),) = single.run(watched, "codec", recipe, str(out), shards, encoder, _latent_moments)
     assert mean > 5
 
 
@@ -354,4 +347,4 @@ def _timeouts(stage: Any, run: Any) -> set[float]:
 @pytest.mark.parametrize("zero", [0, 2])
 def test_every_process_group_gives_a_hung_rank_up_in_time(pair, shards, encoder, tmp_path, zero):
     recipe = training_recipe(pretrain__zero_stage=zero, pretrain__collective_timeout_s=47)
-    assert pair.run(_watched, "pretrain", recipe, str(tmp_path / "out"), shards, encoder, _timeouts) == [{47}, {47}]
+    assert pair.run(watched, "pretrain", recipe, str(tmp_path / "out"), shards, encoder, _timeouts) == [{47}, {47}]

@@ -7,7 +7,7 @@ from small_models import CONFIGS, HOP
 from model import losses
 from model.codec import Codec
 from model.config import CodecLossConfig
-from model.discriminators import Discriminators
+from model.discriminators import DiscriminatorOutput, Discriminators, FeatureMap
 
 CONFIG = CodecLossConfig(stft_ffts=(64, 32))
 
@@ -119,3 +119,15 @@ def test_a_frozen_encoder_gets_no_gradient_and_no_dropout() -> None:
     codec(torch.randn(1, HOP), torch.tensor([HOP])).waveform.sum().backward()
     assert all(p.grad is None for p in codec.encoder.parameters())
     assert all(p.grad is not None for p in codec.generator.parameters())
+
+
+def test_means_over_maps_of_half_precision_do_not_leave_its_range() -> None:
+    def judged(scale: float, dtype: torch.dtype) -> DiscriminatorOutput:
+        values = scale * torch.ones(1, 512, 400, dtype=dtype)  # 204,800 values: their sum is beyond fp16's 65,504
+        map_ = FeatureMap(values, torch.tensor([400]))
+        return DiscriminatorOutput([FeatureMap(values[:, :1], torch.tensor([400]))], [[map_]], torch.tensor([400]))
+
+    real, generated = judged(1.5, torch.float16), judged(0.5, torch.float16)
+    assert losses.feature_matching_loss(real, generated).dtype == torch.float32
+    assert float(losses.feature_matching_loss(real, generated)) == 1.0
+    assert float(losses.discriminator_loss(real, generated)) == 0.5
