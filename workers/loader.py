@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -65,6 +65,10 @@ class Utterances:
 
     def __len__(self) -> int:
         return self._columns.num_rows
+
+    def speakers(self) -> set[str]:
+        """Everyone who speaks in this split, as far as the corpus says."""
+        return {name for name in self._columns.column("speaker").unique().to_pylist() if name is not None}
 
     def row(self, utterance: int) -> dict[str, Any]:
         """The index row of an utterance."""
@@ -230,7 +234,7 @@ class TrainLoader:
             samples = self.utterances.read_or_quarantine(candidate.utterance)
             if samples is not None and len(samples):
                 return candidate, samples
-            self._check_limit()
+            self.require_readable(self.utterances.quarantined)
         raise InputError(
             explain(
                 f"no readable utterance found in {_SUBSTITUTES} tries",
@@ -239,10 +243,11 @@ class TrainLoader:
             )
         )
 
-    def _check_limit(self) -> None:
-        bad, total = len(self.utterances.quarantined), len(self.utterances)
+    def require_readable(self, quarantined: Mapping[str, str]) -> None:
+        """Raise InputError when these utterances (utterance_id -> reason) are more than may be unreadable."""
+        bad, total = len(quarantined), len(self.utterances)
         if bad * 100 > max(self.max_quarantined_percent * total, 100):
-            last = list(self.utterances.quarantined.values())[-1]
+            last = list(quarantined.values())[-1]
             raise InputError(
                 explain(
                     f"{bad} of {total} utterances cannot be read, the last because: {last}",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -16,14 +15,15 @@ from typing import Any, Protocol
 import torch
 
 from shards import store
-from shards.errors import StorageError, SyllabaryError, explain
+from shards.errors import ConfigError, DamageError, StorageError, SyllabaryError, explain
 from shards.outputs import mark_done
-from workers.checkpoints import CheckpointStore, Manifest
+from workers.checkpoints import CheckpointStore, Manifest, StoredFile
 from workers.curves import dims, loss_curve, overview
-from workers.engine import gather_from_ranks, learning_rate, world
+from workers.engine import gather_from_ranks, holds_finite_weights, learning_rate, world
 from workers.engine_state import load_engines, save_engines
 from workers.loader import Batch, TrainLoader
 from workers.metrics import History
+from workers.pace import Pace
 from workers.sample_plan import mix
 from workers.training_config import TrainConfig
 
@@ -55,6 +55,9 @@ class Stage(Protocol):
     def validate(self) -> dict[str, float]:
         """Metrics over all ranks on the held-out utterances; those of single dims by names like ``latent_std[017]``."""
 
+    def warnings(self, found: Mapping[str, float]) -> list[str]:
+        """What a validation that ``found`` these metrics gives cause to worry about, a line each."""
+
     def illustrate(self, step: int) -> None:
         """Publish what can be heard or seen of the model at this step (rank 0 only)."""
 
@@ -75,6 +78,7 @@ class Run:
         loader: this rank's steps.
         say: called on rank 0 with each progress line.
         advance: called with the seconds of audio since the last call, over all ranks, and audio-seconds a second.
+        identity: digest of what the weights depend on; a checkpoint of another one is not resumed from.
         history: every metric so far, on rank 0; other ranks keep an equal one.
         best: (step, value) of the best checkpointed validation so far.
         quarantined: utterance_id -> reason, over all ranks.
@@ -85,6 +89,7 @@ class Run:
     loader: TrainLoader
     say: Callable[[str], None]
     advance: Callable[[float, float], None] = lambda audio_s, rate: None
+    identity: str = ""
     step: int = 0
     history: History = field(default_factory=History)
     best: tuple[int, float] | None = None
@@ -102,13 +107,25 @@ class Run:
 
 
 def find_resume_step(run_uri: str, say: Callable[[str], None]) -> int | None:
-    """The checkpoint to go on from, the same on every rank; rank 0 verifies, reports damage and sweeps orphans."""
+    """The checkpoint to go on from, the same on every rank; rank 0 verifies, reports damage and sweeps orphans.
+
+    Raises:
+        DamageError: there are checkpoints, and none is whole. A run does not silently begin anew.
+    """
     found: int | None = None
     if world()[0] == 0:
         checkpoints = CheckpointStore(run_uri)
         found, reports = checkpoints.newest_whole()
         for line in reports:
             say(line)
+        if found is None and reports:
+            raise DamageError(
+                explain(
+                    f"none of {len(reports)} checkpoints is whole; {reports[0]}",
+                    value=checkpoints.uri,
+                    fix="restore one, or delete that folder to begin anew",
+                )
+            )
         swept = checkpoints.sweep(keep=found)
         if swept:
             say(f"swept {swept} unfinished or damaged checkpoints")
@@ -116,8 +133,16 @@ def find_resume_step(run_uri: str, say: Callable[[str], None]) -> int | None:
 
 
 def resume(stage: Stage, run: Run, step: int) -> None:
-    """Put the run where the checkpoint of ``step`` left it."""
+    """Put the run where the checkpoint of ``step`` left it. Raises ConfigError: it is of another recipe or corpus."""
     manifest = Manifest.read(run.checkpoints.step_uri(step))
+    if manifest.state.get("identity", run.identity) != run.identity:
+        raise ConfigError(
+            explain(
+                f"the checkpoint of step {step:,} is of another recipe",
+                value=run.checkpoints.step_uri(step),
+                fix="train with the recipe it was written by, or choose another --out",
+            )
+        )
     with run.checkpoints.fetched(step) as folder:
         load_engines(stage.engines, folder, written_by=manifest.world_size)
         run.history = History.from_parquet((folder / "metrics.parquet").read_bytes())
@@ -133,10 +158,23 @@ def train(stage: Stage, run: Run) -> None:
     """From where the run is to its last step, then publish weights, curves and done.json.
 
     Raises:
-        DivergedError: loss or gradient is NaN or infinite; names the last good checkpoint.
+        DivergedError: loss, gradient or weights are NaN or infinite; names the last good checkpoint. The metrics and
+            curves up to there are published.
         StorageError: the last checkpoint cannot be stored.
+        InputError: more utterances than allowed cannot be read, over all ranks.
     """
-    pace = Pace(run)
+    try:
+        _train(stage, run)
+    except DivergedError:
+        _leave_evidence(stage, run)
+        raise
+    run.loader.close()
+    if run.is_leader:
+        _finish(stage, run)
+
+
+def _train(stage: Stage, run: Run) -> None:
+    pace = Pace(run.loader)
     if run.step == 0:
         _validate(stage, run)
     while run.step < run.train.num_steps:
@@ -148,9 +186,6 @@ def train(stage: Stage, run: Run) -> None:
         if last or run.step % run.train.checkpoint_every == 0:
             _checkpoint(stage, run, must_succeed=last)
             pace.restart()
-    run.loader.close()
-    if run.is_leader:
-        _finish(stage, run)
 
 
 def _step(stage: Stage, run: Run, pace: Pace) -> None:
@@ -160,36 +195,58 @@ def _step(stage: Stage, run: Run, pace: Pace) -> None:
     logged = step % train.log_every == 0 or step == train.num_steps or step == 1
     lr = learning_rate(train.optimizer, step, train.num_steps)
     stats = stage.train_step(step, batches, lr, detailed=logged)
-    _require_finite(stats, run, step)
+    if logged or not _all_finite(stats):
+        run.history.add(step, "train", stats | {"learning_rate": lr})
+    _require_finite(stats, run, f"step {step:,}")
     run.step = step
     pace.count(batches)
     if logged:
-        run.history.add(step, "train", stats | {"learning_rate": lr})
-        run.history.add(step, "timing", pace.measures())
-        run.say(pace.line(f"{stage.headline} {stats[stage.headline]:.4f}"))
-        run.advance(pace.audio_s, pace.measures()["audio_s_per_s"])
-        pace.restart()
+        _log(run, pace, f"{stage.headline} {stats[stage.headline]:.4f}")
 
 
-def _require_finite(stats: Mapping[str, float], run: Run, step: int) -> None:
-    # Stats are sums over all ranks, so that every rank raises at the same step and none waits for another.
-    wrong = [name for name, value in stats.items() if not math.isfinite(value)]
+def _log(run: Run, pace: Pace, note: str) -> None:
+    measures = pace.measures(run.train.num_steps - run.step)
+    run.history.add(run.step, "timing", measures.as_metrics())
+    run.say(measures.line(run.step, run.train.num_steps, note))
+    run.advance(measures.audio_s, measures.audio_s_per_s)
+    pace.restart()
+
+
+def _all_finite(stats: Mapping[str, float]) -> bool:
+    return all(map(math.isfinite, stats.values()))
+
+
+def _require_finite(stats: Mapping[str, float], run: Run, when: str) -> None:
+    # What is checked is the same on all ranks, so that every rank raises at the same step and none waits for another.
+    wrong = sorted(name for name, value in stats.items() if not math.isfinite(value))
     if wrong:
         steps = run.checkpoints.steps()
         good = f"the last good checkpoint is step {steps[-1]:,}" if steps else "no checkpoint was written yet"
+        named = ", ".join(wrong[:5]) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
         raise DivergedError(
             explain(
-                f"step {step:,} of {run.run_uri}: {', '.join(sorted(wrong))} is not finite; {good}",
+                f"{when} of {run.run_uri}: {named} is not finite; {good}",
                 fix="lower optimizer.lr, raise optimizer.warmup_steps or use precision fp32, with another --out",
             )
         )
+
+
+def _leave_evidence(stage: Stage, run: Run) -> None:
+    """The numbers and curves that led to a run's failure, as far as storage takes them."""
+    if run.is_leader:
+        with contextlib.suppress(StorageError):
+            run.history.publish(run.run_uri)
+            _draw(stage, run)
 
 
 def _validate(stage: Stage, run: Run) -> None:
     found = stage.validate()
     run.history.add(run.step, "valid", {name: value for name, value in found.items() if "[" not in name})
     run.history.add(run.step, "dims", {name: value for name, value in found.items() if "[" in name})
+    _require_finite(found, run, f"the validation after step {run.step:,}")
     run.say(f"step {run.step:,}: validation {stage.headline} {found[stage.headline]:.4f}")
+    for line in stage.warnings(found):
+        run.say(f"step {run.step:,}: warning: {line}")
     if run.is_leader:
         try:
             run.history.publish(run.run_uri)
@@ -200,6 +257,9 @@ def _validate(stage: Stage, run: Run) -> None:
 
 def _checkpoint(stage: Stage, run: Run, *, must_succeed: bool) -> None:
     """Store a checkpoint; when storage refuses, say so and go on, unless this is the last one."""
+    weights = {f"{name}.weights": holds_finite_weights(engine) for name, engine in stage.engines.items()}
+    _require_finite({name: 0.0 if good else math.nan for name, good in weights.items()}, run, f"step {run.step:,}")
+    unreadable = _gather_quarantine(run)
     problems = [p for p in gather_from_ranks(_store(stage, run)) if isinstance(p, str)]
     if problems and must_succeed:
         raise StorageError(
@@ -210,35 +270,56 @@ def _checkpoint(stage: Stage, run: Run, *, must_succeed: bool) -> None:
         )
     if problems:
         run.say(f"checkpoint of step {run.step:,} not stored, training goes on: {problems[0]}")
+    run.loader.require_readable(unreadable)
+
+
+def _gather_quarantine(run: Run) -> dict[str, str]:
+    """What any rank could not read since it started, utterance_id -> reason; tells of what is new."""
+    parts = gather_from_ranks(dict(run.loader.utterances.quarantined))
+    unreadable = {utterance: reason for part in parts for utterance, reason in part.items()}
+    for utterance, reason in unreadable.items():
+        if utterance not in run.quarantined:
+            run.say(f"quarantined {utterance}: {reason}")
+    run.quarantined.update(unreadable)
+    return unreadable
 
 
 def _store(stage: Stage, run: Run) -> str | None:
     """Every rank stores its files, then rank 0 commits; returns what went wrong."""
-    for part in gather_from_ranks(dict(run.loader.utterances.quarantined)):
-        for utterance, reason in part.items():
-            if utterance not in run.quarantined:
-                run.say(f"quarantined {utterance}: {reason}")
-        run.quarantined.update(part)
-    mine = save_engines(stage.engines, run.checkpoints, run.step, run.history)
-    everyone = gather_from_ranks(mine)
-    problems = [part for part in everyone if isinstance(part, str)]
-    if problems:
-        if run.is_leader:  # what was stored of it can only be in the way, of a full disk for one
-            with contextlib.suppress(StorageError):
-                run.checkpoints.discard(run.step)
-        return problems[0]
+    everyone = gather_from_ranks(save_engines(stage.engines, run.checkpoints, run.step, run.history))
+    problem = next((part for part in everyone if isinstance(part, str)), None)
     if not run.is_leader:
-        return None
+        return problem
+    files = tuple(sorted((f for part in everyone if isinstance(part, list) for f in part), key=lambda f: f.name))
+    problem = problem or _commit(run, files, _best(stage, run))
+    if problem:  # what was stored of it can only be in the way, of a full disk for one
+        with contextlib.suppress(StorageError):
+            run.checkpoints.discard(run.step)
+    return problem
+
+
+def _best(stage: Stage, run: Run) -> tuple[int, float] | None:
+    """(step, value) of the best validation that has a checkpoint, counting the one about to be stored."""
     steps, values = run.history.series("valid", stage.headline)
     if steps and steps[-1] == run.step and (run.best is None or values[-1] < run.best[1]):
-        run.best = (run.step, values[-1])
-    state = {"position": run.loader.position, "best": run.best, "quarantined": run.quarantined}
-    files = tuple(sorted((f for part in everyone if isinstance(part, list) for f in part), key=lambda f: f.name))
+        return run.step, values[-1]
+    return run.best
+
+
+def _commit(run: Run, files: tuple[StoredFile, ...], best: tuple[int, float] | None) -> str | None:
+    """Make the checkpoint exist and delete those that it replaces; returns why it does not exist."""
+    state = {
+        "position": run.loader.position, "best": best, "quarantined": run.quarantined, "identity": run.identity
+    }  # fmt: skip
     try:
         run.checkpoints.commit(Manifest(run.step, world()[1], state, files))
-        run.checkpoints.retain(last=run.train.keep_checkpoints, best=run.best[0] if run.best else None)
     except StorageError as error:
         return str(error)
+    run.best = best
+    try:
+        run.checkpoints.retain(last=run.train.keep_checkpoints, best=best[0] if best else None)
+    except StorageError as error:
+        run.say(f"older checkpoints could not be deleted: {error}")
     return None
 
 
@@ -267,47 +348,3 @@ def _draw(stage: Stage, run: Run) -> None:
     store.publish_bytes(store.join(run.run_uri, CURVES, f"{stage.headline}.png"), picture)
     store.publish_bytes(store.join(run.run_uri, CURVES, "overview.png"), overview(run.history, title=stage.name))
     store.publish_bytes(store.join(run.run_uri, CURVES, "dims.png"), dims(run.history, title=stage.name))
-
-
-class Pace:
-    """Seconds, audio and waiting since the last logged step."""
-
-    def __init__(self, run: Run) -> None:
-        self._run = run
-        self.restart()
-
-    def restart(self) -> None:
-        """Begin a new stretch."""
-        self._started = time.monotonic()
-        self._waited = self._run.loader.waited_s
-        self._steps = 0
-        self._samples = 0
-
-    def count(self, batches: list[Batch]) -> None:
-        """One more step, of these batches."""
-        self._steps += 1
-        self._samples += sum(int(batch.num_samples.sum()) for batch in batches)
-
-    @property
-    def audio_s(self) -> float:
-        """Seconds of audio over all ranks, taking every rank's for as many as this one's."""
-        return self._samples / self._run.loader.utterances.sample_rate * world()[1]
-
-    def measures(self) -> dict[str, float]:
-        """Seconds a step, share of them spent waiting for data, audio-seconds a second over all ranks."""
-        elapsed = max(time.monotonic() - self._started, 1e-9)
-        return {
-            "step_s": elapsed / max(self._steps, 1),
-            "data_wait_fraction": (self._run.loader.waited_s - self._waited) / elapsed,
-            "audio_s_per_s": self.audio_s / elapsed,
-        }
-
-    def line(self, note: str) -> str:
-        """A progress line: steps, rate, time left."""
-        measures, step, total = self.measures(), self._run.step, self._run.train.num_steps
-        left = int(measures["step_s"] * (total - step))
-        clock = f"{left // 3600}:{left % 3600 // 60:02}:{left % 60:02}"
-        return (
-            f"{step:,}/{total:,} steps · {note} · {1 / measures['step_s']:.1f} steps/s · "
-            f"{measures['audio_s_per_s']:,.0f} s of audio/s · {clock} left"
-        )

@@ -12,6 +12,7 @@ import torch
 
 from model.config import EncoderConfig
 from shards.errors import InputError, explain
+from shards.outputs import digest
 from workers.checkpoints import CheckpointStore, Manifest
 from workers.engine import gather_from_ranks, join_process_group, select_device, world
 from workers.engine_state import needs_universal
@@ -21,6 +22,7 @@ from workers.ray_training import RankJob
 from workers.sample_plan import SamplePlan
 from workers.train_loop import Run, Stage, find_resume_step, resume, train
 from workers.training_config import CodecTrainConfig, TrainConfig
+from workers.training_run import training_section
 
 
 @dataclass(frozen=True)
@@ -53,11 +55,12 @@ def run_rank(job: RankJob, config: TrainConfig, make_stage: Callable[[RankSetup]
     join_process_group(device)
     say = _leader_says(job)
     loader = make_loader(job, config)
+    say(held_out_speakers(loader.utterances))
     step = find_resume_step(job.run_uri, say)
     setup = RankSetup(job, device, validation_batches(job, config, say), _is_from_other_world(job, config, step))
     torch.manual_seed(config.seed)
     stage = make_stage(setup)
-    run = Run(job.run_uri, config, loader, say, _leader_meters(job, stage.name))
+    run = Run(job.run_uri, config, loader, say, _leader_meters(job, stage.name), run_identity(job, config))
     if step is not None:
         resume(stage, run, step)
     train(stage, run)
@@ -121,6 +124,20 @@ def _require_enough(left_out: dict[str, str], count: int, config: TrainConfig, s
                 fix="mend the shards, or raise max_quarantined_percent",
             )
         )
+
+
+def held_out_speakers(trained_on: Utterances) -> str:
+    """A line that says whether anyone of the validation split is trained on."""
+    known = trained_on.speakers()
+    held_out = Utterances(trained_on.shards_uri, "valid", trained_on.sample_rate).speakers()
+    shared = len(known & held_out)
+    return f"validates on {len(held_out)} speakers and trains on {len(known)}; {shared or 'none'} of them are the same"
+
+
+def run_identity(job: RankJob, config: TrainConfig) -> str:
+    """Digest of what the weights of a run depend on in its recipe: the model and how it is trained, not on what."""
+    section = training_section(config.model_copy(update={"num_workers": world()[1]}))
+    return digest({"model": job.recipe.model.model_dump(mode="json"), "train": section})
 
 
 def rank_share(config: TrainConfig) -> RankShare:

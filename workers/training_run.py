@@ -12,8 +12,14 @@ from workers.training_config import TrainConfig
 # Where and how fast a run is computed does not change what it computes, so these may differ when it is resumed.
 _NOT_OF_THE_RESULT = {
     "num_workers", "threads_per_worker", "device", "micro_batch_size", "grad_accum_steps", "keep_checkpoints",
-    "max_restarts", "collective_timeout_s",
+    "max_restarts", "collective_timeout_s", "max_quarantined_percent",
 }  # fmt: skip
+
+
+def training_section(train: TrainConfig) -> dict[str, Any]:
+    """What the result of training depends on in its configuration."""
+    section = {k: v for k, v in train.model_dump(mode="json").items() if k not in _NOT_OF_THE_RESULT}
+    return section | {"global_batch_size": train.num_workers * train.micro_batch_size * train.grad_accum_steps}
 
 
 def claim_run(
@@ -30,9 +36,8 @@ def claim_run(
         InputError: the shards are not complete.
         ConflictError: ``out`` belongs to another run.
     """
-    section = {k: v for k, v in train.model_dump(mode="json").items() if k not in _NOT_OF_THE_RESULT}
-    section["global_batch_size"] = train.num_workers * train.micro_batch_size * train.grad_accum_steps
-    outputs.claim(out, kind, inputs={"shards": shards_digest(shards), **inputs}, config={**model, "train": section})
+    config = {**model, "train": training_section(train)}
+    outputs.claim(out, kind, inputs={"shards": shards_digest(shards), **inputs}, config=config)
     return outputs.read_done(out)
 
 

@@ -53,7 +53,7 @@ WATCHES = {
         "dims": {"latent_std[127]", "level_0_share[000]", "level_3_share[127]"},
     },
 }  # fmt: skip
-TIMINGS = {"step_s", "data_wait_fraction", "audio_s_per_s"}
+TIMINGS = {"step_s", "data_wait_fraction", "audio_s_per_s", "eta_s"}
 
 
 @pytest.fixture(scope="module")
