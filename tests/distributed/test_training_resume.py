@@ -66,14 +66,32 @@ def test_another_number_of_ranks_goes_on(pair, single, shards, encoder, tmp_path
         assert moved.series[key] == pytest.approx(two.series[key], rel=1e-4)
 
 
-def test_more_ranks_go_on(pair, single, shards, encoder, tmp_path):
-    changes = no_dropout() | {"codec__zero_stage": 1, "codec__crop_s": 0.48}
-    _run(single, "codec", tmp_path / "one", (shards, encoder), codec__micro_batch_size=4, **changes)
-    _run(single, "codec", tmp_path / "moved", (shards, encoder), 6, codec__micro_batch_size=4, **changes)
-    _run(pair, "codec", tmp_path / "moved", (shards, encoder), **changes)
+@pytest.mark.parametrize(
+    ("stage", "zero", "watched"),
+    [
+        ("codec", 1, [("train", "mrstft"), ("train", "discriminator_loss"), ("valid", "mrstft")]),
+        ("pretrain", 2, [("train", "loss"), ("train", "gradient_norm"), ("valid", "ema_distance")]),
+    ],
+)
+def test_more_ranks_go_on(pair, single, shards, encoder, tmp_path, stage, zero, watched):
+    changes = no_dropout() | {f"{stage}__zero_stage": zero, f"{stage}__crop_s": 0.48 if stage == "codec" else None}
+    alone = changes | {f"{stage}__micro_batch_size": 4}
+    _run(single, stage, tmp_path / "one", (shards, encoder), **alone)
+    _run(single, stage, tmp_path / "moved", (shards, encoder), 6, **alone)
+    _run(pair, stage, tmp_path / "moved", (shards, encoder), **changes)
     one, moved = trained(str(tmp_path / "one")), trained(str(tmp_path / "moved"))
-    for key in (("train", "mrstft"), ("train", "discriminator_loss"), ("valid", "mrstft")):
+    for key in watched:
         assert moved.series[key] == pytest.approx(one.series[key], rel=1e-4)
+
+
+def test_fewer_ranks_of_stage_2_go_on(pair, single, shards, encoder, tmp_path):
+    changes = no_dropout() | {"codec__zero_stage": 2, "codec__crop_s": 0.48, "codec__train_encoder": "finetune"}
+    _run(pair, "codec", tmp_path / "two", (shards, encoder), **changes)
+    _run(pair, "codec", tmp_path / "moved", (shards, encoder), 6, **changes)
+    _run(single, "codec", tmp_path / "moved", (shards, encoder), codec__micro_batch_size=4, **changes)
+    two, moved = trained(str(tmp_path / "two")), trained(str(tmp_path / "moved"))
+    for key in (("train", "mrstft"), ("train", "discriminator_loss"), ("valid", "mrstft")):
+        assert moved.series[key] == pytest.approx(two.series[key], rel=1e-4)
 
 
 def test_a_damaged_newest_checkpoint_is_skipped_and_named(single, shards, encoder, tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from training_testing import Gang, Trained, no_dropout, train_here, trained, training_recipe
+from training_testing import Gang, Trained, no_dropout, train_here, trained, training_recipe, write_training_shards
 
 # Deviations within a micro-batch, which is another one when the batch is divided otherwise.
 BY_MICRO_BATCH = {("train", "prediction_std"), ("train", "target_std")}
@@ -38,6 +38,22 @@ def test_accumulating_equals_one_large_batch(single, shards, encoder, tmp_path):
     small = _train(single, "pretrain", tmp_path / "a", shards, encoder, pretrain__grad_accum_steps=2)
     large = _train(single, "pretrain", tmp_path / "b", shards, encoder, pretrain__micro_batch_size=4)
     _close(small, large)
+
+
+@pytest.mark.parametrize("zero", [0, pytest.param(1, marks=pytest.mark.slow), 2])
+def test_accumulating_on_two_ranks_equals_one_rank_with_one_large_batch(pair, single, shards, encoder, tmp_path, zero):
+    divided = {"pretrain__grad_accum_steps": 2, "pretrain__micro_batch_size": 1, "pretrain__zero_stage": zero}
+    two = _train(pair, "pretrain", tmp_path / "two", shards, encoder, **divided)
+    one = _train(single, "pretrain", tmp_path / "one", shards, encoder, pretrain__micro_batch_size=4)
+    _close(two, one)
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "codec"])
+def test_fewer_held_out_clips_than_ranks_and_an_uneven_epoch_hang_no_rank(pair, single, encoder, tmp_path, stage):
+    shards = write_training_shards(str(tmp_path / "shards"), train=5, valid=1, shards=1)  # 5 is no multiple of 2 x 2
+    two = _train(pair, stage, tmp_path / "two", shards, encoder)
+    one = _train(single, stage, tmp_path / "one", shards, encoder, **{f"{stage}__micro_batch_size": 4})
+    _close(two, one)
 
 
 @pytest.mark.parametrize("zero", [0, pytest.param(1, marks=pytest.mark.slow), 2])

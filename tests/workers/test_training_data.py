@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 from training_testing import RATE, training_recipe, write_training_shards
 
 from shards import index, store
@@ -103,6 +104,29 @@ def test_augmentation_is_seeded_by_the_sample_and_within_its_bounds(shards):
     ratio = loud.square().mean(dim=1).sqrt() / plain.square().mean(dim=1).sqrt()
     assert ratio.min() > 10 ** (-6.5 / 20) and ratio.max() < 10 ** (6.5 / 20)
     assert ratio.std() > 0.05
+
+
+def test_noise_is_as_far_below_the_speech_as_asked_and_new_in_each_epoch(shards):
+    noisy, plain = (_loader(shards, augment=AugmentConfig(noise_snr_db=snr)) for snr in (20, None))
+    noises = []
+    for position in (0, 24):  # the same utterances in two epochs, whatever their order
+        clean, heard = plain.step_at(position)[0], noisy.step_at(position)[0]
+        for speech, mixed, n in zip(clean.waveform, heard.waveform, clean.num_samples, strict=True):
+            noise = (mixed - speech)[:n]
+            assert 10 * float(torch.log10(speech[:n].square().mean() / noise.square().mean())) == pytest.approx(
+                20, abs=1
+            )
+            noises.append(noise[:8])
+    assert len({tuple(noise.tolist()) for noise in noises}) == 8
+
+
+def test_crops_and_augmentation_of_a_clip_do_not_depend_on_how_a_step_is_divided(shards):
+    augment = AugmentConfig(gain_db=6, noise_snr_db=20)
+    whole = _loader(shards, augment=augment).step_at(8)[0]
+    parts = [_loader(shards, rank, 2, 2, augment=augment).step_at(8)[0] for rank in range(2)]
+    clips = [row[:n] for part in parts for row, n in zip(part.waveform, part.num_samples, strict=True)]
+    for clip, row, n in zip(clips, whole.waveform, whole.num_samples, strict=True):
+        assert clip.equal(row[:n])
 
 
 def test_validation_is_the_same_clips_over_any_number_of_ranks(shards):
