@@ -30,7 +30,8 @@ NO_FAILURE = {
     "what a whole training leaves and how it resumes": """
         test_resuming_gives_the_same_weights_and_metrics test_a_codec_run_leaves_samples_to_hear_and_curves_to_see
         test_resuming_from_s3_in_bf16_and_a_step_after_the_checkpoint test_the_best_checkpoint_outlives_newer_ones
-        test_retention_keeps_the_newest_and_the_best_and_sweeps_orphans""",
+        test_retention_keeps_the_newest_and_the_best_and_sweeps_orphans
+        test_a_run_says_whether_it_is_validated_on_speakers_it_trains_on test_speakers_of_both_splits_are_counted""",
     "the stack in good order": """
         test_up_again_says_that_it_is_up test_keys_are_closed_and_asked_for
         test_dashboards_and_storage_listen_on_loopback_alone test_no_key_is_on_a_command_line_or_in_a_log
