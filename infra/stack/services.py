@@ -205,7 +205,7 @@ def _deploy(stack: Stack) -> None:
     _wait_until_ready(stack, "prefect-server")
     for command in (
         _prefect("work-pool", "create", POOL, "--type", "process", "--overwrite"),
-        _prefect("--no-prompt", "deploy", "--all"),
+        [sys.executable, "-m", "infra.stack.deploy"],
         [sys.executable, "-m", "infra.stack.lost_runs", str(LOST_AFTER_S)],
     ):
         ended = subprocess.run(

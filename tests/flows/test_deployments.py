@@ -5,9 +5,18 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from uuid import uuid4
 
 import pytest
 import yaml
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate
+from prefect.client.schemas.objects import DeploymentSchedule
+from prefect.client.schemas.schedules import CronSchedule
+
+from infra.stack.deploy import _restore, deploy
 
 ROOT = Path(__file__).parent.parent.parent
 DEPLOYMENTS = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
@@ -63,6 +72,56 @@ def test_schedules_wait_for_their_parameters() -> None:
     assert {name for name, _ in schedules} >= {"nightly", "scrub", "pretrain", "train-tokenizer"}
     for name, schedule in schedules:
         assert schedule["active"] is False and schedule["timezone"] == "UTC", name
+
+
+def nightly() -> Any:
+    with get_client(sync_client=True) as client:
+        return client.read_deployment_by_name("ingest-new/nightly")
+
+
+def schedules() -> set[tuple[str, bool, str]]:
+    """(cron, active, archive) of each schedule of the nightly run."""
+    return {(s.schedule.cron, s.active, str(s.parameters.get("archive"))) for s in nightly().schedules}
+
+
+@pytest.mark.timeout(900)  # `prefect deploy` twice, on a machine that may be busy
+def test_a_schedule_that_was_switched_on_outlives_the_next_deployment(
+    server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", server)
+    monkeypatch.setenv("SYLLABARY_HOME", str(ROOT))
+    with get_client(sync_client=True) as client:
+        client.create_work_pool(WorkPoolCreate(name="syllabary", type="process"))
+    deploy("-n", "nightly")
+    assert schedules() == {("0 2 * * *", False, "None")}
+    values = {name: f"s3://bucket/{name}" for name in ("source", "shards", "tokenizer", "archive")}
+    (made,) = nightly().schedules
+    with get_client(sync_client=True) as client:
+        client.update_deployment_schedule(nightly().id, made.id, active=True, parameters=values)
+        by_hand = DeploymentScheduleCreate(schedule=CronSchedule(cron="0 5 * * *"), active=True, parameters=values)
+        client.create_deployment_schedules(nightly().id, [by_hand])
+    before = schedules()
+    assert before == {("0 2 * * *", True, "s3://bucket/archive"), ("0 5 * * *", True, "s3://bucket/archive")}
+    deploy("-n", "nightly")
+    assert schedules() == before and len(nightly().schedules) == 2
+
+
+def test_a_schedule_that_the_file_has_active_is_the_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    old = DeploymentSchedule(
+        id=uuid4(), deployment_id=uuid4(), slug="nightly", active=False, schedule=CronSchedule(cron="0 2 * * *")
+    )
+    of_the_file = old.model_copy(update={"active": True, "schedule": CronSchedule(cron="0 3 * * *")})
+    changed: list[Any] = []
+    client = SimpleNamespace(
+        read_deployment=lambda _: SimpleNamespace(schedules=[of_the_file]),
+        update_deployment_schedule=lambda *_, **values: changed.append(values),
+    )
+    before = SimpleNamespace(id=old.deployment_id, schedules=[old])
+    _restore(client, before)  # type: ignore[arg-type]
+    assert not changed
+    of_the_file.active = False
+    _restore(client, before)  # type: ignore[arg-type]
+    assert changed == [{"active": False, "schedule": old.schedule, "parameters": {}}]
 
 
 def test_runs_of_a_scheduled_deployment_queue_up() -> None:

@@ -1,0 +1,65 @@
+"""``python -m infra.stack.deploy``: the deployments of prefect.yaml on the server at PREFECT_API_URL; schedules stay.
+
+``prefect deploy`` alone puts every schedule back to what the file says, inactive and without parameters, and removes
+those that were made by hand: a nightly run that somebody had switched on would be off after the next deployment,
+without a word. Here a schedule of the server stays as it is, unless the file has it active: then the file decides.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import DeploymentScheduleCreate
+from prefect.client.schemas.objects import DeploymentSchedule
+from prefect.client.schemas.responses import DeploymentResponse
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def deploy(*which: str) -> None:
+    """Deploy (``--all``, or ``-n NAME``) and put the schedules back that were there before.
+
+    Raises:
+        subprocess.CalledProcessError: ``prefect deploy`` failed; it has said why.
+    """
+    with get_client(sync_client=True) as client:
+        before = client.read_deployments()
+        try:
+            subprocess.run([sys.executable, "-m", "prefect", "--no-prompt", "deploy", *which], cwd=ROOT, check=True)
+        finally:
+            for deployment in before:
+                _restore(client, deployment)
+
+
+def _restore(client: SyncPrefectClient, before: DeploymentResponse) -> None:
+    now = client.read_deployment(before.id).schedules
+    decided = {schedule.slug for schedule in now if schedule.slug and schedule.active}
+    for old in before.schedules:
+        if not (old.slug and old.slug in decided):
+            _put(client, old, next((new for new in now if _same(new, old)), None))
+
+
+def _same(new: DeploymentSchedule, old: DeploymentSchedule) -> bool:
+    return new.id == old.id or (new.slug is not None and new.slug == old.slug)
+
+
+def _put(client: SyncPrefectClient, old: DeploymentSchedule, there: DeploymentSchedule | None) -> None:
+    """The old schedule with its parameters: in the place of the one that is there, or made again."""
+    assert old.deployment_id is not None
+    values: dict[str, Any] = {"active": old.active, "schedule": old.schedule, "parameters": old.parameters}
+    if there is None:
+        made = DeploymentScheduleCreate(slug=old.slug, **values)
+        client.create_deployment_schedules(old.deployment_id, [made])
+    else:
+        client.update_deployment_schedule(old.deployment_id, there.id, **values)
+
+
+if __name__ == "__main__":
+    try:
+        deploy("--all")
+    except subprocess.CalledProcessError as error:
+        sys.exit(error.returncode)
