@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import stat
 from collections.abc import Iterator
@@ -15,8 +16,9 @@ def everything(folders: list[Path], uris: list[str], output: str) -> Iterator[tu
     yield "the command's output", output.encode()
     for folder in folders:
         for path in folder.rglob("*"):
-            if stat.S_ISREG(path.lstat().st_mode):
-                yield str(path), path.read_bytes()
+            with contextlib.suppress(FileNotFoundError):  # journals and rotated logs of servers that run
+                if stat.S_ISREG(path.lstat().st_mode):
+                    yield str(path), path.read_bytes()
     for uri in uris:
         for file in store.list_files(uri):
             yield file.uri, store.read_bytes(file.uri)

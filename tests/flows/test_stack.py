@@ -23,6 +23,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from leftovers import everything
 
 from infra.stack import lost_runs, processes, services
 from infra.stack.pipeline_run import trigger, upload
@@ -180,16 +181,17 @@ def test_dashboards_and_storage_listen_on_loopback_alone(stack: Stack) -> None:
     assert all(name.startswith(("ray", "gcs_server", "python")) for name in open_ones), open_ones
 
 
-def test_no_key_is_on_a_command_line_or_in_a_log(stack: Stack, unbroken: dict[str, str]) -> None:
+def test_no_key_is_on_a_command_line_in_a_log_or_in_what_prefect_stores(stack: Stack, unbroken: dict[str, str]) -> None:
     secrets = [value for name, value in stack.keys.items() if name != "s3_access"]
     for process in processes.marked(stack.mark):
         with suppress(psutil.Error):
             line = " ".join(process.cmdline())
             assert not any(secret in line for secret in secrets), process.name()
-    for log in [*stack.folder.glob("logs/*"), *stack.ray_folder.rglob("*.log"), *stack.ray_folder.rglob("*.out")]:
-        if log.is_file():
-            text = log.read_text(errors="replace")
-            assert not any(secret in text for secret in secrets), log
+    folders = [stack.folder / "logs", stack.folder / "prefect", stack.ray_folder]
+    seen = dict(everything(folders, ["s3://syllabary/unbroken"], ""))
+    assert any(where.endswith("prefect.db") for where in seen) and any("/logs/job-driver-" in where for where in seen)
+    for where, data in seen.items():
+        assert not any(secret.encode() in data for secret in secrets), where
 
 
 def test_a_scheduled_run_ends_well_though_worker_and_ray_head_are_killed(

@@ -34,7 +34,8 @@ NO_FAILURE = {
         test_a_run_says_whether_it_is_validated_on_speakers_it_trains_on test_speakers_of_both_splits_are_counted""",
     "the stack in good order": """
         test_up_again_says_that_it_is_up test_keys_are_closed_and_asked_for
-        test_dashboards_and_storage_listen_on_loopback_alone test_no_key_is_on_a_command_line_or_in_a_log
+        test_dashboards_and_storage_listen_on_loopback_alone
+        test_no_key_is_on_a_command_line_in_a_log_or_in_what_prefect_stores
         test_down_ends_what_up_started_and_nothing_else
         test_three_ports_are_forwarded_byte_by_byte_and_ask_for_their_keys
         test_no_other_port_of_the_stack_is_there test_without_a_host_nothing_forwards_and_loopback_takes_one_back

@@ -1,4 +1,4 @@
-"""docs/plan-librilight.md says what ``syllabary plan`` says for its rates: each figure of its tables is computed anew."""
+"""docs/plan-librilight.md says what ``syllabary plan`` says for its rates: each figure of its tables is computed."""
 
 from __future__ import annotations
 
