@@ -96,6 +96,15 @@ def test_resuming_goes_on_with_the_scale_and_ends_with_the_same_weights(pair, sh
     assert (cut.weights, cut.series) == (whole.weights, whole.series)
 
 
+def test_another_number_of_ranks_takes_the_scale_over(pair, single, shards, encoder, tmp_path):
+    changes, first, out = no_dropout() | _fp16("pretrain", 2), 2.0**22, str(tmp_path / "out")
+    pair.run(_from_factor, first, "pretrain", training_recipe(**changes), out, shards, encoder, 4)
+    alone = training_recipe(**changes, pretrain__micro_batch_size=4)
+    single.run(_from_factor, first, "pretrain", alone, out, shards, encoder)
+    scales = trained(out).series["train", "loss_scale"]
+    assert scales[4] <= scales[3] < first
+
+
 def test_a_gradient_that_is_too_large_for_any_scale_stops_the_run(single, shards, encoder, tmp_path):
     recipe, out = training_recipe(**_fp16("pretrain", 0)), str(tmp_path / "out")
     (said,) = single.run(_until_it_diverges, recipe, out, shards)
