@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ import psutil
 import pytest
 from leftovers import everything
 
-from infra.stack import lost_runs, processes, services
+from infra.stack import processes, services
+from infra.stack.lost_runs import MESSAGE
 from infra.stack.pipeline_run import trigger, upload
 from infra.stack.stack_files import Stack, open_stack
 from shards import outputs, store
@@ -48,6 +49,17 @@ def command(verb: str, folder: Path, *arguments: str) -> str:
     return ended.stderr
 
 
+@contextmanager
+def as_prefects_client(stack: Stack) -> Iterator[None]:
+    """Prefect reads its variables when it is imported, which may have been long before the stack was up."""
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+
+    told = stack.variables()
+    found = {setting: told[setting.name] for setting in (PREFECT_API_URL, PREFECT_API_AUTH_STRING)}
+    with temporary_settings(found):
+        yield
+
+
 @pytest.fixture(scope="module")
 def stack(corpus: Path) -> Iterator[Stack]:
     """A stack with speech and a tokenizer on its S3, in this process's environment."""
@@ -65,7 +77,8 @@ def stack(corpus: Path) -> Iterator[Stack]:
             s3fs.S3FileSystem.clear_instance_cache()
             upload(str(corpus), "s3://syllabary/corpora/speech", print)
             make_tokenizer("s3://syllabary/tokenizer")
-            yield stack
+            with as_prefects_client(stack):
+                yield stack
         finally:
             command("down", folder)
             assert not processes.marked(_mark(folder)), "the stack left processes behind"
@@ -287,7 +300,7 @@ def test_a_run_lost_with_its_worker_is_failed_by_the_server(stack: Stack, unbrok
     for process in processes.marked(stack.mark, lambda e: e.get("PREFECT__FLOW_RUN_ID") == str(run)):
         process.kill()
     state = ended(run)
-    assert state.is_crashed() and state.message == lost_runs.MESSAGE
+    assert state.is_crashed() and state.message == MESSAGE
     assert "starts prefect-worker" in command("up", stack.folder)
     complete(trigger(NIGHTLY, **ingest("lost")))
     assert contents("lost") == unbroken
