@@ -74,7 +74,7 @@ def _an_overflow_of_the_last_rank(stage: Any, run: Any) -> list[tuple[float, dic
     return moved
 
 
-@pytest.mark.parametrize("zero", [0, 1, 2])
+@pytest.mark.parametrize("zero", [0, pytest.param(1, marks=pytest.mark.slow), 2])
 def test_an_overflow_on_one_rank_leaves_the_step_out_on_all_and_lowers_the_scale(pair, shards, encoder, tmp_path, zero):
     recipe = training_recipe(**_fp16("pretrain", zero))
     out = str(tmp_path / "out")
@@ -85,7 +85,7 @@ def test_an_overflow_on_one_rank_leaves_the_step_out_on_all_and_lowers_the_scale
         assert applied["gradient_norm"] > 0 and applied["loss_scale"] == 256.0
 
 
-@pytest.mark.parametrize(("stage", "zero"), [("pretrain", 2), ("codec", 0)])
+@pytest.mark.parametrize(("stage", "zero"), [("pretrain", 2), pytest.param("codec", 0, marks=pytest.mark.slow)])
 def test_resuming_goes_on_with_the_scale_and_ends_with_the_same_weights(pair, shards, encoder, tmp_path, stage, zero):
     recipe, first = training_recipe(**_fp16(stage, zero)), 2.0**22  # too high: it falls before step 6
     for out, *stops in (("whole", 0), ("cut", 6, 0)):
