@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +25,7 @@ import pytest
 from infra.stack.object_store import ObjectStore, free_port_block, start_object_store
 from shards import store
 from tests.archive_corpus import make_shards, make_tokenizer
+from workers.checkpoints import CheckpointStore
 from workers.jobs import Job, PretrainJob, ShardJob, TokenizeJob
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
@@ -240,10 +241,10 @@ def contents(uri: str) -> dict[str, str]:
     return {file.name: hashlib.sha256(store.read_bytes(file.uri)).hexdigest() for file in store.list_files(uri)}
 
 
-def wait_for(prefix: str, what: str, driver: subprocess.Popen[str], patience_s: float = 600.0) -> None:
-    """Until a file appears below ``prefix``; the driver must still be at work then."""
+def wait_for(found: Callable[[], object], what: str, driver: subprocess.Popen[str], patience_s: float = 600.0) -> None:
+    """Until something is ``found``; the driver must still be at work then."""
     deadline = time.monotonic() + patience_s
-    while not store.list_files(prefix):
+    while not found():
         assert driver.poll() is None, driver.communicate()[0][-3000:]
         assert time.monotonic() < deadline, f"no {what} within {patience_s:.0f} s"
         time.sleep(0.1)
@@ -256,7 +257,7 @@ def test_tokenization_loses_a_host_and_nothing_else(hosts: Hosts) -> None:
     shards = make_shards(f"{bucket}/shards", [f"train-{n:06}" for n in range(NUM_SHARDS)], num_utterances=40)
     tokenizer = make_tokenizer(f"{bucket}/tokenizer")
     driver = hosts.submit(TokenizeJob(shards=shards, tokenizer=tokenizer, archive=f"{bucket}/two"))
-    wait_for(f"{bucket}/two/parts", "part", driver)
+    wait_for(lambda: store.list_files(f"{bucket}/two/parts"), "part", driver)
     hosts.plug("b", "down")
     finish(driver)
     alone(TokenizeJob(shards=shards, tokenizer=tokenizer, archive=f"{bucket}/one"))
@@ -271,7 +272,7 @@ def test_training_over_both_goes_on_when_a_host_comes_back(hosts: Hosts, corpus:
     shards = f"{bucket}/shards"
     alone(ShardJob(source=str(corpus), out=shards, overrides=TRAINING[:1]))
     driver = hosts.submit(PretrainJob(shards=shards, out=f"{bucket}/two", overrides=TRAINING))
-    wait_for(f"{bucket}/two/checkpoints", "checkpoint", driver)
+    wait_for(CheckpointStore(f"{bucket}/two").steps, "checkpoint", driver)  # a whole one: the last file is its manifest
     hosts.plug("b", "down")
     time.sleep(30)  # longer than a collective may take: the ranks give up, and the head its node
     hosts.stop_ray("b")
