@@ -15,6 +15,7 @@ from model.config import ModelConfig
 from model.encoder import Encoder, WaveformFrontEnd
 from model.fused_front_end import FusedFrontEnd
 from model.fused_generator import FusedGenerator
+from shards.errors import ConfigError, explain
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -24,7 +25,12 @@ def build_encoder(config: ModelConfig, state: dict[str, Tensor], device: torch.d
 
     A spectral front end stays as it is: its cost is in matrix products that need no fusing. ``state`` is emptied, so
     that weights are not held beside their packed form.
+
+    Raises:
+        ConfigError: the encoder computes in bf16, which this CPU does not.
     """
+    if config.encoder.precision == "bf16":
+        _require_bf16(device)
     encoder = _ready(lambda: Encoder(config.encoder), state, device)
     if isinstance(encoder.front_end, WaveformFrontEnd) and _can_fuse(device):
         dtype = torch.bfloat16 if config.encoder.precision == "bf16" else torch.float32
@@ -58,6 +64,23 @@ def _ready(make: Callable[[], M], state: dict[str, Tensor], device: torch.device
     module.load_state_dict(state, assign=True)
     state.clear()
     return module.requires_grad_(False).eval().to(device)
+
+
+def computes_bf16(device: torch.device) -> bool:
+    """Whether convolutions can run in bf16 there; a CPU needs instructions for it (AVX-512 BF16 or AVX-NE-CONVERT)."""
+    return device.type != "cpu" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _require_bf16(device: torch.device) -> None:
+    if not computes_bf16(device):
+        raise ConfigError(
+            explain(
+                "this CPU does not compute in bf16",
+                value="encoder.precision=bf16",
+                expected="AVX-512 BF16 or AVX-NE-CONVERT",
+                fix="use such a CPU or a GPU; tokens of fp32 would be another encoder's",
+            )
+        )
 
 
 def _can_fuse(device: torch.device) -> bool:

@@ -13,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_models import CONFIGS, HOP, RATE, small_tokenizer
 
+from shards.errors import ConfigError
+from workers import inference
 from workers.recipes import RECIPES, paper
 from workers.tokenizer import Encoded, Tokenizer, save_tokenizer
 
@@ -121,6 +123,13 @@ def test_same_bits_in_other_processes_at_other_thread_counts(tmp_path: Path) -> 
     assert len({row[0] for row in first}) == 8
 
 
+def test_bf16_is_refused_where_the_processor_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference, "computes_bf16", lambda device: False)
+    with pytest.raises(ConfigError, match="this CPU does not compute in bf16"):
+        small_tokenizer("waveform", tmp_path / "bf16", precision="bf16")
+
+
+@pytest.mark.skipif(not inference.computes_bf16(torch.device("cpu")), reason="this CPU does not compute in bf16")
 def test_precision_is_another_identity_and_is_canonical_too(tmp_path: Path) -> None:
     fp32 = small_tokenizer("waveform", tmp_path / "fp32")
     bf16 = small_tokenizer("waveform", tmp_path / "bf16", precision="bf16")
