@@ -34,6 +34,9 @@ run: $(READY)    ## the whole pipeline on the demo speech, or on SOURCE=<folder 
 browser:         ## Debian's Chromium for the tests of the report page, where root may install it
 	@bash infra/install_browser.sh
 
+# One thread for this process's linear algebra, as Ray's actors have: the last bit of a STOI follows their number on some CPUs.
+test test-slow: export OPENBLAS_NUM_THREADS := 1
+
 test: $(READY) browser ## the tests (those marked slow excepted)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
