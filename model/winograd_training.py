@@ -7,7 +7,7 @@ for its gradient is what the plain one keeps: two activations a pair of convolut
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -54,25 +54,32 @@ def _clip_by_clip(
     blocks: Sequence[ResidualBlock], convs: list[SameConv1d], x: Tensor, mask: Tensor | None
 ) -> Float[Tensor, "batch channels positions"]:
     lengths = [x.shape[-1]] * len(x) if mask is None else mask.sum(dim=1).tolist()
-    if torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for c in convs for p in c.parameters())):
-        dilations = tuple(conv.dilation[0] for conv in convs)
-        parameters = [p for conv in convs for p in (conv.weight, conv.bias)]
-        run = lambda clip: cast(Tensor, _Residuals.apply(clip, dilations, *parameters))  # noqa: E731
-    else:
-        residuals = WinogradResiduals(blocks, passing=True)
-        run = lambda clip: _without_gradient(residuals, clip)  # noqa: E731
+    learns = x.requires_grad or any(p.requires_grad for conv in convs for p in conv.parameters())
+    run = _learning(convs) if learns and torch.is_grad_enabled() else _without_gradient(blocks)
     done = [_padded(run(clip[:, :n]), x.shape[-1]) for clip, n in zip(x, lengths, strict=True)]
     return done[0][None] if len(done) == 1 else torch.stack(done)
 
 
+def _learning(convs: list[SameConv1d]) -> Callable[[Tensor], Tensor]:
+    packed = [WinogradConv.of(conv, passing=True) for conv in convs]  # once for all clips
+    dilations = tuple(conv.dilation[0] for conv in convs)
+    parameters = [p for conv in convs for p in (conv.weight, conv.bias)]
+    return lambda clip: cast(Tensor, _Residuals.apply(clip, packed, dilations, *parameters))
+
+
+def _without_gradient(blocks: Sequence[ResidualBlock]) -> Callable[[Tensor], Tensor]:
+    residuals = WinogradResiduals(blocks, passing=True)
+
+    def run(clip: Tensor) -> Tensor:
+        clip = clip.clone()
+        residuals.run(clip.T)
+        return clip
+
+    return run
+
+
 def _padded(clip: Tensor, positions: int) -> Float[Tensor, "channels positions"]:
     return clip if clip.shape[1] == positions else F.pad(clip, (0, positions - clip.shape[1]))
-
-
-def _without_gradient(residuals: WinogradResiduals, clip: Tensor) -> Float[Tensor, "channels positions"]:
-    clip = clip.clone()
-    residuals.run(clip.T)
-    return clip
 
 
 class _Residuals(torch.autograd.Function):
@@ -80,9 +87,8 @@ class _Residuals(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, clip: Tensor, dilations: tuple[int, ...], *parameters: Tensor
+        ctx: Any, clip: Tensor, convs: list[WinogradConv], dilations: tuple[int, ...], *parameters: Tensor
     ) -> Float[Tensor, "channels positions"]:
-        convs = [_conv(w, b, d) for w, b, d in zip(parameters[::2], parameters[1::2], dilations, strict=True)]
         x, scratch = Planes.empty(clip.shape[1], clip.shape[0]).read(clip.T), Scratch(clip.shape[0])
         kept = [x.activated()]
         for dilated, plain in zip(convs[::2], convs[1::2], strict=True):
@@ -106,7 +112,7 @@ class _Residuals(torch.autograd.Function):
                 *_step_back(g, hidden, kept[at : at + 2], weights[at : at + 2], ctx.dilations[at], scratch),
                 *found,
             ]
-        return _clip(g), None, *found
+        return _clip(g), None, None, *found
 
 
 def _step_back(
@@ -121,10 +127,6 @@ def _step_back(
         _leaky_relu_backward_out(piece.values, piece.of(kept[0]), LEAKY_SLOPE, True, grad_input=piece.values)
         piece.of(g).add_(piece.values)
     return [*at_dilated, *at_plain]
-
-
-def _conv(weight: Tensor, bias: Tensor, dilation: int) -> WinogradConv:
-    return WinogradConv(weight.permute(2, 1, 0), bias, dilation)
 
 
 def _conv_back(weight: Tensor, dilation: int) -> WinogradConv:

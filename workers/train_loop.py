@@ -133,7 +133,7 @@ def find_resume_step(run_uri: str, say: Callable[[str], None]) -> int | None:
 
 
 def resume(stage: Stage, run: Run, step: int) -> None:
-    """Put the run where the checkpoint of ``step`` left it. Raises ConfigError: it is of another recipe or corpus."""
+    """Put the run where the checkpoint of ``step`` left it. Raises ConfigError: it is of another recipe."""
     manifest = Manifest.read(run.checkpoints.step_uri(step))
     if manifest.state.get("identity", run.identity) != run.identity:
         raise ConfigError(
