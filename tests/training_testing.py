@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from small_models import CONFIGS, RATE
@@ -127,7 +127,7 @@ def free_port() -> int:
 
 
 class Gang:
-    """``size`` processes with a gloo process group, each running the same function when told to."""
+    """``size`` processes with a gloo process group, each running the same function when told to, within a ``with``."""
 
     def __init__(self, size: int) -> None:
         context = multiprocessing.get_context("spawn")
@@ -148,7 +148,10 @@ class Gang:
             assert worked, value
         return [value for _, value in answers]
 
-    def stop(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """End the processes."""
         for process, pipe in self._members:
             pipe.send(None)

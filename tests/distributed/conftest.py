@@ -10,17 +10,15 @@ from training_testing import Gang, prepare_encoder, training_recipe, write_train
 @pytest.fixture(scope="session")
 def pair() -> Iterator[Gang]:
     """Two ranks."""
-    gang = Gang(2)
-    yield gang
-    gang.stop()
+    with Gang(2) as gang:
+        yield gang
 
 
 @pytest.fixture(scope="session")
 def single() -> Iterator[Gang]:
     """One rank, in its own process."""
-    gang = Gang(1)
-    yield gang
-    gang.stop()
+    with Gang(1) as gang:
+        yield gang
 
 
 @pytest.fixture(scope="session")

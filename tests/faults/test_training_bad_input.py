@@ -27,9 +27,8 @@ def shards(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def gang() -> Any:
-    single = Gang(1)
-    yield single
-    single.stop()
+    with Gang(1) as single:
+        yield single
 
 
 @pytest.fixture

@@ -22,16 +22,14 @@ from workers.sample_plan import epoch_order
 
 @pytest.fixture(scope="module")
 def gang() -> Iterator[Gang]:
-    single = Gang(1)
-    yield single
-    single.stop()
+    with Gang(1) as single:
+        yield single
 
 
 @pytest.fixture(scope="module")
 def two() -> Iterator[Gang]:
-    pair = Gang(2)
-    yield pair
-    pair.stop()
+    with Gang(2) as pair:
+        yield pair
 
 
 @pytest.fixture(scope="module")

@@ -29,9 +29,8 @@ def quiet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]
     """Shards, and the sha256 of the weights that an undisturbed run of two ranks ends with."""
     folder = tmp_path_factory.mktemp("quiet")
     shards = write_training_shards(str(folder / "shards"))
-    gang = Gang(2)
-    gang.run(train_here, "pretrain", _recipe(), str(folder / "out"), shards)
-    gang.stop()
+    with Gang(2) as gang:
+        gang.run(train_here, "pretrain", _recipe(), str(folder / "out"), shards)
     yield shards, trained(str(folder / "out")).weights
 
 
@@ -147,9 +146,8 @@ def test_a_hung_rank_ends_in_a_timeout_and_the_run_goes_on(quiet, tmp_path):
 def test_a_killed_rank_and_then_a_killed_job_of_stage_2_end_with_the_same_weights(quiet, tmp_path):
     shards, _ = quiet
     encoder = prepare_encoder(tmp_path / "encoder", _recipe())
-    gang = Gang(2)
-    gang.run(train_here, "codec", _recipe(), str(tmp_path / "quiet"), shards, encoder)
-    gang.stop()
+    with Gang(2) as gang:
+        gang.run(train_here, "codec", _recipe(), str(tmp_path / "quiet"), shards, encoder)
     out, config = str(tmp_path / "out"), tmp_path / "recipe.yaml"
     first = Training(out, shards, config, encoder)
     first.wait_for(_at_step(6, "train-codec"))  # before the discriminators start

@@ -61,10 +61,9 @@ def runs(tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("golden")
     shards = write_training_shards(str(folder / "shards"))
     encoder = prepare_encoder(folder / "encoder", _tiny("codec"))
-    gang = Gang(1)
-    for stage in NAMES:
-        gang.run(train_here, stage, _tiny(stage), str(folder / stage), shards, encoder)
-    gang.stop()
+    with Gang(1) as gang:
+        for stage in NAMES:
+            gang.run(train_here, stage, _tiny(stage), str(folder / stage), shards, encoder)
     return {stage: folder / stage for stage in NAMES}
 
 
