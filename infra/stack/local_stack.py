@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from infra.stack import services
+from infra.stack import gateway, services
 from infra.stack.stack_files import Stack, create_stack, open_stack
 from shards.errors import InputError, SyllabaryError, explain
 
@@ -35,6 +35,8 @@ def up(
 ) -> None:
     """Start what does not run yet, and say where everything is; on loopback alone unless a host is given."""
     folder = folder.absolute()
+    if host is not None:
+        gateway.own_address(host)  # before anything is made
     stack = open_stack(folder) or create_stack(folder)
     if host is not None:
         services.give_host(stack, host)

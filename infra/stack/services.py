@@ -66,12 +66,14 @@ def services_of(stack: Stack) -> tuple[str, ...]:
 
 
 def give_host(stack: Stack, host: str) -> None:
-    """Let other machines reach the stack at ``host``, or with loopback no more; an earlier gateway is ended.
+    """Let other machines reach the stack at ``host``, an address of this one, or with loopback no more.
+
+    An earlier gateway is ended.
 
     Raises:
-        InputError: ``host`` is no address of this machine, or a service would answer there without a key.
+        InputError: a service would answer there without a key.
     """
-    host = "" if host == HOST else gateway.own_address(host)
+    host = "" if host == HOST else host
     if host:
         gateway.refuse_without_keys(stack, host)
     if host != stack.host:
