@@ -44,6 +44,11 @@ def wins(convs: Sequence[SameConv1d], positions: int) -> bool:
     return fits and channels >= _WIDE and positions >= _LONG * channels
 
 
+def reaches_margins_only(dilation: int) -> bool:
+    """Whether margins are wide enough for what is read and written beyond the clip."""
+    return dilation <= _MARGIN
+
+
 class Planes:
     """A clip's even and its odd positions, [positions / 2, channels] each, between margins of zeros."""
 
@@ -142,8 +147,8 @@ class Spans:
 
     @property
     def is_near(self) -> bool:
-        """Whether margins are wide enough to read and write beyond the clip: then all rows have partners."""
-        return self.dilation <= _MARGIN
+        """Whether all rows have partners."""
+        return reaches_margins_only(self.dilation)
 
     @property
     def num_pairs(self) -> int:
@@ -192,7 +197,7 @@ class WinogradConv:
             m.float().contiguous() for m in (before, *sums, -after)
         )
         self._bias, self._dilation = bias, dilation
-        self._centre = None if dilation <= _MARGIN else centre.float().contiguous()
+        self._centre = None if reaches_margins_only(dilation) else centre.float().contiguous()
 
     @classmethod
     def of(cls, conv: SameConv1d, *, passing: bool = False) -> WinogradConv:
