@@ -1,6 +1,6 @@
 """Pipeline throughput as a share of the bare forward of the same recipe, and 1 worker against 2.
 
-    python infra/benchmarks/bench_tokenize.py [--recipe small] [--shards 8] [--shard-s 3600] [--rounds 2]
+    python infra/benchmarks/bench_tokenize.py [--recipe small] [--shards 8] [--shard-s 3600] [--rounds 2] [--wall-only]
 
 Random weights: the cost does not depend on them. "bare" is ``Tokenizer.encode`` on waveforms already in memory, one
 thread, on as many processes as there are workers; "bare, kept" is the same in processes that keep freed memory, as the
@@ -120,8 +120,13 @@ def pipeline(shards: str, tokenizer: str, archive: str, num_workers: int, shard_
     with said.open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
     used: list[tuple[int, Counter[str]]] = []
+    seen: dict[int, tuple[str, float]] = {}  # an actor that is done leaves before the last part: its time still counts
     while process.poll() is None:
-        used.append((len(list(Path(archive, "parts").glob("*.parquet"))), processor_seconds(process.pid)))
+        seen |= processor_seconds(process.pid)
+        sums: Counter[str] = Counter()
+        for name, spent in seen.values():
+            sums[name] += spent
+        used.append((len(list(Path(archive, "parts").glob("*.parquet"))), sums))
         time.sleep(0.5)
     assert process.returncode == 0, said.read_text()[-2000:]
     published = sorted(p.stat().st_mtime for p in (Path(archive) / "parts").iterdir())
@@ -133,9 +138,9 @@ def pipeline(shards: str, tokenizer: str, archive: str, num_workers: int, shard_
     return (len(published) - num_workers) * shard_s / seconds, published[0] - started
 
 
-def processor_seconds(pid: int) -> Counter[str]:
-    """Processor seconds so far of a process and all its descendants, by what they are."""
-    seconds: Counter[str] = Counter()
+def processor_seconds(pid: int) -> dict[int, tuple[str, float]]:
+    """What a process and each of its descendants is, and its processor seconds so far, by pid."""
+    seconds: dict[int, tuple[str, float]] = {}
     for process in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
         try:
             name, times = " ".join(process.cmdline()), process.cpu_times()
@@ -144,7 +149,7 @@ def processor_seconds(pid: int) -> Counter[str]:
         known = re.search(
             r"ray::\w+(?:\(\w+\(\w+\)\))?|gcs_server|raylet/raylet|log_monitor|dashboard|tokenize_corpus", name
         )
-        seconds[known[0] if known else "other"] += times.user + times.system
+        seconds[process.pid] = (known[0] if known else "other", times.user + times.system)
     return seconds
 
 
@@ -199,13 +204,15 @@ def main() -> None:
     parser.add_argument("--shards", type=int, default=8)
     parser.add_argument("--shard-s", type=int, default=3600)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--cpu-only", action="store_true", help="only the CPU share, for a busy machine")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--cpu-only", action="store_true", help="only the CPU share, for a busy machine")
+    only.add_argument("--wall-only", action="store_true", help="only the wall clock, for an idle one")
     options = parser.parse_args()
     shard_s = options.shard_s // UTTERANCE_S * UTTERANCE_S
     with tempfile.TemporaryDirectory() as folder:
         make_shards(f"{folder}/shards", options.shards, shard_s)
         make_tokenizer(f"{folder}/tokenizer", options.recipe)
-        for keep in (False, True):  # the second for good: there is no way back
+        for keep in () if options.wall_only else (False, True):  # the second for good: there is no way back
             share = cpu_share(f"{folder}/shards", f"{folder}/tokenizer", options.rounds)
             how = "memory kept" if keep else "as it is"
             print(f"{options.recipe}: bare forward as a share of the path's CPU time, {how}: {share:.3f}", flush=True)
