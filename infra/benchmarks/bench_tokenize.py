@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -119,11 +119,11 @@ def pipeline(shards: str, tokenizer: str, archive: str, num_workers: int, shard_
     said = Path(f"{archive}.log")
     with said.open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
-    used: list[tuple[int, Counter[str]]] = []
+    used: list[tuple[int, dict[str, float]]] = []
     seen: dict[int, tuple[str, float]] = {}  # an actor that is done leaves before the last part: its time still counts
     while process.poll() is None:
         seen |= processor_seconds(process.pid)
-        sums: Counter[str] = Counter()
+        sums: dict[str, float] = defaultdict(float)
         for name, spent in seen.values():
             sums[name] += spent
         used.append((len(list(Path(archive, "parts").glob("*.parquet"))), sums))
@@ -133,8 +133,9 @@ def pipeline(shards: str, tokenizer: str, archive: str, num_workers: int, shard_
     seconds = published[-1] - published[num_workers - 1]
     before = next(cpu for parts, cpu in used if parts >= num_workers)
     after = [cpu for parts, cpu in used if parts < len(published)][-1]
-    shares = {name: 100 * spent / seconds for name, spent in (after - before).most_common()}
-    print("  % of a core:", ", ".join(f"{name} {share:.1f}" for name, share in shares.items() if share > 0.05))
+    shares = {name: 100 * (spent - before.get(name, 0.0)) / seconds for name, spent in after.items()}
+    largest = sorted(shares.items(), key=lambda item: -item[1])
+    print("  % of a core:", ", ".join(f"{name} {share:.1f}" for name, share in largest if share > 0.05))
     return (len(published) - num_workers) * shard_s / seconds, published[0] - started
 
 
