@@ -32,11 +32,11 @@ _WITHOUT_KEY: dict[str, Callable[[Stack], httpx.Response]] = {
 }
 
 
-def own_address(host: str) -> str:
-    """``host`` when it is one IPv4 address of this machine.
+def refuse_foreign(host: str) -> None:
+    """Refuse a host that is not one IPv4 address of this machine.
 
     Raises:
-        InputError: it is none, another machine's, or the one that stands for all.
+        InputError: it is no address, another machine's, or the one that stands for all.
     """
     expected = "one IPv4 address of this machine"
     try:
@@ -50,7 +50,6 @@ def own_address(host: str) -> str:
             probe.bind((host, 0))
         except OSError:
             raise InputError(explain("HOST is not an address of this machine", value=host, expected=expected)) from None
-    return host
 
 
 def refuse_without_keys(stack: Stack, host: str) -> None:
@@ -127,7 +126,7 @@ def _stack_with_host(folder: Path) -> Stack:
     stack = open_stack(folder)
     if stack is None or not stack.host:
         raise InputError(explain("no stack with a host", value=str(folder), fix="make stack HOST=<address>"))
-    own_address(stack.host)
+    refuse_foreign(stack.host)
     return stack
 
 

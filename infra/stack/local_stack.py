@@ -36,7 +36,7 @@ def up(
     """Start what does not run yet, and say where everything is; on loopback alone unless a host is given."""
     folder = folder.absolute()
     if host is not None:
-        gateway.own_address(host)  # before anything is made
+        gateway.refuse_foreign(host)  # before anything is made
     stack = open_stack(folder) or create_stack(folder)
     if host is not None:
         services.give_host(stack, host)
