@@ -2,7 +2,8 @@
 
 A service is known by its pid and the moment it started, so that another process that was given the pid later is never
 taken for it. Everything it starts in turn carries the stack's mark in its environment: what is left over when a
-service was killed (Ray's workers, a flow run) is found by that.
+service was killed (Ray's workers, a flow run) is found by that. A process that gives itself a title writes it over its
+environment (Ray's agents do, and the dashboard's parts): those are found as children of one that has the mark.
 """
 
 from __future__ import annotations
@@ -58,14 +59,16 @@ def start(command: list[str], environment: Mapping[str, str], log: Path) -> subp
 
 
 def marked(mark: str, also: Callable[[dict[str, str]], bool] = lambda environment: True) -> list[psutil.Process]:
-    """Every process that carries ``mark`` and whose environment ``also`` accepts; never this one."""
-    found = []
+    """Every process with ``mark`` whose environment ``also`` accepts, and its descendants; never this one."""
+    found: dict[int, psutil.Process] = {}
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
             environment = process.environ()
-            if process.pid != os.getpid() and environment.get(MARK_VARIABLE) == mark and also(environment):
-                found.append(process)
-    return found
+            if environment.get(MARK_VARIABLE) == mark and also(environment):
+                found[process.pid] = process
+                found |= {child.pid: child for child in process.children(recursive=True)}
+    found.pop(os.getpid(), None)
+    return list(found.values())
 
 
 def end(processes: Iterable[psutil.Process], patience_s: float) -> None:

@@ -115,10 +115,12 @@ def end_all(stack: Stack, say: Callable[[str], None]) -> None:
     if runs:
         say(f"ends {len(runs)} processes of flow runs")
     processes.end(runs, patience_s=40)
+    everything = processes.marked(stack.mark)  # before parents go: some are known only by whose children they are
     for name in ("ray-head", "prefect-server", "object-store"):
         if is_running(stack, name):
             say(f"ends {name}")
         _end(stack, name, patience_s=20)
+    processes.end(everything, patience_s=10)
     processes.end_marked(stack.mark, patience_s=10)
 
 

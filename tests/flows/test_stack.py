@@ -352,9 +352,11 @@ def test_a_bad_source_fails_the_run_with_the_jobs_words_and_is_not_tried_again(s
 def test_down_ends_what_up_started_and_nothing_else(stack: Stack) -> None:
     bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     try:
+        ours = processes.marked(stack.mark)
+        assert any("ray::DashboardAgent" in process.cmdline() for process in ours), "one whose title hides its mark"
         said = command("down", stack.folder)
         assert "the stack is down" in said
-        assert not processes.marked(stack.mark)
+        assert not processes.marked(stack.mark) and not [process for process in ours if process.is_running()]
         assert bystander.poll() is None
         assert not any(services.answers(stack, name) for name in services.SERVICES)
         assert (stack.folder / "s3").exists() and not stack.ray_folder.exists()

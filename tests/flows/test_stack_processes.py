@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -72,6 +73,27 @@ def test_marked_processes_are_found_after_their_parent_was_killed_and_end_even_i
     assert [p.pid for p in processes.marked(mark)] == [orphan.pid]
     processes.end_marked(mark, patience_s=0.5)
     assert not processes.marked(mark) and not orphan.is_running()
+
+
+def test_down_ends_a_child_that_overwrote_its_mark_though_its_parent_goes_first(tmp_path: Path) -> None:
+    """As Ray's agents do with their titles: once the parent is gone, nothing tells whose they are."""
+    stack = create_stack(tmp_path)
+    unmarked = PARENT.replace("sys.argv[1]]", "sys.argv[1]], env={}")
+    parent = subprocess.Popen(
+        [sys.executable, "-c", unmarked, SLEEP],
+        env={**os.environ, processes.MARK_VARIABLE: stack.mark}, stdout=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    assert parent.stdout is not None
+    child = psutil.Process(int(parent.stdout.readline()))
+    try:
+        stack.services = {"ray-head": processes.record(parent.pid)}
+        assert {p.pid for p in processes.marked(stack.mark)} == {parent.pid, child.pid}
+        services.end_all(stack, print)
+        parent.wait(timeout=30)
+        assert not child.is_running()
+    finally:
+        with suppress(psutil.NoSuchProcess):
+            child.kill()
 
 
 def test_keys_can_be_read_by_their_owner_alone_and_come_back(tmp_path: Path) -> None:
