@@ -3,6 +3,7 @@
 ``prefect deploy`` alone puts every schedule back to what the file says, inactive and without parameters, and removes
 those that were made by hand: a nightly run that somebody had switched on would be off after the next deployment,
 without a word. Here a schedule of the server stays as it is, unless the file has it active: then the file decides.
+It would also put a block's value, a key, in the place of a reference to it and store that; such a file is refused.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.objects import DeploymentSchedule
 from prefect.client.schemas.responses import DeploymentResponse
+
+from shards.errors import InputError, SecretError, SyllabaryError, explain
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -24,8 +28,11 @@ def deploy(*which: str) -> None:
     """Deploy (``--all``, or ``-n NAME``) and put the schedules back that were there before.
 
     Raises:
+        InputError: no prefect.yaml that can be read.
+        SecretError: it refers to a block where ``prefect deploy`` would store the block's value.
         subprocess.CalledProcessError: ``prefect deploy`` failed; it has said why.
     """
+    refuse_keys(ROOT / "prefect.yaml")
     with get_client(sync_client=True) as client:
         before = client.read_deployments()
         try:
@@ -33,6 +40,29 @@ def deploy(*which: str) -> None:
         finally:
             for deployment in before:
                 _restore(client, deployment)
+
+
+def refuse_keys(path: Path) -> None:
+    """Refuse a file whose deployments would be stored with the value of a block; pull steps resolve theirs when run.
+
+    Raises:
+        InputError: the file cannot be read.
+        SecretError: a deployment refers to a block.
+    """
+    try:
+        deployments = yaml.safe_load(path.read_text())["deployments"]
+        kept = {d["name"]: {key: value for key, value in d.items() if key != "pull"} for d in deployments}
+    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        why = str(error).splitlines()[0]
+        raise InputError(explain("not a file of deployments", value=str(path), fix=why)) from None
+    if keyed := [name for name, deployment in kept.items() if "prefect.blocks." in str(deployment)]:
+        raise SecretError(
+            explain(
+                "deploying would store the value of a block in plain text",
+                value=", ".join(keyed),
+                fix="refer to blocks in the work pool (infra/work_pools/process-with-blocks.json)",
+            )
+        )
 
 
 def _restore(client: SyncPrefectClient, before: DeploymentResponse) -> None:
@@ -63,3 +93,6 @@ if __name__ == "__main__":
         deploy("--all")
     except subprocess.CalledProcessError as error:
         sys.exit(error.returncode)
+    except SyllabaryError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(error.exit_code)

@@ -16,7 +16,9 @@ from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCre
 from prefect.client.schemas.objects import DeploymentSchedule
 from prefect.client.schemas.schedules import CronSchedule
 
-from infra.stack.deploy import _restore, deploy
+from infra.stack import key_blocks
+from infra.stack.deploy import _restore, deploy, refuse_keys
+from shards.errors import InputError, SecretError
 
 ROOT = Path(__file__).parent.parent.parent
 DEPLOYMENTS = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
@@ -128,3 +130,36 @@ def test_runs_of_a_scheduled_deployment_queue_up() -> None:
     for deployment in DEPLOYMENTS:
         if deployment.get("schedules"):
             assert deployment["concurrency_limit"] == {"limit": 1, "collision_strategy": "ENQUEUE"}
+
+
+def test_keys_are_stored_as_blocks_all_or_none(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from prefect.blocks.system import Secret
+
+    monkeypatch.setenv("PREFECT_API_URL", server)
+    wanted = key_blocks.blocks()
+    for variable in wanted:
+        monkeypatch.setenv(variable, f"value of {variable}")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "")
+    with pytest.raises(InputError, match=r"not in the environment: 'RAY_AUTH_TOKEN'; export them"):
+        key_blocks.save()
+    with pytest.raises(ValueError, match="Unable to find block document"):
+        Secret.load(wanted["AWS_ACCESS_KEY_ID"])
+    for token in ("old", "new"):  # again replaces
+        monkeypatch.setenv("RAY_AUTH_TOKEN", token)
+        assert key_blocks.save() == list(wanted.values())
+    stored = {variable: Secret.load(name).get() for variable, name in wanted.items()}  # type: ignore[union-attr]
+    assert stored["RAY_AUTH_TOKEN"] == "new"
+    assert stored["AWS_SECRET_ACCESS_KEY"] == "value of AWS_SECRET_ACCESS_KEY"
+
+
+def test_a_file_that_would_store_a_blocks_value_is_not_deployed(tmp_path: Path) -> None:
+    refuse_keys(ROOT / "prefect.yaml")
+    file = tmp_path / "prefect.yaml"
+    reference = {"KEY": "{{ prefect.blocks.secret.key }}"}
+    keyed = {"name": "keyed", "work_pool": {"job_variables": {"env": reference}}}
+    file.write_text(yaml.safe_dump({"deployments": [keyed, {"name": "pulls", "pull": [reference]}]}))
+    with pytest.raises(SecretError, match="value of a block in plain text: 'keyed'; refer to blocks in the work pool"):
+        refuse_keys(file)
+    file.write_text("deployments: [")
+    with pytest.raises(InputError, match="not a file of deployments"):
+        refuse_keys(file)

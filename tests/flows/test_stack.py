@@ -194,17 +194,52 @@ def test_dashboards_and_storage_listen_on_loopback_alone(stack: Stack) -> None:
     assert all(name.startswith(("ray", "gcs_server", "python")) for name in open_ones), open_ones
 
 
-def test_no_key_is_on_a_command_line_in_a_log_or_in_what_prefect_stores(stack: Stack, unbroken: dict[str, str]) -> None:
+def no_key_is_left(stack: Stack, output: str) -> None:
+    """On command lines, in logs, in Prefect's and Ray's folders and in an output."""
     secrets = [value for name, value in stack.keys.items() if name != "s3_access"]
     for process in processes.marked(stack.mark):
         with suppress(psutil.Error):
             line = " ".join(process.cmdline())
             assert not any(secret in line for secret in secrets), process.name()
     folders = [stack.folder / "logs", stack.folder / "prefect", stack.ray_folder]
-    seen = dict(everything(folders, ["s3://syllabary/unbroken"], ""))
+    seen = dict(everything(folders, [output], ""))
     assert any(where.endswith("prefect.db") for where in seen) and any("/logs/job-driver-" in where for where in seen)
     for where, data in seen.items():
         assert not any(secret.encode() in data for secret in secrets), where
+
+
+def test_no_key_is_on_a_command_line_in_a_log_or_in_what_prefect_stores(stack: Stack, unbroken: dict[str, str]) -> None:
+    no_key_is_left(stack, "s3://syllabary/unbroken")
+
+
+def test_a_worker_without_keys_gives_its_runs_those_of_prefects_blocks(stack: Stack, unbroken: dict[str, str]) -> None:
+    """And where a block is missing the run says which."""
+    template = str(ROOT / "infra/work_pools/process-with-blocks.json")
+    prefect = [sys.executable, "-m", "prefect"]
+    subprocess.run(
+        [*prefect, "work-pool", "create", "keyless", "--type", "process", "--base-job-template", template], check=True
+    )
+    with client() as server:
+        known = server.read_deployment_by_name(NIGHTLY)
+        server.create_deployment(
+            flow_id=known.flow_id, name="keyless", work_pool_name="keyless", entrypoint=known.entrypoint,
+            path=known.path, pull_steps=known.pull_steps, parameter_openapi_schema=known.parameter_openapi_schema,
+        )  # fmt: skip
+    keys = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "RAY_AUTH_TOKEN_PATH"}
+    keyless = {name: value for name, value in stack.service_environment().items() if name not in keys}
+    worker = processes.start([*prefect, "worker", "start", "--pool", "keyless"], keyless, stack.log("keyless"))
+    try:
+        state = ended(trigger("ingest-new/keyless", **ingest("keyless")))
+        assert state.is_crashed() and "Block not found: 'syllabary-" in state.message, state.message
+        subprocess.run(
+            [sys.executable, "-m", "infra.stack.key_blocks"],
+            cwd=ROOT, env=os.environ | {"RAY_AUTH_TOKEN": stack.keys["ray_token"]}, check=True,
+        )  # fmt: skip
+        complete(trigger("ingest-new/keyless", **ingest("keyless")))
+    finally:
+        processes.end([psutil.Process(worker.pid)], patience_s=20)
+    assert contents("keyless") == unbroken
+    no_key_is_left(stack, "s3://syllabary/keyless")
 
 
 def test_a_scheduled_run_ends_well_though_worker_and_ray_head_are_killed(

@@ -15,6 +15,7 @@ import ray
 import yaml
 from kuberay_schema import RAY_CLUSTER, RAY_JOB
 
+from infra.stack.key_blocks import blocks
 from workers import jobs
 from workers.recipes import resolve
 
@@ -112,7 +113,7 @@ def _require_deepspeed_parses(stored: dict[str, Any], monkeypatch: pytest.Monkey
 
 @pytest.fixture
 def no_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Prefect looks up blocks and variables that a template refers to; ours refers to none."""
+    """Prefect looks up blocks and variables that a template refers to; here they stay references."""
 
     async def as_it_is(template: Any, **_: Any) -> Any:
         return template
@@ -137,17 +138,31 @@ def default_template(name: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("name", ["process", "kubernetes"])
+@pytest.mark.parametrize("name", ["process", "process-with-blocks", "kubernetes"])
 def test_a_work_pool_template_passes_prefects_validation(name: str, no_server: None) -> None:
     from prefect.server.schemas.actions import WorkPoolCreate
     from prefect.workers.base import BaseJobConfiguration
 
     found = template(name)
     jsonschema.Draft202012Validator.check_schema(found["variables"])
-    WorkPoolCreate(name="syllabary", type=name, base_job_template=found)
+    kind = name.partition("-")[0]
+    WorkPoolCreate(name="syllabary", type=kind, base_job_template=found)
     made = asyncio.run(BaseJobConfiguration.from_template_and_values(found, {}, client=cast(Any, object())))
     assert made.env["SYLLABARY_LOG"] == "json"
-    assert set(found["job_configuration"]) == set(default_template(name)["job_configuration"])
+    assert set(found["job_configuration"]) == set(default_template(kind)["job_configuration"])
+
+
+def test_the_template_with_blocks_is_the_other_one_and_references_to_keys() -> None:
+    """Keys that a pool without blocks takes from its worker; nothing else differs, and no key stands there itself."""
+    plain, keyed = template("process"), template("process-with-blocks")
+    fields = keyed["variables"]["properties"]["env"]
+    references = {name: value for name, value in fields["default"].items() if "{{" in value}
+    assert set(references) == {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "RAY_AUTH_TOKEN"} == set(blocks())
+    assert all(value == f"{{{{ prefect.blocks.secret.{blocks()[name]} }}}}" for name, value in references.items())
+    fields["default"] = {name: value for name, value in fields["default"].items() if name not in references}
+    for found in (plain, keyed):
+        del found["variables"]["description"], found["variables"]["properties"]["env"]["description"]
+    assert keyed == plain
 
 
 def test_the_process_template_makes_a_process(no_server: None) -> None:
