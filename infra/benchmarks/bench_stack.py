@@ -2,18 +2,23 @@
 
     python infra/benchmarks/bench_stack.py [SOURCE] [--set a.b=c ...]
 
-Needs `make stack`. Wall-clock time: run it on an otherwise idle machine. Without SOURCE a small corpus is synthesized
-and both stages are cut to a few steps, so that what is measured is the way to the work rather than the work.
+Needs `make stack`. Wall-clock time: run it on an otherwise idle machine. A stage's row holds all from the end of the
+one before, alone by the last line its job told, on the stack by its Ray job's end. Without SOURCE a small corpus is
+synthesized and both stages are cut to a few steps, so that the way to the work is measured rather than the work.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
@@ -35,18 +40,20 @@ def main(arguments: list[str]) -> None:
     source, overrides = _source(arguments)
     name = f"bench-{int(time.time())}"
     with tempfile.TemporaryDirectory() as folder:
-        here = _timed([_bin("syllabary"), "run", source, "--out", f"{folder}/run", *overrides])
-        there = _timed(
-            [sys.executable, "-m", "infra.stack.local_stack", "run", source, "--name", name, *overrides], cwd=ROOT
-        )
+        here, log = _timed([_bin("syllabary"), "run", source, "--out", f"{folder}/run", *overrides])
+    there, _ = _timed([sys.executable, "-m", "infra.stack.local_stack", "run", source, "--name", name, *overrides])
     os.environ.update(stack.variables())
-    jobs, starts = _ray_jobs(name)
-    print("| part | s |\n| --- | --- |")
-    print(f"| make run | {here:.1f} |\n| make stack-run | {there:.1f} |\n| ratio | {there / here:.2f} |")
-    for verb, seconds in jobs.items():
-        print(f"| of it Ray job {verb} | {seconds:.1f} |")
-    print(f"| of it outside of Ray jobs (upload, Prefect, polling) | {there - sum(jobs.values()):.1f} |")
-    print(f"| jobs | {len(starts)} |")
+    jobs, alone = _ray_jobs(name), _lines(log)
+    print("| until the end of | make run, s | make stack-run, s | of it Ray job |\n| --- | --- | --- | --- |")
+    mine, theirs = here.start, there.start
+    for job in jobs:
+        ended_here, ended_there = alone.get(job.module, mine), job.span.end
+        took = f"{ended_here - mine:.1f} | {ended_there - theirs:.1f} | {job.span.seconds:.1f}"
+        print(f"| {VERBS[job.module]} | {took} |")
+        mine, theirs = ended_here, ended_there
+    print(f"| the command | {here.end - mine:.1f} | {there.end - theirs:.1f} | |")
+    print(f"| all of it | {here.seconds:.1f} | {there.seconds:.1f} | {sum(job.span.seconds for job in jobs):.1f} |")
+    print(f"| ratio | | {there.seconds / here.seconds:.2f} | |")
 
 
 def _source(arguments: list[str]) -> tuple[str, list[str]]:
@@ -63,21 +70,52 @@ def _bin(name: str) -> str:
     return str(Path(sys.executable).parent / name)
 
 
-def _timed(command: list[str], cwd: Path | None = None) -> float:
+class Span(NamedTuple):
+    """Seconds since the epoch."""
+
+    start: float
+    end: float
+
+    @property
+    def seconds(self) -> float:
+        """How long it took."""
+        return self.end - self.start
+
+
+class RayJob(NamedTuple):
+    """A job of the stack's run, from submission to end."""
+
+    module: str
+    span: Span
+
+
+def _timed(command: list[str]) -> tuple[Span, str]:
+    """How long a command took, and what it said on standard error."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "PREFECT_API"))}
-    started = time.monotonic()
-    subprocess.run(command, cwd=cwd, env=environment, check=True, stderr=subprocess.DEVNULL)
-    return time.monotonic() - started
+    environment["SYLLABARY_LOG"] = "json"
+    started = time.time()
+    ended = subprocess.run(command, cwd=ROOT, env=environment, check=False, stderr=subprocess.PIPE, text=True)
+    if ended.returncode:
+        sys.exit(ended.stderr[-2000:])
+    return Span(started, time.time()), ended.stderr
 
 
-def _ray_jobs(name: str) -> tuple[dict[str, float], list[int]]:
-    """Seconds of each Ray job of the run, by verb, from submission to end."""
+def _lines(log: str) -> dict[str, float]:
+    """When each job told its last line."""
+    last: dict[str, float] = {}
+    for line in log.splitlines():
+        with suppress(ValueError, KeyError, TypeError):
+            values = json.loads(line)
+            last[values["job"]] = datetime.fromisoformat(values["time"]).timestamp()
+    return last
+
+
+def _ray_jobs(name: str) -> list[RayJob]:
     from ray.job_submission import JobSubmissionClient
 
     jobs = [j for j in JobSubmissionClient(os.environ["RAY_API_SERVER_ADDRESS"]).list_jobs() if name in j.entrypoint]
     jobs.sort(key=lambda job: job.start_time)
-    seconds = {VERBS[_module(job.entrypoint)]: (job.end_time - job.start_time) / 1000 for job in jobs}
-    return seconds, [job.start_time for job in jobs]
+    return [RayJob(_module(job.entrypoint), Span(job.start_time / 1000, job.end_time / 1000)) for job in jobs]
 
 
 def _module(entrypoint: str) -> str:
