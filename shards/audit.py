@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -53,7 +54,9 @@ class Finding:
 
 @dataclass
 class Audit:
-    """What a scrub saw: counts, seconds of audio, bytes read, all findings, and size in bytes of every intact part."""
+    """What a scrub saw: counts, seconds of audio, bytes read, all findings, size in bytes of every intact part, and how
+    many of the parts read were encoded on what.
+    """
 
     num_parts: int = 0
     num_rows: int = 0
@@ -61,6 +64,7 @@ class Audit:
     size_bytes: int = 0
     findings: list[Finding] = field(default_factory=list)
     intact: dict[str, int] = field(default_factory=dict)
+    encoded_on: Counter[str] = field(default_factory=Counter)
 
 
 def audit_archive(
@@ -208,6 +212,7 @@ def _row_findings(
     if metadata.format != form or metadata.shard != shard:
         yield Finding(name, "a foreign part: its metadata is not this archive's")
         return
+    audit.encoded_on[metadata.encoded_on] += 1
     sizes = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
     if min(sizes, default=0) < 0 or sum(sizes) != file.metadata.num_rows:
         yield Finding(name, "its row groups do not add up", *_place(known, 0, len(known or []) - 1))

@@ -123,16 +123,26 @@ class ArchiveFormat:
 
 @dataclass(frozen=True)
 class PartMetadata:
-    """The metadata of one part: the archive's format, the shard it comes from and the digest of that shard's index."""
+    """The metadata of one part.
+
+    Attributes:
+        format: of the archive.
+        shard: that the part comes from.
+        shard_digest: of that shard's index.
+        encoded_on: what computed the tokens, for people: torch's version and the kind of CPU or GPU. Empty where it was
+            not recorded.
+    """
 
     format: ArchiveFormat
     shard: str
     shard_digest: str
+    encoded_on: str = ""
 
     def to_bytes(self) -> bytes:
         """The value of the Parquet metadata key ``syllabary``: canonical JSON."""
         derived = {"num_groups": self.format.packing.num_groups, "radices": self.format.packing.radices}
         own = {"shard": self.shard, "shard_digest": self.shard_digest}
+        own |= {"encoded_on": self.encoded_on} if self.encoded_on else {}
         return outputs.canonical_json(self.format.to_json() | derived | own)
 
     @classmethod
@@ -145,7 +155,7 @@ class PartMetadata:
             raise FormatError(
                 explain("not a part of a token archive", value=where, expected="the metadata key 'syllabary'")
             ) from error
-        return cls(ArchiveFormat.from_json(values, where), shard, shard_digest)
+        return cls(ArchiveFormat.from_json(values, where), shard, shard_digest, str(values.get("encoded_on", "")))
 
     @classmethod
     def of_file(cls, file: pq.ParquetFile, where: str) -> Self:

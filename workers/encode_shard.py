@@ -74,7 +74,7 @@ def encode_shard(tokenizer: Tokenizer, shards_uri: str, shard: str) -> tuple[byt
     utterances = prefetched(decoded_utterances(shards_uri, shard, form.model_sample_rate), _PREFETCHED)
     encoded = [encode_utterance(tokenizer, utterance) for utterance in utterances]
     _require_exact_frames(encoded, rows, form)
-    metadata = PartMetadata(form, shard, token_archive.shard_digest(rows))
+    metadata = PartMetadata(form, shard, token_archive.shard_digest(rows), tokenizer.computed_on)
     kept = [i for i, row in enumerate(encoded) if not row.error]
     table = token_archive.part_table(
         rows.take(pa.array(kept, pa.int64())),

@@ -103,6 +103,16 @@ class Tokenizer:
         return cls(load_tokenizer(uri, decoder=decoder), device)
 
     @property
+    def computed_on(self) -> str:
+        """torch's version and the kind of CPU (its instruction set) or GPU: where these agree, so does every token.
+
+        Elsewhere sums are rounded otherwise in their last bits, and a latent that lies on the border of two levels may
+        fall on its other side.
+        """
+        kind = torch.backends.cpu.get_cpu_capability() if self.device.type == "cpu" else _name_of(self.device)
+        return f"torch {torch.__version__}, {self.device.type} {kind}"
+
+    @property
     def encoder_digest(self) -> str:
         """sha256 of what fixes the tokens."""
         return self.digests.encoder
@@ -321,6 +331,10 @@ class Tokenizer:
                 return list(pool.map(action, items))
         finally:
             torch.set_num_threads(before)
+
+
+def _name_of(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device)
 
 
 def _fade_in(out: Float[Tensor, "samples"], old: Float[Tensor, "samples"], new: Float[Tensor, "samples"]) -> None:

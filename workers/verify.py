@@ -58,6 +58,8 @@ def _summary(audit: Audit) -> dict[str, Any]:
     known = f"; {num_known:,} parts were verified before" if num_known else ""
     figures = f"{audit.num_rows:,} utterances, {audit.duration_s:,.1f} s in {audit.num_parts:,} parts"
     say("verify", f"{figures}: all intact{known}")
+    for machine, num_parts in sorted(audit.encoded_on.items()):
+        say("verify", f"{num_parts:,} of them encoded on {machine or 'a machine that is not recorded'}")
     return {
         "num_parts": audit.num_parts,
         "num_known_parts": num_known,
@@ -65,6 +67,7 @@ def _summary(audit: Audit) -> dict[str, Any]:
         "duration_s": round(audit.duration_s, 3),
         "size_bytes": audit.size_bytes,
         "num_findings": 0,
+        "encoded_on": dict(sorted(audit.encoded_on.items())),
     }
 
 

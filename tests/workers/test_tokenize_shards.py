@@ -13,17 +13,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from shards import audio, index, outputs, store
 from shards.archive_ledger import intact_ledger, read_ledger
 from shards.audit import audit_archive, read_format
 from shards.errors import ConflictError, DamageError, FormatError, NotFoundError, StorageError, UnavailableError
+from shards.token_archive import PartMetadata
 from shards.wds import ShardWriter, iter_shard
 from tests.archive_corpus import RATE, make_shard, make_shards, make_tokenizer
 from workers.encode_shard import ShardEncoder, archive_format, persist, prefetched
-from workers.jobs import TokenizeJob
+from workers.jobs import TokenizeJob, VerifyJob
 from workers.tokenize_corpus import tokenize
 from workers.tokenizer import Tokenizer
+from workers.verify import verify
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +186,18 @@ def test_a_part_of_another_encoder_with_checksums_of_its_own_is_refused_and_kept
         tokenize(job)
     for name in names:
         assert (tmp_path / "archive" / name).read_bytes() == (tmp_path / "foreign" / name).read_bytes()
+
+
+def test_a_part_tells_what_computed_its_tokens_and_verify_tells_of_all(
+    shards: str, tokenizer: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = job_of(shards, tokenizer, tmp_path)
+    encode_all(job)
+    kind = f"torch {torch.__version__}, cpu {torch.backends.cpu.get_cpu_capability()}"
+    part = tmp_path / "archive/parts/train-000001.parquet"
+    assert PartMetadata.of(pq.read_metadata(part).metadata, "part").encoded_on == kind
+    assert verify(VerifyJob(archive=job.archive))["encoded_on"] == {kind: 3}
+    assert f"3 of them encoded on {kind}" in capsys.readouterr().err
 
 
 def test_a_later_run_tokenizes_the_shards_that_are_new_and_leaves_the_others_as_they_are(

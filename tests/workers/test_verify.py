@@ -55,6 +55,13 @@ def test_only_new_parts_are_read_and_a_whole_run_reads_all(archive: Path, tmp_pa
     assert verify(VerifyJob(archive=str(archive)))["num_parts"] == 3
 
 
+def test_parts_that_do_not_tell_what_computed_them_are_read_as_before(
+    archive: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert verify(VerifyJob(archive=str(archive)))["encoded_on"] == {"": 3}
+    assert "3 of them encoded on a machine that is not recorded" in capsys.readouterr().err
+
+
 def test_damage_of_a_new_part_is_found_every_time_until_it_is_mended(archive: Path) -> None:
     job, part = VerifyJob(archive=str(archive), only_new=True), archive / "parts/train-000001.parquet"
     data = spoil(part)
