@@ -20,6 +20,8 @@ from pathlib import Path
 import fsspec
 
 _NUM_PORTS = 16
+# Soft. Its buffers alone are near 200 MiB; below that Go collects garbage without end (infra/LOG.md).
+_MEMORY_LIMIT = "1GiB"
 
 
 @dataclass
@@ -100,7 +102,7 @@ def start_object_store(
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env={**(os.environ if environment is None else environment), "GOMEMLIMIT": "256MiB"},
+            env={**(os.environ if environment is None else environment), "GOMEMLIMIT": _MEMORY_LIMIT},
             start_new_session=environment is not None,
         )
     store = ObjectStore(process, f"http://{host}:{port + 3}", access_key, secret_key)
