@@ -10,7 +10,7 @@ ARGS ?=
 HOST_OPTION := $(if $(filter command,$(origin HOST)),--host '$(HOST)')
 OUT ?= $(if $(SOURCE),runs/$(notdir $(patsubst %/,%,$(SOURCE))),runs/demo)
 
-.PHONY: setup run browser test test-slow stack stack-run stack-down test-stack check bench clean help
+.PHONY: setup run browser test test-long test-slow stack stack-run stack-down test-stack check bench clean help
 
 help:            ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -35,10 +35,13 @@ browser:         ## Debian's Chromium for the tests of the report page, where ro
 	@bash infra/install_browser.sh
 
 # One thread for this process's linear algebra, as Ray's actors have: the last bit of a STOI follows their number on some CPUs.
-test test-slow: export OPENBLAS_NUM_THREADS := 1
+test test-long test-slow: export OPENBLAS_NUM_THREADS := 1
 
-test: $(READY) browser ## the tests (those marked slow excepted)
+test: $(READY) browser ## the tests (those marked long or slow excepted)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+test-long: $(READY) ## whole trainings and tokenizations, compared and killed: ten minutes more
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m 'long and not slow'
 
 test-slow: $(READY) ## the tests that need minutes or root
 	$(BIN)/python -m pytest -m slow

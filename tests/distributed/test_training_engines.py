@@ -19,6 +19,8 @@ from workers import engine
 from workers.engine import deepspeed_config, frozen, learning_rate, select_device
 from workers.training_config import CodecTrainConfig, OptimizerConfig, PretrainConfig, TrainConfig
 
+pytestmark = pytest.mark.long
+
 
 def _sha(module: torch.nn.Module) -> str:
     digest = hashlib.sha256()

@@ -11,6 +11,8 @@ from training_testing import no_dropout, train_here, trained, training_recipe, w
 from workers.checkpoints import CheckpointStore
 from workers.loss_scale import FIRST_FACTOR, GROWTH_STEPS, HIGHEST_FACTOR, LossScale
 
+pytestmark = pytest.mark.long
+
 
 def _fp16(stage: str, zero: int) -> dict[str, Any]:
     return {f"{stage}__precision": "fp16", f"{stage}__zero_stage": zero}

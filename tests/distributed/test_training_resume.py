@@ -11,6 +11,8 @@ from shards import outputs, store
 from workers.checkpoints import CheckpointStore
 from workers.recipes import Recipe
 
+pytestmark = pytest.mark.long
+
 
 def _run(gang: Gang, stage: str, out: Path | str, inputs: tuple[str, str], stop_after: int = 0, **changes) -> list[str]:
     return gang.run(train_here, stage, training_recipe(**changes), str(out), *inputs, stop_after)[0]

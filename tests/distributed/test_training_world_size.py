@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from training_testing import Gang, Trained, no_dropout, train_here, trained, training_recipe, write_training_shards
 
+pytestmark = pytest.mark.long
+
 # Deviations within a micro-batch, which is another one when the batch is divided otherwise.
 BY_MICRO_BATCH = {("train", "prediction_std"), ("train", "target_std")}
 

@@ -21,7 +21,7 @@ from tests.faults.conftest import NUM_SHARDS
 from workers.jobs import RESULT_PREFIX, TokenizeJob
 
 DEADLINE_S = 200.0
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 
 def command_line(process: psutil.Process) -> str:

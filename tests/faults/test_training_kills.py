@@ -21,7 +21,8 @@ from shards.outputs import pretty_json
 from workers.jobs import RESULT_PREFIX
 
 NUM_STEPS = 40
-pytestmark = pytest.mark.timeout(1800)  # each starts Ray several times, which takes minutes on a busy machine
+# Each starts Ray several times, which takes minutes on a busy machine.
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")
