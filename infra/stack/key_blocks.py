@@ -12,7 +12,9 @@ import re
 import sys
 from pathlib import Path
 
-from shards.errors import InputError, explain
+import httpx
+
+from shards.errors import InputError, SyllabaryError, UnavailableError, explain
 
 TEMPLATE = Path(__file__).parent.parent / "work_pools" / "process-with-blocks.json"
 _REFERENCE = re.compile(r"\{\{ prefect\.blocks\.secret\.([a-z0-9-]+) \}\}")
@@ -26,10 +28,11 @@ def blocks() -> dict[str, str]:
 
 
 def save() -> list[str]:
-    """Store the value of each such variable, all or none; returns the names of the blocks.
+    """Store the value of each such variable, none where one is missing; returns the names of the blocks.
 
     Raises:
-        InputError: a variable is missing or empty.
+        InputError: a variable is missing or empty, or no server is named.
+        UnavailableError: the server does not take them.
     """
     wanted = blocks()
     if missing := [variable for variable in wanted if not os.environ.get(variable)]:
@@ -37,9 +40,17 @@ def save() -> list[str]:
             explain("keys to store are not in the environment", value=", ".join(missing), fix="export them first")
         )
     from prefect.blocks.system import Secret
+    from prefect.settings import PREFECT_API_URL
 
-    for variable, name in wanted.items():
-        Secret(value=os.environ[variable]).save(name, overwrite=True)  # type: ignore[arg-type]
+    server = PREFECT_API_URL.value()
+    if not server:  # Prefect would start a server of its own for the moment, with a database in the home folder
+        raise InputError(explain("no Prefect server to store keys at", fix="set PREFECT_API_URL"))
+    try:
+        for variable, name in wanted.items():
+            Secret(value=os.environ[variable]).save(name, overwrite=True)  # type: ignore[arg-type]
+    except (httpx.HTTPError, RuntimeError) as error:
+        why = str(error).splitlines()[0]
+        raise UnavailableError(explain(f"the Prefect server takes no blocks ({why})", value=server)) from error
     return list(wanted.values())
 
 
@@ -48,7 +59,7 @@ def main() -> None:
     try:
         for name in save():
             print(f"stored as Secret block {name}")
-    except InputError as error:
+    except SyllabaryError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(error.exit_code)
 

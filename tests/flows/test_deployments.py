@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -150,6 +151,22 @@ def test_keys_are_stored_as_blocks_all_or_none(server: str, monkeypatch: pytest.
     stored = {variable: Secret.load(name).get() for variable, name in wanted.items()}  # type: ignore[union-attr]
     assert stored["RAY_AUTH_TOKEN"] == "new"
     assert stored["AWS_SECRET_ACCESS_KEY"] == "value of AWS_SECRET_ACCESS_KEY"
+
+
+@pytest.mark.parametrize(
+    ("url", "line", "code"),
+    [
+        ("", "no Prefect server to store keys at; set PREFECT_API_URL", 2),
+        ("http://127.0.0.1:9/api", "the Prefect server takes no blocks", 75),
+    ],
+)
+def test_keys_are_stored_nowhere_without_a_server(url: str, line: str, code: int, tmp_path: Path) -> None:
+    keys = dict.fromkeys(key_blocks.blocks(), "value-of-a-key")
+    environment = {**os.environ, **keys, "PREFECT_API_URL": url, "PREFECT_HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "infra.stack.key_blocks"]
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == code and ended.stderr.startswith(f"error: {line}") and ended.stderr.count("\n") == 1
+    assert not list(tmp_path.glob("*.db*"))
 
 
 def test_a_file_that_would_store_a_blocks_value_is_not_deployed(tmp_path: Path) -> None:

@@ -242,3 +242,12 @@ def test_devices_that_are_not_there_are_refused(tmp_path: Path, device: str) -> 
     small_tokenizer("waveform", tmp_path)
     with pytest.raises(InputError, match="device"):
         Tokenizer.load(str(tmp_path), device=device)
+
+
+def test_it_says_what_its_tokens_are_computed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = small_tokenizer(KINDS[0], tmp_path)
+    version = torch.__version__
+    assert tokenizer.computed_on == f"torch {version}, cpu {torch.backends.cpu.get_cpu_capability()}"
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"a GPU at {device}")
+    tokenizer.device = torch.device("cuda")
+    assert tokenizer.computed_on == f"torch {version}, cuda a GPU at cuda"
