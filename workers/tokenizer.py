@@ -104,12 +104,13 @@ class Tokenizer:
 
     @property
     def computed_on(self) -> str:
-        """torch's version and the kind of CPU (its instruction set) or GPU: where these agree, so does every token.
+        """torch's version and the kind of CPU (its instruction set) or GPU, for people.
 
-        Elsewhere sums are rounded otherwise in their last bits, and a latent that lies on the border of two levels may
-        fall on its other side.
+        Elsewhere sums may be rounded otherwise in their last bits, and a latent that lies on the border of two levels
+        may fall on its other side.
         """
-        kind = torch.backends.cpu.get_cpu_capability() if self.device.type == "cpu" else _name_of(self.device)
+        on_cpu = self.device.type == "cpu"
+        kind = torch.backends.cpu.get_cpu_capability() if on_cpu else torch.cuda.get_device_name(self.device)
         return f"torch {torch.__version__}, {self.device.type} {kind}"
 
     @property
@@ -331,10 +332,6 @@ class Tokenizer:
                 return list(pool.map(action, items))
         finally:
             torch.set_num_threads(before)
-
-
-def _name_of(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device)
 
 
 def _fade_in(out: Float[Tensor, "samples"], old: Float[Tensor, "samples"], new: Float[Tensor, "samples"]) -> None:

@@ -59,7 +59,8 @@ def _summary(audit: Audit) -> dict[str, Any]:
     figures = f"{audit.num_rows:,} utterances, {audit.duration_s:,.1f} s in {audit.num_parts:,} parts"
     say("verify", f"{figures}: all intact{known}")
     for machine, num_parts in sorted(audit.encoded_on.items()):
-        say("verify", f"{num_parts:,} of them encoded on {machine or 'a machine that is not recorded'}")
+        # as Python writes it: the text is the archive's, and a control character in it would reach the terminal
+        say("verify", f"{num_parts:,} parts encoded on {repr(machine) if machine else 'what is not recorded'}")
     return {
         "num_parts": audit.num_parts,
         "num_known_parts": num_known,

@@ -43,11 +43,11 @@ def main(arguments: list[str]) -> None:
         here, log = _timed([_bin("syllabary"), "run", source, "--out", f"{folder}/run", *overrides])
     there, _ = _timed([sys.executable, "-m", "infra.stack.local_stack", "run", source, "--name", name, *overrides])
     os.environ.update(stack.variables())
-    jobs, alone = _ray_jobs(name), _lines(log)
+    jobs, alone = _ray_jobs(name), _last_lines(log)
     print("| until the end of | make run, s | make stack-run, s | of it Ray job |\n| --- | --- | --- | --- |")
     mine, theirs = here.start, there.start
     for job in jobs:
-        ended_here, ended_there = alone.get(job.module, mine), job.span.end
+        ended_here, ended_there = alone[job.module], job.span.end
         took = f"{ended_here - mine:.1f} | {ended_there - theirs:.1f} | {job.span.seconds:.1f}"
         print(f"| {VERBS[job.module]} | {took} |")
         mine, theirs = ended_here, ended_there
@@ -100,7 +100,7 @@ def _timed(command: list[str]) -> tuple[Span, str]:
     return Span(started, time.time()), ended.stderr
 
 
-def _lines(log: str) -> dict[str, float]:
+def _last_lines(log: str) -> dict[str, float]:
     """When each job told its last line."""
     last: dict[str, float] = {}
     for line in log.splitlines():

@@ -22,6 +22,7 @@ from prefect.client.schemas.responses import DeploymentResponse
 from shards.errors import InputError, SecretError, SyllabaryError, explain
 
 ROOT = Path(__file__).parent.parent.parent
+_REFERENCES = ("prefect.blocks.", "block_document_id")  # the two forms in which Prefect resolves a block
 
 
 def deploy(*which: str) -> None:
@@ -55,7 +56,7 @@ def refuse_keys(path: Path) -> None:
     except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
         why = str(error).splitlines()[0]
         raise InputError(explain("not a file of deployments", value=str(path), fix=why)) from None
-    if keyed := [name for name, deployment in kept.items() if "prefect.blocks." in str(deployment)]:
+    if keyed := [name for name, deployment in kept.items() if any(form in str(deployment) for form in _REFERENCES)]:
         raise SecretError(
             explain(
                 "deploying would store the value of a block in plain text",

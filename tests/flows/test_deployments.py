@@ -172,11 +172,12 @@ def test_keys_are_stored_nowhere_without_a_server(url: str, line: str, code: int
 def test_a_file_that_would_store_a_blocks_value_is_not_deployed(tmp_path: Path) -> None:
     refuse_keys(ROOT / "prefect.yaml")
     file = tmp_path / "prefect.yaml"
-    reference = {"KEY": "{{ prefect.blocks.secret.key }}"}
-    keyed = {"name": "keyed", "work_pool": {"job_variables": {"env": reference}}}
-    file.write_text(yaml.safe_dump({"deployments": [keyed, {"name": "pulls", "pull": [reference]}]}))
-    with pytest.raises(SecretError, match="value of a block in plain text: 'keyed'; refer to blocks in the work pool"):
-        refuse_keys(file)
+    by_name = {"KEY": "{{ prefect.blocks.secret.key }}"}
+    for reference in (by_name, {"KEY": {"$ref": {"block_document_id": str(uuid4())}}}):
+        keyed = {"name": "keyed", "work_pool": {"job_variables": {"env": reference}}}
+        file.write_text(yaml.safe_dump({"deployments": [keyed, {"name": "pulls", "pull": [reference]}]}))
+        with pytest.raises(SecretError, match="value of a block in plain text: 'keyed'; refer to blocks in the work"):
+            refuse_keys(file)
     file.write_text("deployments: [")
     with pytest.raises(InputError, match="not a file of deployments"):
         refuse_keys(file)

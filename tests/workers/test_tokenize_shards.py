@@ -197,7 +197,7 @@ def test_a_part_tells_what_computed_its_tokens_and_verify_tells_of_all(
     part = tmp_path / "archive/parts/train-000001.parquet"
     assert PartMetadata.of(pq.read_metadata(part).metadata, "part").encoded_on == kind
     assert verify(VerifyJob(archive=job.archive))["encoded_on"] == {kind: 3}
-    assert f"3 of them encoded on {kind}" in capsys.readouterr().err
+    assert f"3 parts encoded on {kind!r}" in capsys.readouterr().err
 
 
 def test_a_later_run_tokenizes_the_shards_that_are_new_and_leaves_the_others_as_they_are(

@@ -59,7 +59,7 @@ def test_parts_that_do_not_tell_what_computed_them_are_read_as_before(
     archive: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert verify(VerifyJob(archive=str(archive)))["encoded_on"] == {"": 3}
-    assert "3 of them encoded on a machine that is not recorded" in capsys.readouterr().err
+    assert "3 parts encoded on what is not recorded" in capsys.readouterr().err
 
 
 def test_damage_of_a_new_part_is_found_every_time_until_it_is_mended(archive: Path) -> None:
