@@ -21,7 +21,7 @@ import fsspec
 
 _NUM_PORTS = 16
 # Soft. Its buffers alone are near 200 MiB; below that Go collects garbage without end (infra/LOG.md).
-_MEMORY_LIMIT = "1GiB"
+MEMORY_LIMIT = "1GiB"
 
 
 @dataclass
@@ -77,6 +77,7 @@ def start_object_store(
     wait_s: float = 60.0,
     environment: Mapping[str, str] | None = None,
     host: str = "127.0.0.1",
+    memory_limit: str = MEMORY_LIMIT,
 ) -> ObjectStore:
     """Start SeaweedFS over ``folder`` on ``host`` and wait until a PUT succeeds.
 
@@ -102,7 +103,7 @@ def start_object_store(
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env={**(os.environ if environment is None else environment), "GOMEMLIMIT": _MEMORY_LIMIT},
+            env={**(os.environ if environment is None else environment), "GOMEMLIMIT": memory_limit},
             start_new_session=environment is not None,
         )
     store = ObjectStore(process, f"http://{host}:{port + 3}", access_key, secret_key)
