@@ -7,7 +7,7 @@ The classes live together, not beside their modules, because the modules import 
 from __future__ import annotations
 
 import math
-from collections.abc import Sized
+from collections.abc import Sequence, Sized
 from fractions import Fraction
 from typing import Annotated, Literal
 
@@ -41,6 +41,54 @@ def _require_whole_overlap(where: str, n_fft: int, hop_length: int) -> None:
         )
 
 
+class AttentionConfig(Config):
+    """Local attention in one stage of a spectral half: the last ``num_layers`` of its blocks are each followed by a
+    layer whose positions see ``reach`` neighbours on either side, by rotary positions. Being local, it meets no
+    distance in a long clip that it has not met in training, and a decoder of chunks stays exact."""
+
+    num_layers: int = Field(default=0, ge=0)
+    num_heads: Count = 8
+    reach: Count = 16
+
+
+class _SpectralStages(Config):
+    """What both spectral halves say of their stages."""
+
+    n_fft: Count = 640
+    kernel: Kernel = 7
+    expansion: Count = 3
+    attention_layers: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    attention_heads: Count = 8
+    attention_reach: Count = 12
+
+    def attention_of(self, stage: int) -> AttentionConfig:
+        """The attention of a stage; ``attention_layers`` that is empty means none anywhere."""
+        layers = self.attention_layers[stage] if self.attention_layers else 0
+        return AttentionConfig(num_layers=layers, num_heads=self.attention_heads, reach=self.attention_reach)
+
+
+def _require_attention_fits(
+    where: str, stages: _SpectralStages, channels: Sequence[int], num_blocks: Sequence[int]
+) -> None:
+    """No stage has more attention layers than blocks, and heads divide the channels into even parts."""
+    layers = stages.attention_layers
+    if layers and len(layers) != len(channels):
+        raise ValueError(
+            f"{where}.attention_layers has {len(layers)} entries; expected one a stage ({len(channels)}) or none"
+        )
+    for layer_count, width, blocks in zip(layers, channels, num_blocks, strict=False):
+        if layer_count > blocks:
+            raise ValueError(
+                f"{where}.attention_layers asks for {layer_count} layers in a stage of {blocks} blocks; expected at "
+                "most one a block; lower it"
+            )
+        if layer_count and width % (2 * stages.attention_heads):
+            raise ValueError(
+                f"{where}: {width} channels do not divide into {stages.attention_heads} heads of an even size; change "
+                "attention_heads or channels"
+            )
+
+
 def _require_equally_many(where: str, channels: Sized, strides: Sized, num_blocks: Sized) -> None:
     """One entry a stage in each of the three."""
     if not 1 <= len(channels) == len(strides) == len(num_blocks):
@@ -72,6 +120,8 @@ class ConformerConfig(Config):
     feed_forward_mult: int = Field(default=4, ge=1)
     conv_kernel: Kernel = 31
     dropout: float = Field(default=0.1, ge=0, lt=1)
+    positions: Literal["none", "rotary"] = "none"
+    reach: int | None = Field(default=None, ge=1, description="frames on either side attended to; None: all")
 
 
 class WaveformFrontEndConfig(Config):
@@ -95,24 +145,23 @@ class WaveformFrontEndConfig(Config):
         return self
 
 
-class SpectralFrontEndConfig(Config):
-    """Beyond the paper: log-magnitude STFT, ConvNeXt blocks at the STFT rate, then strided convolutions.
+class SpectralFrontEndConfig(_SpectralStages):
+    """Beyond the paper: log-magnitude STFT at 50 Hz, ConvNeXt blocks, strided convolutions to 12.5 and 2.5 Hz.
 
-    ``strides`` [0] is the STFT hop in samples, the others stride the frames; their product is the hop length.
+    ``strides`` [0] is the STFT hop in samples, the others stride the frames; their product is the hop length. Most
+    parameters are at the slow rates, where they cost little.
     """
 
     kind: Literal["spectral"] = "spectral"
-    n_fft: Count = 640
-    channels: tuple[Count, ...] = (256, 384, 512, 512)
-    strides: tuple[Count, ...] = (160, 2, 4, 5)
-    num_blocks: tuple[Count, ...] = (4, 2, 2, 2)
-    kernel: Kernel = 7
-    expansion: Count = 3
+    channels: tuple[Count, ...] = (256, 384, 512)
+    strides: tuple[Count, ...] = (320, 4, 5)
+    num_blocks: tuple[Count, ...] = (3, 6, 2)
 
     @model_validator(mode="after")
     def _stages_fit(self) -> SpectralFrontEndConfig:
         _require_equally_many("encoder.front_end", self.channels, self.strides, self.num_blocks)
         _require_whole_overlap("encoder.front_end", self.n_fft, self.strides[0])
+        _require_attention_fits("encoder.front_end", self, self.channels, self.num_blocks)
         return self
 
 
@@ -128,6 +177,9 @@ class EncoderConfig(Config):
     conformer: ConformerConfig = ConformerConfig()
     daam: DaamConfig = DaamConfig()
     precision: Literal["fp32", "bf16"] = "fp32"
+    loudness_dbfs: float = Field(
+        default=-24.0, ge=-60, le=-6, description="RMS to which speech is brought before it is encoded"
+    )
 
     @property
     def framing(self) -> Framing:
@@ -164,6 +216,8 @@ class PredictorConfig(Config):
     feed_forward_mult: Count = 4
     conv_kernel: Kernel = 31
     dropout: float = Field(default=0.1, ge=0, lt=1)
+    positions: Literal["none", "rotary"] = "none"
+    reach: int | None = Field(default=None, ge=1, description="frames on either side attended to; None: all")
 
     @model_validator(mode="after")
     def _heads_divide(self) -> PredictorConfig:
@@ -183,7 +237,7 @@ class JepaConfig(Config):
     mask_ratio: float = Field(default=0.5, gt=0, lt=1)
     min_span: int = Field(default=2, ge=1)
     max_span_fraction: float = Field(default=0.25, gt=0, le=1)
-    mask_at: Literal["latent", "features"] = "latent"
+    mask_at: Literal["latent", "features", "input"] = "latent"
 
 
 class FsqConfig(Config):
@@ -232,38 +286,45 @@ class HifiganDecoderConfig(Config):
         return self
 
 
-class IstftDecoderConfig(Config):
+class IstftDecoderConfig(_SpectralStages):
     """Beyond the paper: frames upsampled to the STFT rate, ConvNeXt blocks, magnitude and phase, inverse STFT.
 
-    ``strides`` upsample from frames to STFT frames; the last one is the STFT hop in samples.
+    ``strides`` upsample from frames to STFT frames; the last one is the STFT hop in samples. All stages but the last
+    are the trunk, which the bottleneck phase of stage 2 trains; the last stage and the head are the vocoder.
     """
 
     kind: Literal["istft"] = "istft"
-    n_fft: Count = 640
     channels: tuple[Count, ...] = (512, 512, 384, 384)
     strides: tuple[Count, ...] = (5, 4, 2, 160)
-    num_blocks: tuple[Count, ...] = (2, 2, 2, 6)
-    kernel: Kernel = 7
-    expansion: Count = 3
+    num_blocks: tuple[Count, ...] = (2, 4, 4, 6)
 
     @model_validator(mode="after")
     def _stages_fit(self) -> IstftDecoderConfig:
         _require_equally_many("decoder", self.channels, self.strides, self.num_blocks)
+        if len(self.channels) < 2:
+            raise ValueError("decoder has one stage; expected two or more: a trunk and a vocoder; add a stage")
         _require_whole_overlap("decoder", self.n_fft, self.strides[-1])
+        _require_attention_fits("decoder", self, self.channels, self.num_blocks)
         return self
 
 
 class DiscriminatorConfig(Config):
-    """HiFi-GAN's multi-period (MPD) and multi-scale (MSD) discriminators; ``channel_divisor`` makes them small."""
+    """HiFi-GAN's multi-period (MPD) and multi-scale (MSD) discriminators; ``channel_divisor`` makes them small.
+
+    Beyond the paper ``spectral_ffts`` adds one judge of the complex spectrum for each FFT size (MRSD).
+    """
 
     periods: tuple[Count, ...] = (2, 3, 5, 7, 11)
     num_scales: int = Field(default=3, ge=0)
+    spectral_ffts: tuple[Annotated[int, Field(ge=16, multiple_of=4)], ...] = ()
     channel_divisor: int = Field(default=1, ge=1)
 
     @model_validator(mode="after")
     def _some_judge_of_whole_groups(self) -> DiscriminatorConfig:
-        if not self.periods and not self.num_scales:
-            raise ValueError("discriminator has no periods and num_scales 0; expected one sub-discriminator or more")
+        if not self.periods and not self.num_scales and not self.spectral_ffts:
+            raise ValueError(
+                "discriminator has no periods, no spectral_ffts and num_scales 0; expected one sub-discriminator"
+            )
         if self.channel_divisor & (self.channel_divisor - 1):
             raise ValueError(
                 f"discriminator.channel_divisor is {self.channel_divisor}; expected a power of two, by which grouped "
@@ -273,16 +334,36 @@ class DiscriminatorConfig(Config):
 
 
 class CodecLossConfig(Config):
-    """Stage-2 losses and their weights (PAPER section stage 2)."""
+    """Stage-2 losses and their weights (PAPER section stage 2).
+
+    Beyond the paper: ``mel_weight`` of the L1 between log-mel spectra of the windows ``mel_ffts`` with ``mel_bands``
+    bands, and ``spread_weight`` of how far each latent dim is from mean 0 and, between clips at one place, from
+    standard deviation 1. A weight of 0 leaves a term out.
+    """
 
     stft_ffts: tuple[Annotated[int, Field(ge=4, multiple_of=4)], ...] = Field(
         default=(2048, 1024, 512, 256, 128), min_length=1
     )
-    waveform_weight: float = 1.0
-    mrstft_weight: float = 2.0
-    adversarial_weight: float = 0.1
-    feature_matching_weight: float = 0.1
+    mel_ffts: tuple[Annotated[int, Field(ge=64, multiple_of=4)], ...] = Field(
+        default=(2048, 1024, 512, 256, 128), min_length=1
+    )
+    mel_bands: tuple[Count, ...] = (128, 100, 80, 40, 20)
+    waveform_weight: float = Field(default=1.0, ge=0)
+    mrstft_weight: float = Field(default=2.0, ge=0)
+    mel_weight: float = Field(default=0.0, ge=0)
+    adversarial_weight: float = Field(default=0.1, ge=0)
+    feature_matching_weight: float = Field(default=0.1, ge=0)
+    spread_weight: float = Field(default=0.0, ge=0)
     magnitude_term: Literal["l1", "spectral_convergence"] = "l1"
+
+    @model_validator(mode="after")
+    def _bands_for_each_window(self) -> CodecLossConfig:
+        if len(self.mel_ffts) != len(self.mel_bands):
+            raise ValueError(
+                f"losses.mel_ffts has {len(self.mel_ffts)} entries and mel_bands {len(self.mel_bands)}; expected "
+                "equally many"
+            )
+        return self
 
 
 class ModelConfig(Config):

@@ -13,6 +13,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from model.attention import SelfAttention
+from model.config import ConformerConfig, PredictorConfig
+from model.initialize import branch_end, unit_gain
+
 
 class FeedForward(nn.Module):
     """LN -> Linear -> SiLU -> Linear, with dropout."""
@@ -20,8 +24,8 @@ class FeedForward(nn.Module):
     def __init__(self, dim: int, mult: int, dropout: float) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(dim)
-        self.expand = nn.Linear(dim, mult * dim)
-        self.contract = nn.Linear(mult * dim, dim)
+        self.expand = unit_gain(nn.Linear(dim, mult * dim))
+        self.contract = branch_end(nn.Linear(mult * dim, dim))
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Float[Tensor, "batch frames dim"]) -> Float[Tensor, "batch frames dim"]:
@@ -30,40 +34,16 @@ class FeedForward(nn.Module):
         return self.dropout(self.contract(hidden))
 
 
-class SelfAttention(nn.Module):
-    """LN -> multi-head attention over the valid frames of the clip."""
-
-    def __init__(self, dim: int, num_heads: int, dropout: float) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.norm = nn.LayerNorm(dim)
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.out = nn.Linear(dim, dim)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(
-        self, x: Float[Tensor, "batch frames dim"], mask: Bool[Tensor, "batch frames"] | None
-    ) -> Float[Tensor, "batch frames dim"]:
-        """No frame attends to an invalid one."""
-        batch, frames, dim = x.shape
-        heads = self.qkv(self.norm(x)).view(batch, frames, 3, self.num_heads, dim // self.num_heads)
-        query, key, value = heads.permute(2, 0, 3, 1, 4)
-        allowed = None if mask is None else mask[:, None, None, :]
-        p = self.dropout.p if self.training else 0.0
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed, dropout_p=p)
-        return self.dropout(self.out(attended.transpose(1, 2).reshape(batch, frames, dim)))
-
-
 class ConvolutionModule(nn.Module):
     """LN -> pointwise + GLU -> depthwise -> LN -> SiLU -> pointwise."""
 
     def __init__(self, dim: int, kernel: int, dropout: float) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(dim)
-        self.pointwise_in = nn.Linear(dim, 2 * dim)
-        self.depthwise = nn.Conv1d(dim, dim, kernel, groups=dim, padding="same")
+        self.pointwise_in = unit_gain(nn.Linear(dim, 2 * dim))
+        self.depthwise = unit_gain(nn.Conv1d(dim, dim, kernel, groups=dim, padding="same"))
         self.depthwise_norm = nn.LayerNorm(dim)
-        self.pointwise_out = nn.Linear(dim, dim)
+        self.pointwise_out = branch_end(nn.Linear(dim, dim))
         self.dropout = nn.Dropout(dropout)
 
     def forward(
@@ -80,12 +60,14 @@ class ConvolutionModule(nn.Module):
 class ConformerLayer(nn.Module):
     """Half feed-forward, attention, convolution, half feed-forward, LayerNorm; each with a residual."""
 
-    def __init__(self, dim: int, num_heads: int, feed_forward_mult: int, conv_kernel: int, dropout: float) -> None:
+    def __init__(self, dim: int, config: ConformerConfig | PredictorConfig) -> None:
         super().__init__()
-        self.feed_forward_in = FeedForward(dim, feed_forward_mult, dropout)
-        self.attention = SelfAttention(dim, num_heads, dropout)
-        self.convolution = ConvolutionModule(dim, conv_kernel, dropout)
-        self.feed_forward_out = FeedForward(dim, feed_forward_mult, dropout)
+        mult, dropout = config.feed_forward_mult, config.dropout
+        self.feed_forward_in = FeedForward(dim, mult, dropout)
+        is_rotary = config.positions == "rotary"
+        self.attention = SelfAttention(dim, config.num_heads, dropout, is_rotary=is_rotary, reach=config.reach)
+        self.convolution = ConvolutionModule(dim, config.conv_kernel, dropout)
+        self.feed_forward_out = FeedForward(dim, mult, dropout)
         self.norm = nn.LayerNorm(dim)
 
     def forward(
@@ -100,15 +82,11 @@ class ConformerLayer(nn.Module):
 
 
 class ConformerStack(nn.Module):
-    """``num_layers`` layers over channels-first frames."""
+    """``num_layers`` layers of one configuration over channels-first frames."""
 
-    def __init__(
-        self, num_layers: int, dim: int, *, num_heads: int, feed_forward_mult: int, conv_kernel: int, dropout: float
-    ) -> None:
+    def __init__(self, num_layers: int, dim: int, config: ConformerConfig | PredictorConfig) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(
-            ConformerLayer(dim, num_heads, feed_forward_mult, conv_kernel, dropout) for _ in range(num_layers)
-        )
+        self.layers = nn.ModuleList(ConformerLayer(dim, config) for _ in range(num_layers))
 
     def forward(
         self, x: Float[Tensor, "batch dim frames"], mask: Bool[Tensor, "batch frames"] | None

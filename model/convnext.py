@@ -1,4 +1,7 @@
-"""ConvNeXt blocks over time (Liu et al. 2022, as in Vocos): what both spectral halves of ``fast16k`` are built of."""
+"""ConvNeXt blocks over time (Liu et al. 2022, as in Vocos), with local attention between them where rates are slow.
+
+Both spectral halves are built of these. Residual branches start near zero (model/initialize.py).
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from model.attention import SelfAttention
+from model.config import AttentionConfig
+from model.initialize import branch_end, unit_gain
 from model.padding import zero_invalid
 
 
@@ -21,13 +27,13 @@ class ChannelNorm(nn.LayerNorm):
 class ConvNeXtBlock(nn.Module):
     """x += scale * contract(GELU(expand(LN(depthwise(x)))))."""
 
-    def __init__(self, channels: int, kernel: int, expansion: int, num_blocks: int) -> None:
+    def __init__(self, channels: int, kernel: int, expansion: int) -> None:
         super().__init__()
-        self.depthwise = nn.Conv1d(channels, channels, kernel, padding=kernel // 2, groups=channels)
+        self.depthwise = unit_gain(nn.Conv1d(channels, channels, kernel, padding=kernel // 2, groups=channels))
         self.norm = nn.LayerNorm(channels)
-        self.expand = nn.Linear(channels, expansion * channels)
-        self.contract = nn.Linear(expansion * channels, channels)
-        self.scale = nn.Parameter(torch.full((channels,), 1.0 / num_blocks))
+        self.expand = unit_gain(nn.Linear(channels, expansion * channels))
+        self.contract = branch_end(nn.Linear(expansion * channels, channels))
+        self.scale = nn.Parameter(torch.ones(channels))
 
     def forward(
         self, x: Float[Tensor, "batch channels positions"], mask: Bool[Tensor, "batch positions"] | None
@@ -38,12 +44,32 @@ class ConvNeXtBlock(nn.Module):
         return x + hidden.transpose(1, 2)
 
 
-class ConvNeXtStage(nn.Module):
-    """``num_blocks`` blocks of one width."""
+class LocalAttention(nn.Module):
+    """x += attention(LN(x)) over channels-first positions, by rotary positions within a reach."""
 
-    def __init__(self, channels: int, kernel: int, expansion: int, num_blocks: int) -> None:
+    def __init__(self, channels: int, config: AttentionConfig) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(ConvNeXtBlock(channels, kernel, expansion, num_blocks) for _ in range(num_blocks))
+        self.attention = SelfAttention(channels, config.num_heads, is_rotary=True, reach=config.reach)
+
+    def forward(
+        self, x: Float[Tensor, "batch channels positions"], mask: Bool[Tensor, "batch positions"] | None
+    ) -> Float[Tensor, "batch channels positions"]:
+        """Shape is kept."""
+        return x + self.attention(x.transpose(1, 2), mask).transpose(1, 2)
+
+
+class ConvNeXtStage(nn.Module):
+    """``num_blocks`` blocks of one width; the last ones are each followed by local attention, as many as it has."""
+
+    def __init__(
+        self, channels: int, kernel: int, expansion: int, num_blocks: int, *, attention: AttentionConfig
+    ) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList()
+        for i in range(num_blocks):
+            self.blocks.append(ConvNeXtBlock(channels, kernel, expansion))
+            if i >= num_blocks - attention.num_layers:
+                self.blocks.append(LocalAttention(channels, attention))
 
     def forward(
         self, x: Float[Tensor, "batch channels positions"], mask: Bool[Tensor, "batch positions"] | None

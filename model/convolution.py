@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from model.autograd import dilated_conv, masked_leaky_relu, prefers_products
+from model.initialize import LEAKY_GAIN, branch_end, unit_gain
 from model.padding import zero_invalid
 
 LEAKY_SLOPE = 0.1
@@ -52,6 +53,7 @@ class SameConv1d(nn.Conv1d):
     def __init__(self, in_channels: int, out_channels: int, kernel: int, dilation: int = 1) -> None:
         assert kernel % 2 == 1, f"kernel {kernel} is even"
         super().__init__(in_channels, out_channels, kernel, dilation=dilation)
+        unit_gain(self)
 
     def forward(self, input: Float[Tensor, "batch inc positions"]) -> Float[Tensor, "batch outc positions"]:
         """Convolve the whole length; invalid positions must already be zero."""
@@ -73,6 +75,7 @@ class DownConv1d(nn.Conv1d):
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__(in_channels, out_channels, 2 * stride, stride=stride)
+        unit_gain(self)
 
     def forward(self, input: Float[Tensor, "batch inc positions"]) -> Float[Tensor, "batch outc shorter"]:
         """Invalid positions must already be zero."""
@@ -93,9 +96,9 @@ class UpConv1d(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
         self.stride = stride
-        reference = nn.ConvTranspose1d(in_channels, out_channels, 2 * stride, stride)
-        self.weight = reference.weight
-        self.bias = cast(nn.Parameter, reference.bias)
+        # An output sample is the sum of two taps over all input channels.
+        weight = torch.randn(in_channels, out_channels, 2 * stride) / math.sqrt(2 * in_channels)
+        self.weight, self.bias = nn.Parameter(weight), nn.Parameter(torch.zeros(out_channels))
 
     def phase_weight(self) -> Float[Tensor, "phased inc 2"]:
         """The weight [in, out, 2s] as that of a two-tap convolution [s * out, in, 2], phase outermost."""
@@ -121,8 +124,10 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels: int, kernel: int, dilations: tuple[int, ...]) -> None:
         super().__init__()
-        self.dilated = nn.ModuleList(SameConv1d(channels, channels, kernel, d) for d in dilations)
-        self.plain = nn.ModuleList(SameConv1d(channels, channels, kernel) for _ in dilations)
+        self.dilated = nn.ModuleList(
+            unit_gain(SameConv1d(channels, channels, kernel, d), LEAKY_GAIN) for d in dilations
+        )
+        self.plain = nn.ModuleList(branch_end(SameConv1d(channels, channels, kernel)) for _ in dilations)
 
     def forward(
         self, x: Float[Tensor, "batch channels positions"], mask: Bool[Tensor, "batch positions"] | None

@@ -9,8 +9,10 @@ and every output carries its valid length, so that losses can leave the rest out
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -18,10 +20,12 @@ from torch import Tensor, nn
 from model.config import DiscriminatorConfig
 from model.convolution import LEAKY_SLOPE
 from model.padding import valid_mask
+from model.precision import full_precision
 
 _MPD_WIDTHS = (32, 128, 512, 1024)
 _MSD_WIDTHS = (16, 64, 256, 1024, 1024)
 _MSD_GROUPS = (4, 16, 64, 256)
+_MRSD_WIDTH, _MRSD_STRIDED = 96, 3
 
 
 @dataclass(frozen=True)
@@ -83,14 +87,48 @@ class ScaleDiscriminator(nn.Module):
         return _run(FeatureMap(waveform[:, None], num_samples), self.layers, self.score)
 
 
+class SpectralDiscriminator(nn.Module):
+    """Beyond the paper: 2-D convolutions over real and imaginary part of one STFT (MRSD; Défossez et al. 2022).
+
+    Time is the first axis of its maps, frequency, at strides of 2, the second; the STFT's hop is a quarter of its size.
+    """
+
+    window: Tensor
+
+    def __init__(self, n_fft: int, divisor: int) -> None:
+        super().__init__()
+        self.n_fft = n_fft
+        self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
+        width = max(1, _MRSD_WIDTH // divisor)
+        entered = nn.Conv2d(2, width, (3, 9), (1, 2), (1, 4))
+        strided = [nn.Conv2d(width, width, (3, 9), (1, 2), (1, 4)) for _ in range(_MRSD_STRIDED)]
+        self.layers = nn.ModuleList([entered, *strided, nn.Conv2d(width, width, 3, padding=1)])
+        self.score = nn.Conv2d(width, 1, 3, padding=1)
+
+    def forward(
+        self, waveform: Float[Tensor, "batch samples"], num_samples: Int[Tensor, "batch"]
+    ) -> tuple[FeatureMap, list[FeatureMap]]:
+        """Score and hidden maps; ``waveform`` is zero beyond ``num_samples``."""
+        hop = self.n_fft // 4
+        with full_precision(waveform.device):
+            spectrum = torch.stft(
+                waveform.float(), self.n_fft, hop, window=self.window, center=True, pad_mode="constant",
+                return_complex=True,
+            ) / math.sqrt(self.n_fft)  # fmt: skip
+        parts = torch.stack([spectrum.real, spectrum.imag], dim=1).transpose(2, 3)
+        lengths = -(-num_samples // hop)
+        return _run(FeatureMap(parts, lengths), self.layers, self.score)
+
+
 class Discriminators(nn.Module):
-    """All periods and all scales."""
+    """All periods, all scales and all spectra."""
 
     def __init__(self, config: DiscriminatorConfig) -> None:
         super().__init__()
         divisor = config.channel_divisor
         self.periods = nn.ModuleList(PeriodDiscriminator(period, divisor) for period in config.periods)
         self.scales = nn.ModuleList(ScaleDiscriminator(divisor) for _ in range(config.num_scales))
+        self.spectra = nn.ModuleList(SpectralDiscriminator(n_fft, divisor) for n_fft in config.spectral_ffts)
 
     def forward(
         self, waveform: Float[Tensor, "batch samples"], num_samples: Int[Tensor, "batch"]
@@ -98,7 +136,7 @@ class Discriminators(nn.Module):
         """Judge a batch of clips padded at the end."""
         waveform = waveform.masked_fill(~valid_mask(num_samples, waveform.shape[-1], waveform.device), 0.0)
         lengths = num_samples.cpu()
-        found = [period(waveform, lengths) for period in self.periods]
+        found = [judge(waveform, lengths) for judge in (*self.periods, *self.spectra)]
         for scale in self.scales:
             found.append(scale(waveform, lengths))
             waveform, lengths = _halve(waveform), -(-lengths // 2)

@@ -21,6 +21,8 @@ from model.config import DaamConfig, EncoderConfig, WaveformFrontEndConfig
 from model.conformer import ConformerLayer, ConformerStack
 from model.convolution import DownConv1d, ResidualBlock, SameConv1d, SnakeBeta
 from model.daam import Daam
+from model.initialize import SNAKE_GAIN, unit_gain
+from model.loudness import rms_of_dbfs
 from model.padding import frame_mask, stretch, valid_mask, zero_invalid
 from model.spectral import SpectralFrontEnd
 from model.winograd_training import run_residual_blocks
@@ -57,7 +59,7 @@ class DownBlock(nn.Module):
         self, in_channels: int, out_channels: int, stride: int, config: WaveformFrontEndConfig, daam: DaamConfig
     ) -> None:
         super().__init__()
-        self.down = DownConv1d(in_channels, out_channels, stride)
+        self.down = unit_gain(DownConv1d(in_channels, out_channels, stride), SNAKE_GAIN)
         self.snake = SnakeBeta(out_channels)
         self.residual = nn.ModuleList(
             ResidualBlock(out_channels, config.residual_kernel, (1, 3**i, 5**i))
@@ -80,9 +82,10 @@ class DownBlock(nn.Module):
 class WaveformFrontEnd(nn.Module):
     """The paper's front end: strided convolutions from samples to frames."""
 
-    def __init__(self, config: WaveformFrontEndConfig, daam: DaamConfig) -> None:
+    def __init__(self, config: WaveformFrontEndConfig, daam: DaamConfig, loudness_dbfs: float) -> None:
         super().__init__()
         self.strides = config.strides
+        self.input_gain = 1 / rms_of_dbfs(loudness_dbfs)  # speech enters the first layer with a variance of 1
         self.input = SameConv1d(1, config.channels[0], config.input_kernel)
         self.blocks = nn.ModuleList(
             DownBlock(config.channels[i], config.channels[i + 1], stride, config, daam)
@@ -93,7 +96,7 @@ class WaveformFrontEnd(nn.Module):
         self, waveform: Float[Tensor, "batch samples"], mask: Bool[Tensor, "batch frames"] | None, hop_length: int
     ) -> tuple[Float[Tensor, "batch channels frames"], Float[Tensor, "batch frames"] | None]:
         """Features and gate density; ``waveform`` is whole frames, zero at invalid samples."""
-        x, density, rate = self.input(waveform[:, None]), None, hop_length
+        x, density, rate = self.input(self.input_gain * waveform[:, None]), None, hop_length
         for stride, block in zip(self.strides, self.blocks, strict=True):
             x = zero_invalid(x, stretch(mask, rate))
             rate //= stride
@@ -110,19 +113,11 @@ class Encoder(nn.Module):
         front_end = config.front_end
         self.front_end: nn.Module  # waveform or spectral, or a fused form of the former (model/fused.py)
         if isinstance(front_end, WaveformFrontEndConfig):
-            self.front_end = WaveformFrontEnd(front_end, config.daam)
+            self.front_end = WaveformFrontEnd(front_end, config.daam, config.loudness_dbfs)
         else:
             self.front_end = SpectralFrontEnd(front_end, config.daam)
-        self.projection = nn.Conv1d(front_end.channels[-1], config.latent_dim, 1)
-        conformer = config.conformer
-        self.conformers = ConformerStack(
-            conformer.num_layers,
-            config.latent_dim,
-            num_heads=conformer.num_heads,
-            feed_forward_mult=conformer.feed_forward_mult,
-            conv_kernel=conformer.conv_kernel,
-            dropout=conformer.dropout,
-        )
+        self.projection = unit_gain(nn.Conv1d(front_end.channels[-1], config.latent_dim, 1))
+        self.conformers = ConformerStack(config.conformer.num_layers, config.latent_dim, config.conformer)
 
     def features(self, waveform: Float[Tensor, "batch samples"], num_samples: Int[Tensor, "batch"]) -> FeatureOutput:
         """What the Conformers read. ``waveform`` at the model's sample rate; ``num_samples`` valid ones a clip.

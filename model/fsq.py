@@ -46,6 +46,18 @@ class _StraightThrough(torch.autograd.Function):
         return gradients[0], None
 
 
+@dataclass(frozen=True)
+class Routing:
+    """How the clips of a training batch pass: the share rounded, the share with noise; the others stay as they are.
+
+    Noise is uniform and one level wide, what rounding is to a smooth density. Some clips unrounded keep the gradient
+    honest and the decoder from freezing onto the first digits (LinaCodec, Kanade and others route alike).
+    """
+
+    rounded: float = 1.0
+    noisy: float = 0.0
+
+
 class Fsq(nn.Module):
     """``dims`` scalars of ``levels`` values each."""
 
@@ -64,6 +76,15 @@ class Fsq(nn.Module):
             margin = (scaled - edges).abs().amin(dim=1) * (2 / self.levels)
             values = _StraightThrough.apply(bounded, self.values_of(indices))
         return QuantizeOutput(values, indices, margin.detach())
+
+    def routed(self, latents: Float[Tensor, "batch dim frames"], routing: Routing) -> Float[Tensor, "batch dim frames"]:
+        """Values for training: each clip rounded (straight-through), noisy or only bounded, drawn by ``routing``."""
+        with full_precision(latents.device):
+            bounded = torch.tanh(latents.float())
+            noise = (torch.rand_like(bounded) - 0.5) * (2 / self.levels)
+            draw = torch.rand(len(latents), 1, 1, device=latents.device)
+            soft = torch.where(draw < routing.rounded + routing.noisy, bounded + noise, bounded)
+            return torch.where(draw < routing.rounded, self.forward(latents).values, soft)
 
     def values_of(self, level_indices: Integer[Tensor, "batch dim frames"]) -> Float[Tensor, "batch dim frames"]:
         """The grid points of level indices."""

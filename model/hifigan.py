@@ -18,7 +18,10 @@ from torch import Tensor, nn
 from model.config import DaamConfig, HifiganDecoderConfig
 from model.convolution import ResidualBlock, SameConv1d, SnakeBeta, UpConv1d
 from model.daam import Daam
+from model.initialize import unit_gain
 from model.padding import frame_mask, stretch, valid_mask, zero_invalid
+
+QUIET_GAIN = 0.05  # an untrained generator is about as loud as speech
 
 
 class Mrf(nn.Module):
@@ -68,12 +71,12 @@ class Generator(nn.Module):
         self.hop_length = math.prod(config.strides)
         self.context_frames = _context_frames(config)
         self.is_local = not config.daam
-        self.input = nn.Conv1d(latent_dim, config.channels[0], 1)
+        self.input = unit_gain(nn.Conv1d(latent_dim, config.channels[0], 1))
         self.blocks = nn.ModuleList(
             UpBlock(config.channels[i], config.channels[i + 1], stride, config)
             for i, stride in enumerate(config.strides)
         )
-        self.output = SameConv1d(config.channels[-1], 1, config.output_kernel)
+        self.output = unit_gain(SameConv1d(config.channels[-1], 1, config.output_kernel), QUIET_GAIN)
 
     def forward(
         self, values: Float[Tensor, "batch dim frames"], num_samples: Int[Tensor, "batch"]

@@ -4,7 +4,8 @@
     target encoder: exponential moving average of the context encoder, no dropout, no gradient
 
 ``mask_at="latent"`` (the paper's) masks the context encoder's output, after every visible frame has attended to the
-masked ones; ``mask_at="features"`` masks before the Conformers, so attention never sees what is to be predicted.
+masked ones; ``mask_at="features"`` masks before the Conformers, so attention never sees what is to be predicted;
+``mask_at="input"`` silences the masked frames' samples too, so that no visible frame's front end has heard them either.
 Masked frames are replaced by one learned vector.
 """
 
@@ -21,7 +22,8 @@ from torch import Tensor, nn
 from model.config import EncoderConfig, JepaConfig, PredictorConfig
 from model.conformer import ConformerStack
 from model.encoder import Encoder
-from model.padding import frame_mask, masked_mean, zero_invalid
+from model.initialize import unit_gain
+from model.padding import frame_mask, masked_mean, stretch, zero_invalid
 
 
 @dataclass(frozen=True)
@@ -47,11 +49,11 @@ class Predictor(nn.Module):
     def __init__(self, latent_dim: int, config: PredictorConfig) -> None:
         super().__init__()
         hidden = config.hidden_dim
-        self.enter = nn.Conv1d(latent_dim, hidden, 1)
+        self.enter = unit_gain(nn.Conv1d(latent_dim, hidden, 1))
         self.first = _stack(config)
-        self.middle = nn.Conv1d(hidden, hidden, 1)
+        self.middle = unit_gain(nn.Conv1d(hidden, hidden, 1))
         self.second = _stack(config)
-        self.leave = nn.Conv1d(hidden, latent_dim, 1)
+        self.leave = unit_gain(nn.Conv1d(hidden, latent_dim, 1))
 
     def forward(
         self, latents: Float[Tensor, "batch dim frames"], mask: Bool[Tensor, "batch frames"] | None
@@ -115,8 +117,13 @@ class Jepa(nn.Module):
         masked: Bool[Tensor, "batch frames"],
     ) -> Float[Tensor, "batch dim frames"]:
         """The context encoder's latents with masked frames hidden where the configuration says."""
+        if self.config.mask_at == "input":
+            hop = self.context_encoder.framing.hop_length
+            hidden = stretch(masked, hop)
+            assert hidden is not None
+            waveform = waveform.masked_fill(hidden[:, : waveform.shape[-1]], 0.0)
         found = self.context_encoder.features(waveform, num_samples)
-        if self.config.mask_at == "features":
+        if self.config.mask_at != "latent":
             return self.context_encoder.contextualize(self._hide(found.features, masked), found.num_frames)
         return self._hide(self.context_encoder.contextualize(found.features, found.num_frames), masked)
 
@@ -134,14 +141,7 @@ class Jepa(nn.Module):
 
 
 def _stack(config: PredictorConfig) -> ConformerStack:
-    return ConformerStack(
-        config.num_layers_per_stack,
-        config.hidden_dim,
-        num_heads=config.num_heads,
-        feed_forward_mult=config.feed_forward_mult,
-        conv_kernel=config.conv_kernel,
-        dropout=config.dropout,
-    )
+    return ConformerStack(config.num_layers_per_stack, config.hidden_dim, config)
 
 
 def _spread(x: Float[Tensor, "batch dim frames"], masked: Bool[Tensor, "batch frames"]) -> Float[Tensor, ""]:

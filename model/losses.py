@@ -1,6 +1,7 @@
 """Losses of stage 2 (PAPER section stage 2), all of them blind to padding.
 
-total = L1 + 2.0 mrstft + 0.1 (adversarial + feature_matching)
+total = L1 + 2.0 mrstft + 0.1 (adversarial + feature_matching); beyond the paper + w mel, without L1 and mrstft
+mel = mean over windows of L1 between log-mel spectra (model/mel.py)
 mrstft = mean over FFT sizes of [magnitude term + L1 of log magnitudes], hop FFT / 4, Hann
 adversarial (least squares): G: (D(y') - 1)^2;  D: (D(y) - 1)^2 + D(y')^2
 feature matching: mean over layers of L1 between hidden maps of real and generated speech
@@ -11,6 +12,7 @@ ranks and weighted by their samples then add up to the undivided batch exactly, 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,10 +21,12 @@ from torch import Tensor
 
 from model.config import CodecLossConfig
 from model.discriminators import DiscriminatorOutput, FeatureMap
+from model.mel import LogMel
 from model.padding import valid_mask
 from model.precision import full_precision
 
 _MAGNITUDE_FLOOR = 1e-5
+_LEAST_VARIANCE = 1e-8  # keeps the gradient of a root finite
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ class GeneratorLosses:
     total: Float[Tensor, ""]
     waveform: Float[Tensor, ""]
     mrstft: Float[Tensor, ""]
+    mel: Float[Tensor, ""]
     adversarial: Float[Tensor, ""]
     feature_matching: Float[Tensor, ""]
 
@@ -57,6 +62,47 @@ def mrstft_loss(
     generated, target = generated.masked_fill(~mask, 0.0).float(), target.masked_fill(~mask, 0.0).float()
     terms = [_stft_loss(generated, target, num_samples, n_fft, config) for n_fft in config.stft_ffts]
     return _over_clips(torch.stack(terms).mean(dim=0), num_samples)
+
+
+def mel_loss(
+    generated: Float[Tensor, "batch samples"],
+    target: Float[Tensor, "batch samples"],
+    num_samples: Int[Tensor, "batch"],
+    mels: Iterable[LogMel],
+) -> Float[Tensor, ""]:
+    """Mean over windows of the L1 between log-mel spectra, over the frames whose centres are valid samples."""
+    mask = valid_mask(num_samples, target.shape[-1], target.device)
+    generated, target = generated.masked_fill(~mask, 0.0), target.masked_fill(~mask, 0.0)
+    terms = [_mel_distance(generated, target, num_samples, mel) for mel in mels]
+    return _over_clips(torch.stack(terms).mean(dim=0), num_samples)
+
+
+def _mel_distance(
+    generated: Float[Tensor, "batch samples"],
+    target: Float[Tensor, "batch samples"],
+    num_samples: Int[Tensor, "batch"],
+    mel: LogMel,
+) -> Float[Tensor, "batch"]:
+    distance = (mel(generated) - mel(target)).abs().mean(dim=1)
+    mask = valid_mask(-(-num_samples // mel.hop_length), distance.shape[-1], distance.device)
+    return distance.masked_fill(~mask, 0.0).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+
+
+def spread_loss(latents: Float[Tensor, "batch dim frames"], num_frames: Int[Tensor, "batch"]) -> Float[Tensor, ""]:
+    """How far each dim is from mean 0 and deviation 1: mean over dims of (s - 1)^2 + m^2.
+
+    ``s`` is the deviation *between clips at one place*, pooled over the places that two clips or more reach, so that a
+    clock does not count as spread; ``m`` is the mean over all valid frames. 0 when no place has two clips.
+    """
+    wide = latents.float()
+    mask = valid_mask(num_frames, wide.shape[-1], wide.device)[:, None]
+    clips = mask.sum(dim=0, keepdim=True)
+    place_mean = wide.masked_fill(~mask, 0.0).sum(dim=0, keepdim=True) / clips.clamp(min=1)
+    left = (wide - place_mean).masked_fill(~mask, 0.0).square().sum(dim=(0, 2))
+    freedom = (clips - 1).clamp(min=0).sum()
+    mean = wide.masked_fill(~mask, 0.0).sum(dim=(0, 2)) / mask.sum()
+    deviation = (left / freedom.clamp(min=1) + _LEAST_VARIANCE).sqrt()
+    return ((deviation - 1).square() + mean.square()).mean() * (freedom > 0)
 
 
 def _stft_loss(
@@ -149,19 +195,25 @@ def generator_losses(
     config: CodecLossConfig,
     *,
     judged: tuple[DiscriminatorOutput, DiscriminatorOutput] | None = None,
+    mels: Sequence[LogMel] = (),
 ) -> GeneratorLosses:
-    """All terms for the generator's step. ``judged`` = (of real, of generated) speech, None before the warm-up ends."""
+    """All terms for the generator's step. ``judged`` = (of real, of generated) speech, None before the warm-up ends.
+
+    A term of weight 0 is not computed and stands as 0. ``mels`` are the windows of ``config`` (``mel_windows``).
+    """
     zero = generated.new_zeros(())
     length = min(generated.shape[-1], target.shape[-1])
     generated, target = generated[:, :length], target[:, :length]
-    waveform = waveform_loss(generated, target, num_samples)
-    mrstft = mrstft_loss(generated, target, num_samples, config)
+    waveform = waveform_loss(generated, target, num_samples) if config.waveform_weight else zero
+    mrstft = mrstft_loss(generated, target, num_samples, config) if config.mrstft_weight else zero
+    mel = mel_loss(generated, target, num_samples, mels) if config.mel_weight else zero
     adversarial = zero if judged is None else generator_adversarial_loss(judged[1])
     matching = zero if judged is None else feature_matching_loss(*judged)
     total = (
         config.waveform_weight * waveform
         + config.mrstft_weight * mrstft
+        + config.mel_weight * mel
         + config.adversarial_weight * adversarial
         + config.feature_matching_weight * matching
     )
-    return GeneratorLosses(total, waveform, mrstft, adversarial, matching)
+    return GeneratorLosses(total, waveform, mrstft, mel, adversarial, matching)

@@ -1,7 +1,7 @@
 """Beyond the paper: a spectral front end (recipe ``fast16k``).
 
     log magnitude of an STFT of hop ``strides[0]`` -> kernel-3 conv -> ConvNeXt stages with strided convs between them,
-    a DAAM gate after each stage as in the waveform front end
+    local attention in the slow ones, a DAAM gate after each stage as in the waveform front end
 
 An STFT frame is centred on its hop and ``T`` samples (a multiple of the hop) give exactly ``T / hop`` frames; the
 signal is zero outside the clip.
@@ -21,11 +21,16 @@ from model.daam import Daam
 from model.padding import stretch, zero_invalid
 from model.precision import full_precision
 
-_MAGNITUDE_FLOOR = 1e-5
+_MAGNITUDE_FLOOR = 1e-3
+_LOG_SCALE = 3.0
 
 
 class LogSpectrum(nn.Module):
-    """log(max(|STFT|, 1e-5)) with a Hann window, in fp32."""
+    """log(max(|STFT|, floor) / floor) / 3 with a Hann window and a floor of 1e-3, in fp32.
+
+    Measured from its floor, so that silence, and with it padding, is 0; a plain logarithm has its zero at a magnitude
+    of 1, which is speech.
+    """
 
     window: Tensor
 
@@ -41,7 +46,8 @@ class LogSpectrum(nn.Module):
             segments = F.pad(waveform.float(), (margin, margin)).unfold(-1, self.n_fft, self.hop_length)
             spectrum = torch.fft.rfft(segments * self.window)
             power = spectrum.real.square() + spectrum.imag.square()
-            return 0.5 * power.clamp(min=_MAGNITUDE_FLOOR**2).log().transpose(1, 2)
+            above_floor = (power / _MAGNITUDE_FLOOR**2).clamp(min=1).log()
+            return (0.5 / _LOG_SCALE) * above_floor.transpose(1, 2)
 
 
 class SpectralStage(nn.Module):
@@ -91,5 +97,7 @@ def _stage(config: SpectralFrontEndConfig, daam: DaamConfig, i: int) -> Spectral
     enter: nn.Module = (
         SameConv1d(bins, channels, 3) if i == 0 else DownConv1d(config.channels[i - 1], channels, config.strides[i])
     )
-    blocks = ConvNeXtStage(channels, config.kernel, config.expansion, config.num_blocks[i])
+    blocks = ConvNeXtStage(
+        channels, config.kernel, config.expansion, config.num_blocks[i], attention=config.attention_of(i)
+    )
     return SpectralStage(enter, blocks, Daam(channels, daam) if daam.enabled else None)

@@ -20,9 +20,11 @@ from torch import Tensor
 from model.codec import Codec
 from model.discriminators import DiscriminatorOutput, Discriminators
 from model.losses import GeneratorLosses, discriminator_loss, generator_losses, mean_score
+from model.mel import mel_windows
 from shards import store
 from shards.errors import ConfigError, explain
 from shards.outputs import pretty_json
+from workers.clips import Batch
 from workers.codec_validation import illustrate, validate_codec
 from workers.engine import (
     backward,
@@ -36,7 +38,6 @@ from workers.engine import (
 )
 from workers.jepa_stage import CONFIG_FILE, ENCODER_FILE
 from workers.latent_scale import standardize_latents
-from workers.loader import Batch
 from workers.ray_training import RankJob
 from workers.train_rank import RankSetup, run_rank
 
@@ -45,11 +46,14 @@ CODEC_FILE = "codec.safetensors"
 
 def train_codec_rank(job: RankJob) -> None:
     """What each Ray Train worker runs."""
-    run_rank(job, job.recipe.codec, CodecStage)
+    from workers.phased_codec_stage import PhasedCodecStage
+
+    is_joint = job.recipe.codec.method == "joint"
+    run_rank(job, job.recipe.codec, CodecStage if is_joint else PhasedCodecStage)
 
 
 @dataclass(frozen=True)
-class _Share:
+class Share:
     """A micro-batch's part of the step: ``weight`` times its mean is its part of the mean over all ranks.
 
     ``scale`` is the weight as DeepSpeed needs it, which divides by ranks and micro-batches.
@@ -57,6 +61,14 @@ class _Share:
 
     weight: float
     scale: float
+
+
+def shares_of(batches: list[Batch], device: torch.device) -> list[Share]:
+    """Weights of a step's micro-batches by valid samples, over all ranks. Collective."""
+    counts = [float(batch.num_samples.sum()) for batch in batches]
+    total = float(sum_over_ranks(torch.tensor([sum(counts)], dtype=torch.float64, device=device))[0])
+    spread = world()[1] * len(batches)
+    return [Share(count / total, count / total * spread) for count in counts]
 
 
 class CodecStage:
@@ -75,6 +87,7 @@ class CodecStage:
         if self._is_frozen:
             self._codec.freeze_encoder()
         self._discriminators = Discriminators(self._model.discriminator).to(setup.device)
+        self._mels = mel_windows(self._model.losses, self._model.encoder.sample_rate).to(setup.device)
         self._latents: dict[int, Tensor] = {}
         self.engines: Mapping[str, Any] = self._build_engines()
 
@@ -84,9 +97,8 @@ class CodecStage:
         judged_lr = lr * self._config.discriminator_lr_fraction
         judges = self._discriminators
         return {
-            "generator": build_engine(trained, trained.parameters(), self._config, lr, load_universal=universal),
-            "discriminators": build_engine(judges, judges.parameters(), self._config, judged_lr,
-                                           load_universal=universal),
+            "generator": build_engine(trained, [(trained, 1.0)], self._config, lr, load_universal=universal),
+            "discriminators": build_engine(judges, [(judges, 1.0)], self._config, judged_lr, load_universal=universal),
         }  # fmt: skip
 
     def train_step(self, step: int, batches: list[Batch], lr: float, *, detailed: bool) -> dict[str, float]:
@@ -95,7 +107,7 @@ class CodecStage:
         self._prepare(lr)
         sums: dict[str, Tensor] = {}
         norms: dict[str, float] = {}
-        for batch, share in zip(batches, self._shares(batches), strict=True):
+        for batch, share in zip(batches, shares_of(batches, self._setup.device), strict=True):
             found = self._micro_step(batch.to(self._setup.device), share, adversarial)
             for name, value in found.items():
                 sums[name] = sums.get(name, 0) + value.double() * share.weight
@@ -116,14 +128,7 @@ class CodecStage:
         set_learning_rate(self.engines["generator"], lr)
         set_learning_rate(self.engines["discriminators"], lr * self._config.discriminator_lr_fraction)
 
-    def _shares(self, batches: list[Batch]) -> list[_Share]:
-        """Weights by valid samples, over all ranks and micro-batches."""
-        counts = [float(batch.num_samples.sum()) for batch in batches]
-        total = float(sum_over_ranks(torch.tensor([sum(counts)], dtype=torch.float64, device=self._setup.device))[0])
-        spread = world()[1] * len(batches)
-        return [_Share(count / total, count / total * spread) for count in counts]
-
-    def _micro_step(self, batch: Batch, share: _Share, adversarial: bool) -> dict[str, Tensor]:
+    def _micro_step(self, batch: Batch, share: Share, adversarial: bool) -> dict[str, Tensor]:
         generated = self._generate(batch)
         stats: dict[str, Tensor] = {}
         judged = None
@@ -132,7 +137,9 @@ class CodecStage:
             judges = self._discriminators
             with frozen(judges), lowered(self._config, self._setup.device):
                 judged = (real, judges(generated, batch.num_samples))
-        losses = generator_losses(generated, batch.waveform, batch.num_samples, self._model.losses, judged=judged)
+        losses = generator_losses(
+            generated, batch.waveform, batch.num_samples, self._model.losses, judged=judged, mels=self._mels
+        )
         backward(self.engines["generator"], losses.total * share.scale)
         return stats | _named(losses)
 
@@ -140,7 +147,7 @@ class CodecStage:
         """Reconstructed speech, as long as the batch [batch, samples]."""
         engine, length = self.engines["generator"], batch.waveform.shape[-1]
         if not self._is_frozen:
-            generated: Tensor = engine(batch.waveform, batch.num_samples).waveform
+            generated: Tensor = engine(batch.heard, batch.num_samples).waveform
         else:
             values = self._codec.fsq(self._encode(batch)).values
             generated = engine(values, batch.num_samples)
@@ -150,7 +157,7 @@ class CodecStage:
     def _encode(self, batch: Batch) -> Tensor:
         """Latents of the frozen encoder [batch, dim, frames], kept for the next epoch when they are cached."""
         if not self._config.cache_latents:
-            return self._codec.encoder(batch.waveform, batch.num_samples).latents
+            return self._codec.encoder(batch.heard, batch.num_samples).latents
         rows = [self._cached(batch, i) for i in range(len(batch.slots))]
         frames = max(row.shape[-1] for row in rows)
         return torch.stack([torch.nn.functional.pad(row, (0, frames - row.shape[-1])) for row in rows])
@@ -163,7 +170,7 @@ class CodecStage:
             self._latents[utterance] = self._codec.encoder(batch.waveform[i : i + 1, : int(n)], n).latents[0]
         return self._latents[utterance]
 
-    def _judge(self, batch: Batch, generated: Tensor, share: _Share) -> tuple[DiscriminatorOutput, dict[str, Tensor]]:
+    def _judge(self, batch: Batch, generated: Tensor, share: Share) -> tuple[DiscriminatorOutput, dict[str, Tensor]]:
         """The discriminators' own gradient; returns what they make of real speech, and their statistics."""
         engine = self.engines["discriminators"]
         real, fake = engine(batch.waveform, batch.num_samples), engine(generated, batch.num_samples)
@@ -190,15 +197,19 @@ class CodecStage:
 
     def publish(self) -> Mapping[str, Any]:
         """Encoder and generator, and the configuration they were trained by."""
-        state = {k: v.detach().cpu().contiguous() for k, v in self._codec.state_dict().items()}
-        store.publish_bytes(store.join(self._job.run_uri, CODEC_FILE), to_safetensors(state))
-        config = pretty_json(self._job.recipe.model_dump(mode="json"))
-        store.publish_bytes(store.join(self._job.run_uri, CONFIG_FILE), config)
-        return {"num_parameters": sum(v.numel() for v in state.values())}
+        return publish_codec(self._codec, self._job)
 
     def marks(self) -> list[tuple[int, str]]:
         """Where the discriminators start."""
         return [(self._config.discriminator_start_step, "discriminators start")]
+
+
+def publish_codec(codec: Codec, job: RankJob) -> Mapping[str, Any]:
+    """Store the codec's weights and the recipe in the run's folder; returns what done.json says of them."""
+    state = {k: v.detach().cpu().contiguous() for k, v in codec.state_dict().items()}
+    store.publish_bytes(store.join(job.run_uri, CODEC_FILE), to_safetensors(state))
+    store.publish_bytes(store.join(job.run_uri, CONFIG_FILE), pretty_json(job.recipe.model_dump(mode="json")))
+    return {"num_parameters": sum(v.numel() for v in state.values())}
 
 
 def load_encoder(codec: Codec, encoder_uri: str) -> None:

@@ -6,16 +6,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model.bottleneck import Bottleneck, bottleneck_mel, mel_l1
 from model.codec import Codec
 from model.config import ModelConfig
+from model.fsq import Routing
 from model.losses import mrstft_loss, waveform_loss
+from model.mel import LogMel
 from model.padding import valid_mask
 from model.usage import level_usage
 from shards import audio, store
 from shards.packing import Packing
+from workers.clips import Batch
 from workers.curves import spectrograms
 from workers.engine import gather_from_ranks, rows_of_all_ranks
-from workers.loader import Batch
 from workers.train_rank import RankSetup
 from workers.watches import latent_health, per_dim, token_perplexity
 
@@ -26,7 +29,8 @@ SAMPLES = "samples"
 def validate_codec(codec: Codec, batches: list[Batch], device: torch.device, config: ModelConfig) -> dict[str, float]:
     """Losses and use of the code on this rank's held-out clips, joined over all ranks. Collective."""
     codec.eval()
-    sums = torch.zeros(3, dtype=torch.float64)
+    sums = torch.zeros(4, dtype=torch.float64)
+    mel = bottleneck_mel(config).to(device)
     digits, latents = [], []
     for batch in batches:
         batch = batch.to(device)
@@ -35,16 +39,34 @@ def validate_codec(codec: Codec, batches: list[Batch], device: torch.device, con
         generated = codec.generator(quantized.values, batch.num_samples)[:, : batch.waveform.shape[-1]]
         mrstft = mrstft_loss(generated, batch.waveform, batch.num_samples, config.losses)
         difference = waveform_loss(generated, batch.waveform, batch.num_samples)
+        positions = -(-batch.num_samples // mel.hop_length)
+        apart = mel_l1(mel(generated), mel(batch.waveform), positions)
         count = float(batch.num_samples.sum())
-        sums += torch.tensor([float(mrstft) * count, float(difference) * count, count], dtype=torch.float64)
+        sums += count * torch.tensor([float(mrstft), float(difference), float(apart), 1.0], dtype=torch.float64)
         valid = valid_mask(encoded.num_frames, encoded.latents.shape[-1], device)
         digits.append(quantized.level_indices.transpose(1, 2)[valid].cpu())
         latents.append(encoded.latents.transpose(1, 2)[valid].float().cpu())
-    mrstft_sum, difference_sum, total = sum(gather_from_ranks(sums)).tolist()  # type: ignore[union-attr]
-    losses = {"mrstft": mrstft_sum / total, "waveform": difference_sum / total}
+    *totals, total = sum(gather_from_ranks(sums)).tolist()  # type: ignore[union-attr]
+    losses = {name: value / total for name, value in zip(("mrstft", "waveform", "mel"), totals, strict=True)}
     frames = rows_of_all_ranks(latents)
     spread = latent_health(frames) | per_dim("latent_std", frames.std(dim=0, correction=0))
     return losses | _code_use(rows_of_all_ranks(digits), config) | spread
+
+
+@torch.no_grad()
+def validate_mel_head(
+    bottleneck: Bottleneck, mel: LogMel, batches: list[Batch], device: torch.device
+) -> dict[str, float]:
+    """``mel_head``: L1 of the spectra that the head gives from tokens of the held-out clips. Collective."""
+    sums = torch.zeros(2, dtype=torch.float64)
+    for batch in batches:
+        batch = batch.to(device)
+        found = bottleneck(batch.waveform, batch.num_samples, Routing())
+        apart = mel_l1(found.mel, mel(batch.waveform), -(-batch.num_samples // mel.hop_length))
+        count = float(batch.num_samples.sum())
+        sums += count * torch.tensor([float(apart), 1.0], dtype=torch.float64)
+    apart_sum, total = sum(gather_from_ranks(sums)).tolist()  # type: ignore[union-attr]
+    return {"mel_head": apart_sum / total}
 
 
 def _code_use(digits: Tensor, config: ModelConfig) -> dict[str, float]:

@@ -90,14 +90,15 @@ def deepspeed_config(train: TrainConfig) -> dict[str, Any]:
 
 def build_engine(
     module: nn.Module,
-    parameters: Iterable[nn.Parameter],
+    groups: Iterable[tuple[nn.Module, float]],
     train: TrainConfig,
     lr: float,
     *,
     load_universal: bool = False,
 ) -> Any:
-    """A DeepSpeed engine that trains exactly ``parameters`` of ``module`` with AdamW at the peak rate ``lr``.
+    """A DeepSpeed engine around ``module`` that trains parts of it with AdamW at the peak rate ``lr``.
 
+    ``groups`` are those parts, each with the fraction of the rate it learns at; what wants no gradient is left out.
     ``load_universal`` prepares it to load a checkpoint written by another number of ranks.
 
     Raises:
@@ -105,16 +106,19 @@ def build_engine(
     """
     import deepspeed
 
-    trainable = list(parameters)
+    learning = [([p for p in part.parameters() if p.requires_grad], fraction) for part, fraction in groups]
+    learning = [(parameters, fraction) for parameters, fraction in learning if parameters]
     optimizer = torch.optim.AdamW(
-        trainable, lr=lr, betas=train.optimizer.betas, weight_decay=train.optimizer.weight_decay, fused=True
-    )
+        [{"params": parameters, "lr": lr * fraction} for parameters, fraction in learning],
+        lr=lr, betas=train.optimizer.betas, weight_decay=train.optimizer.weight_decay, fused=True,
+    )  # fmt: skip
     config = deepspeed_config(train)
     if load_universal:
         config["checkpoint"] = {"load_universal": True}
     engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
     if train.zero_stage == 0:
         engine.enable_backward_allreduce = False  # see backward()
+    engine.lr_fractions = [fraction for _, fraction in learning]
     take_over_scaling(engine, is_fp16=train.precision == "fp16")
     _require_as_asked(engine, train)
     _limit_waiting(timedelta(seconds=train.collective_timeout_s))
@@ -162,9 +166,9 @@ def learning_rate(optimizer: OptimizerConfig, step: int, num_steps: int) -> floa
 
 
 def set_learning_rate(engine: Any, lr: float) -> None:
-    """Set the rate of every parameter group; a pure function of the step needs no scheduler state."""
-    for group in engine.optimizer.param_groups:
-        group["lr"] = lr
+    """Set the rate of every parameter group, each by its fraction; a pure function of the step needs no state."""
+    for group, fraction in zip(engine.optimizer.param_groups, engine.lr_fractions, strict=True):
+        group["lr"] = lr * fraction
 
 
 def backward(engine: Any, loss: Tensor) -> None:

@@ -20,6 +20,7 @@ from model.padding import frame_mask, valid_mask, zero_invalid
 from shards import store
 from shards.errors import InputError, explain
 from shards.outputs import pretty_json
+from workers.clips import Batch
 from workers.engine import (
     backward,
     build_engine,
@@ -30,7 +31,6 @@ from workers.engine import (
     sum_over_ranks,
     world,
 )
-from workers.loader import Batch
 from workers.ray_training import RankJob
 from workers.sample_plan import mix
 from workers.train_rank import RankSetup, run_rank
@@ -56,10 +56,10 @@ class JepaStage:
         encoder = setup.job.recipe.model.encoder
         self._hop, self._jepa_config = encoder.framing.hop_length, setup.job.recipe.model.jepa
         self._jepa = Jepa(encoder, self._jepa_config).to(setup.device)
-        trained = [p for p in self._jepa.parameters() if p.requires_grad]
         engine = build_engine(
-            self._jepa, trained, self._config, self._config.optimizer.lr, load_universal=setup.load_universal
-        )
+            self._jepa, [(self._jepa, 1.0)], self._config, self._config.optimizer.lr,
+            load_universal=setup.load_universal,
+        )  # fmt: skip
         self.engines: Mapping[str, Any] = {"jepa": engine}
 
     def train_step(self, step: int, batches: list[Batch], lr: float, *, detailed: bool) -> dict[str, float]:

@@ -9,6 +9,7 @@ The change is folded into the encoder's last affine weights: formats, kernels an
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from safetensors.torch import load as from_safetensors
@@ -18,8 +19,9 @@ from torch import Tensor
 from model.encoder import Encoder
 from shards import store
 from shards.errors import InputError, explain
+from workers.clips import NO_AUGMENTATION, Batch
 from workers.engine import sum_over_ranks, world
-from workers.loader import Batch, ClipMaker, RankShare, Utterances, fixed_batches
+from workers.loader import RankShare, Utterances, fixed_batches
 from workers.ray_training import RankJob
 from workers.train_rank import RankSetup, clip_maker
 
@@ -49,7 +51,7 @@ def standardize_latents(encoder: Encoder, setup: RankSetup) -> None:
 def _clips(job: RankJob) -> Iterator[Batch]:
     """Training clips. One that cannot be read is left out; the training that follows quarantines it and tells so."""
     config, model = job.recipe.codec, job.recipe.model.encoder
-    crops = ClipMaker(clip_maker(model, config).crop_samples, model.framing.hop_length, fixed_crops=True)
+    crops = replace(clip_maker(model, config), augment=NO_AUGMENTATION, fixed_crops=True)
     utterances = Utterances(job.shards_uri, "train", model.sample_rate)
     yield from fixed_batches(utterances, crops, RankShare(0, 1, 1, 1), seed=config.seed, count=NUM_CLIPS)
 

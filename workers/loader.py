@@ -16,38 +16,16 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from shards import audio, index, wds
 from shards.errors import InputError, SyllabaryError, UnavailableError, explain
-from workers.sample_plan import SamplePlan, Slot, crop_start, epoch_order, mix
-from workers.training_config import AugmentConfig
+from workers.clips import Batch, ClipMaker
+from workers.sample_plan import SamplePlan, Slot, epoch_order, mix
 
 PREFETCH_STEPS = 3
 STORAGE_PATIENCE_S = 300.0
-NO_AUGMENTATION = AugmentConfig()
 _READ_COLUMNS = ("utterance_id", "shard", "offset", "size_bytes", "sample_rate", "num_samples", "sha256", "speaker")
 _SUBSTITUTES = 16
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Clips of one micro-batch.
-
-    Attributes:
-        waveform: float32 [batch, samples], zero beyond each clip's end; samples are whole frames of the longest clip.
-        num_samples: int64 [batch] on the CPU, valid samples of each clip; lengths decide shapes.
-        slots: where each clip comes from, and its seed.
-    """
-
-    waveform: Tensor
-    num_samples: Tensor
-    slots: tuple[Slot, ...]
-
-    def to(self, device: torch.device) -> Batch:
-        """The same batch with its waveform on another device; lengths stay on the CPU."""
-        return Batch(self.waveform.to(device, non_blocking=True), self.num_samples, self.slots)
 
 
 class Utterances:
@@ -108,45 +86,6 @@ class Utterances:
                     raise
             time.sleep(wait_s)
             wait_s = min(2 * wait_s, 15.0)
-
-
-@dataclass(frozen=True)
-class ClipMaker:
-    """How a slot becomes a clip: at most ``crop_samples``, whole frames of ``hop_length`` once in a batch.
-
-    ``fixed_crops`` takes the same crop of an utterance in every epoch (for cached latents and validation).
-    """
-
-    crop_samples: int
-    hop_length: int
-    augment: AugmentConfig = NO_AUGMENTATION
-    fixed_crops: bool = False
-
-    def clip(self, samples: np.ndarray, slot: Slot) -> np.ndarray:
-        """The slot's crop of its utterance, augmented: float32 [at most crop_samples]."""
-        seed = mix(slot.utterance) if self.fixed_crops else slot.seed
-        start = crop_start(seed, len(samples), self.crop_samples)
-        return self._augmented(samples[start : start + self.crop_samples], slot.seed)
-
-    def _augmented(self, clip: np.ndarray, seed: int) -> np.ndarray:
-        if self.augment == NO_AUGMENTATION:
-            return clip
-        generator = np.random.Generator(np.random.Philox(mix(seed, 2)))
-        gain_db = generator.uniform(-self.augment.gain_db, self.augment.gain_db)
-        clip = clip * np.float32(10 ** (gain_db / 20))
-        if self.augment.noise_snr_db is not None:
-            rms = float(np.sqrt(np.mean(np.square(clip)))) * 10 ** (-self.augment.noise_snr_db / 20)
-            clip = clip + generator.standard_normal(len(clip)).astype(np.float32) * np.float32(rms)
-        return np.clip(clip, -1, 1).astype(np.float32)
-
-    def batch(self, clips: list[np.ndarray], slots: list[Slot]) -> Batch:
-        """Clips side by side, padded with zeros to whole frames of the longest."""
-        longest = max(len(clip) for clip in clips)
-        padded = -(-longest // self.hop_length) * self.hop_length
-        waveform = torch.zeros(len(clips), padded)
-        for row, clip in zip(waveform, clips, strict=True):
-            row[: len(clip)] = torch.from_numpy(np.ascontiguousarray(clip))
-        return Batch(waveform, torch.tensor([len(clip) for clip in clips]), tuple(slots))
 
 
 @dataclass(frozen=True)

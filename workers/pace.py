@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from workers.clips import Batch
 from workers.engine import gather_from_ranks
-from workers.loader import Batch, TrainLoader
+from workers.loader import TrainLoader
 
 
 @dataclass(frozen=True)

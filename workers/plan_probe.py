@@ -29,11 +29,11 @@ from model.codec import Codec
 from shards import ingest, store
 from shards.cutting import write_shard
 from shards.sources import list_recordings
+from workers.clips import Batch
 from workers.codec_stage import CodecStage
 from workers.engine import join_process_group, select_device
 from workers.jepa_stage import ENCODER_FILE, JepaStage
 from workers.job_main import say
-from workers.loader import Batch
 from workers.memory_bound import RESERVED_BYTES, bounded_memory, free_bytes
 from workers.plan_formulas import StageRates, clip_s
 from workers.ray_training import RankJob

@@ -26,6 +26,7 @@ from torch import Tensor
 from model.config import ModelConfig
 from model.framing import Framing, Span
 from model.fsq import Fsq
+from model.loudness import loudness_gain
 from shards.audio import resample, resampled_length
 from shards.errors import InputError, explain
 from shards.packing import Packing
@@ -244,13 +245,19 @@ class Tokenizer:
 
     def _encode_windows(self, wav: NDArray[np.floating], sample_rate: int) -> tuple[int, list[_Frames]]:
         samples = checked_waveform(wav, sample_rate)
-        at_model_rate = resample(samples, sample_rate, self.sample_rate)
+        at_model_rate = self._at_one_loudness(resample(samples, sample_rate, self.sample_rate))
         num_frames = self.framing.num_frames(len(at_model_rate))
         padded = torch.zeros(num_frames * self.framing.hop_length)
         padded[: len(at_model_rate)] = torch.from_numpy(at_model_rate)
         windows = self.framing.encode_windows(num_frames)
         with canonical_arithmetic(self.device):
             return len(samples), [self._encode_window(padded, window) for window in windows]
+
+    def _at_one_loudness(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The whole utterance at the level that the encoder has learned: one gain for all of its windows."""
+        config = self.config.encoder
+        gain = loudness_gain(torch.from_numpy(samples), config.sample_rate, config.loudness_dbfs)
+        return samples * np.float32(gain)
 
     def _encode_window(self, padded: Float[Tensor, "samples"], window: Span) -> _Frames:
         hop = self.framing.hop_length

@@ -18,10 +18,11 @@ from shards import store
 from shards.errors import ConfigError, DamageError, StorageError, SyllabaryError, explain
 from shards.outputs import mark_done
 from workers.checkpoints import CheckpointStore, Manifest, StoredFile
+from workers.clips import Batch
 from workers.curves import dims, loss_curve, overview
 from workers.engine import gather_from_ranks, holds_finite_weights, learning_rate, world
 from workers.engine_state import load_engines, save_engines
-from workers.loader import Batch, TrainLoader
+from workers.loader import TrainLoader
 from workers.metrics import History
 from workers.pace import Pace
 from workers.sample_plan import mix

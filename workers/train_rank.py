@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import torch
@@ -14,9 +14,10 @@ from model.config import EncoderConfig
 from shards.errors import InputError, explain
 from shards.outputs import digest
 from workers.checkpoints import CheckpointStore, Manifest
+from workers.clips import NO_AUGMENTATION, Batch, ClipMaker
 from workers.engine import gather_from_ranks, join_process_group, select_device, world
 from workers.engine_state import needs_universal
-from workers.loader import Batch, ClipMaker, RankShare, TrainLoader, Utterances, fixed_batches
+from workers.loader import RankShare, TrainLoader, Utterances, fixed_batches
 from workers.ray_metrics import Meter
 from workers.ray_training import RankJob
 from workers.sample_plan import SamplePlan
@@ -103,7 +104,7 @@ def validation_batches(job: RankJob, config: TrainConfig, say: Callable[[str], N
                 fix="shard again with --set ingest.split_by=recording or a higher ingest.valid_percent",
             )
         )
-    fixed = ClipMaker(clip_maker(encoder, config).crop_samples, encoder.framing.hop_length, fixed_crops=True)
+    fixed = replace(clip_maker(encoder, config), augment=NO_AUGMENTATION, fixed_crops=True)
     count = min(config.num_validation_utterances, len(utterances))
     batches = list(fixed_batches(utterances, fixed, rank_share(config), seed=config.seed, count=count))
     left_out = {name: why for part in gather_from_ranks(utterances.quarantined) for name, why in part.items()}
@@ -153,7 +154,10 @@ def clip_maker(encoder: EncoderConfig, config: TrainConfig) -> ClipMaker:
     if config.crop_s is not None:
         frames = max(1, min(frames, math.floor(Fraction(str(config.crop_s)) * framing.frame_rate)))
     fixed = isinstance(config, CodecTrainConfig) and config.cache_latents
-    return ClipMaker(frames * framing.hop_length, framing.hop_length, config.augment, fixed_crops=fixed)
+    return ClipMaker(
+        frames * framing.hop_length, framing.hop_length, config.augment, fixed_crops=fixed,
+        sample_rate=encoder.sample_rate, loudness_dbfs=encoder.loudness_dbfs,
+    )  # fmt: skip
 
 
 def _is_from_other_world(job: RankJob, config: TrainConfig, step: int | None) -> bool:

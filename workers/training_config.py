@@ -25,13 +25,21 @@ class OptimizerConfig(Config):
 
 
 class AugmentConfig(Config):
-    """Seeded for each sample: a gain drawn from [-gain_db, gain_db] and white noise at ``noise_snr_db`` below it.
+    """What is changed in a clip, seeded for each; the paper uses nothing of it, so all is off unless asked for.
 
-    The paper uses none, so both are off unless asked for.
+    Attributes:
+        gain_db: a gain drawn from [-gain_db, gain_db].
+        noise_snr_db: white noise so far below the speech, in input and target alike.
+        speed_percent: half of the clips are played faster or slower by up to so much, pitch with tempo.
+        input_noise_share: share of the clips to which noise is added in the input only: what is to be restored stays
+            clean. Half of it white, half low; its distance below the speech is drawn from ``input_noise_snr_db``.
     """
 
     gain_db: float = Field(default=0.0, ge=0)
     noise_snr_db: float | None = None
+    speed_percent: float = Field(default=0.0, ge=0, le=30)
+    input_noise_share: float = Field(default=0.0, ge=0, le=1)
+    input_noise_snr_db: tuple[float, float] = (12.0, 40.0)
 
 
 class TrainConfig(Config):
@@ -51,7 +59,7 @@ class TrainConfig(Config):
     crop_s: float | None = Field(default=None, gt=0)
     augment: AugmentConfig = AugmentConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
     zero_stage: int = Field(default=0, ge=0)
     checkpoint_every: int = Field(default=1000, ge=1)
     keep_checkpoints: int = Field(default=3, ge=1)
@@ -80,12 +88,72 @@ class PretrainConfig(TrainConfig):
     export_encoder: Literal["context", "target"] = "context"
 
 
-class CodecTrainConfig(TrainConfig):
-    """Stage 2: FSQ and decoder. ``train_encoder`` "finetune" follows the paper's text, "frozen" its code.
+class RoutingPhase(Config):
+    """Up to ``until`` of the steps, so many of a batch's clips are rounded and so many get noise; the rest stay as they
+    are (see ``model.fsq.Routing``)."""
 
-    ``standardize_latents`` starts from an encoder whose every dim has mean 0 and standard deviation 1 on training clips
-    (see ``workers.latent_scale``); the paper takes latents as they come.
-    ``cache_latents`` (frozen only) encodes each utterance once, with one fixed crop, and keeps its latents in memory.
+    until: float = Field(gt=0, le=1)
+    rounded: float = Field(ge=0, le=1)
+    noisy: float = Field(ge=0, le=1)
+
+
+class BottleneckConfig(Config):
+    """First phase of ``bottleneck_first``: encoder, FSQ and trunk learn log-mel spectra, for ``share`` of the steps.
+
+    The last routing phase rounds every clip, so that what is learned is what is used.
+    """
+
+    share: float = Field(default=0.75, gt=0, lt=1)
+    encoder_lr_fraction: float = Field(default=1.0, ge=0, description="0 leaves the encoder at rest")
+    spread_weight: float = Field(default=0.3, ge=0)
+    routing: tuple[RoutingPhase, ...] = (
+        RoutingPhase(until=0.15, rounded=0.5, noisy=0.5),
+        RoutingPhase(until=0.75, rounded=0.5, noisy=0.25),
+        RoutingPhase(until=1.0, rounded=1.0, noisy=0.0),
+    )
+
+    @field_validator("routing")
+    @classmethod
+    def _ends_rounded(cls, value: tuple[RoutingPhase, ...]) -> tuple[RoutingPhase, ...]:
+        untils = [phase.until for phase in value]
+        if untils != sorted(untils) or not untils or untils[-1] != 1 or value[-1].rounded != 1:
+            raise ValueError(
+                "the phases of routing must follow one another up to 1.0, and the last round every clip, so that the "
+                "decoder learns what it will be given"
+            )
+        return value
+
+
+class VocoderConfig(Config):
+    """Second phase of ``bottleneck_first``: the vocoder learns waveforms on crops, the rest being at rest.
+
+    ``crops_per_clip`` crops of ``crop_s`` are taken from each clip: encoder and trunk have to hear all of it anyway.
+    ``discriminate_every`` steps the discriminators learn, from ``discriminator_start_step`` of this phase on.
+    """
+
+    optimizer: OptimizerConfig = OptimizerConfig(
+        lr=8e-4, betas=(0.8, 0.95), warmup_steps=50, final_lr_fraction=0.05, clip_norm=5.0
+    )
+    discriminator_lr: float = Field(default=3e-4, gt=0)
+    crop_s: float = Field(default=0.64, gt=0)
+    crops_per_clip: int = Field(default=2, ge=1)
+    discriminator_start_step: int = Field(default=200, ge=0)
+    discriminate_every: int = Field(default=2, ge=1)
+
+
+class CodecTrainConfig(TrainConfig):
+    """Stage 2: FSQ and decoder.
+
+    Attributes:
+        method: "joint" is the paper's: everything learns the waveform at once. "bottleneck_first" learns log-mel
+            spectra through the tokens first, and the waveform from there; it needs a spectral decoder.
+        train_encoder: "finetune" follows the paper's text, "frozen" its code; for "joint".
+        standardize_latents: start from an encoder whose every dim has mean 0 and standard deviation 1 on training clips
+            (see ``workers.latent_scale``); the paper takes latents as they come.
+        cache_latents: (frozen only) encode each utterance once, with one fixed crop, and keep its latents in memory.
+        bottleneck, vocoder: the two phases of "bottleneck_first".
+        average_decay: (bottleneck_first) of the moving average of the weights, which is what is exported.
+        discriminator_start_step, discriminator_lr_fraction: for "joint".
     """
 
     num_steps: int = Field(default=29_000, ge=1)
@@ -93,9 +161,18 @@ class CodecTrainConfig(TrainConfig):
     train_encoder: Literal["frozen", "finetune"] = "frozen"
     standardize_latents: bool = True
     cache_latents: bool = False
+    method: Literal["joint", "bottleneck_first"] = "joint"
+    bottleneck: BottleneckConfig = BottleneckConfig()
+    vocoder: VocoderConfig = VocoderConfig()
+    average_decay: float = Field(default=0.998, ge=0, lt=1)
     discriminator_start_step: int = Field(default=5_000, ge=0)
     discriminator_lr_fraction: float = Field(default=0.5, gt=0)
     num_samples_kept: int = Field(default=2, ge=0, description="validation utterances reconstructed at intervals")
+
+    @property
+    def bottleneck_steps(self) -> int:
+        """Steps of the first phase of bottleneck_first: at least one, and one is left for the second."""
+        return min(max(1, round(self.bottleneck.share * self.num_steps)), max(1, self.num_steps - 1))
 
     @model_validator(mode="after")
     def _cache_needs_a_fixed_encoder(self) -> Self:

@@ -87,7 +87,7 @@ def _ours(name: str, recipe, waveform, folder: Path) -> Callable[[], float]:
     from workers.codec_stage import CodecStage
     from workers.engine import join_process_group
     from workers.jepa_stage import JepaStage
-    from workers.loader import Batch
+    from workers.clips import Batch
     from workers.ray_training import RankJob
     from workers.sample_plan import Slot
     from workers.train_rank import RankSetup

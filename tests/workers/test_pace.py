@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from workers import pace as pace_module
-from workers.loader import Batch
+from workers.clips import Batch
 from workers.pace import Measures, Pace
 
 

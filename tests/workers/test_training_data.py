@@ -12,7 +12,8 @@ from training_testing import RATE, training_recipe, write_training_shards
 from shards import index, store
 from shards.errors import InputError, UnavailableError
 from workers import loader as loader_module
-from workers.loader import ClipMaker, RankShare, TrainLoader, Utterances, fixed_batches
+from workers.clips import ClipMaker
+from workers.loader import RankShare, TrainLoader, Utterances, fixed_batches
 from workers.recipes import resolve
 from workers.sample_plan import SamplePlan, crop_start, epoch_order, mix
 from workers.train_rank import clip_maker, make_loader, validation_batches
