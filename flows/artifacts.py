@@ -27,9 +27,9 @@ from prefect.artifacts import (
 from prefect.exceptions import PrefectException
 from prefect.logging import get_run_logger
 
-from shards import store
-from shards.errors import JobError, StorageError
-from workers.job_log import parse_progress
+from syllabary.shards import store
+from syllabary.shards.errors import JobError, StorageError
+from syllabary.workers.control.log import parse_progress
 
 _EVERY_S = 2.0
 _LARGEST_PICTURE = 1 << 20

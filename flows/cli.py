@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows import operator_verbs
-from flows.cli_options import (
+from syllabary.flows import operator_verbs
+from syllabary.flows.cli_options import (
     ArchiveOption,
     AudioFormat,
     BlockFormat,
@@ -31,7 +31,7 @@ from flows.cli_options import (
 )
 
 if TYPE_CHECKING:
-    from shards.errors import SyllabaryError
+    from syllabary.shards.errors import SyllabaryError
 
 _INTERRUPTED = 130
 app = typer.Typer(
@@ -52,7 +52,7 @@ def run(
     overrides: SetOption = None,
 ) -> None:
     """Run the whole pipeline: shard, train both stages, tokenize, verify, restore, summarize."""
-    from flows.run_command import run_command
+    from syllabary.flows.run_command import run_command
 
     run_command(source, out, **recipe_choice(recipe, config, overrides))
 
@@ -67,7 +67,7 @@ def shard(
     workers: WorkersOption = None,
 ) -> None:
     """Shard speech into WebDataset tars with an index and a ledger."""
-    from workers.jobs import ShardJob
+    from syllabary.workers.control.jobs import ShardJob
 
     submit_and_print(ShardJob(source=source, out=out, num_workers=workers, **recipe_choice(recipe, config, overrides)))
 
@@ -81,7 +81,7 @@ def pretrain(
     overrides: SetOption = None,
 ) -> None:
     """Stage 1: train the JEPA encoder."""
-    from workers.jobs import PretrainJob
+    from syllabary.workers.control.jobs import PretrainJob
 
     submit_and_print(PretrainJob(shards=shards, out=out, **recipe_choice(recipe, config, overrides)))
 
@@ -96,9 +96,9 @@ def train_codec(
     overrides: SetOption = None,
 ) -> None:
     """Stage 2: train FSQ and decoder, and export the tokenizer directory to OUT/tokenizer."""
-    from shards import store
-    from workers.jobs import ExportJob, TrainCodecJob
-    from workers.submit import submit
+    from syllabary.shards import store
+    from syllabary.workers.control.jobs import ExportJob, TrainCodecJob
+    from syllabary.workers.control.submit import submit
 
     submit(TrainCodecJob(shards=shards, encoder=encoder, out=out, **recipe_choice(recipe, config, overrides)))
     submit_and_print(ExportJob(codec=out, out=store.join(out, "tokenizer")))
@@ -109,7 +109,7 @@ def tokenize(
     shards: ShardsOption, tokenizer: TokenizerOption, archive: ArchiveOption, workers: WorkersOption = None
 ) -> None:
     """Tokenize the shards that the archive does not hold yet, each exactly once."""
-    from workers.jobs import TokenizeJob
+    from syllabary.workers.control.jobs import TokenizeJob
 
     submit_and_print(TokenizeJob(shards=shards, tokenizer=tokenizer, archive=archive, num_workers=workers))
 
@@ -123,7 +123,7 @@ def verify(
     ),
 ) -> None:
     """Check every byte of an archive; damage is named and the exit code is 2."""
-    from workers.jobs import VerifyJob
+    from syllabary.workers.control.jobs import VerifyJob
 
     submit_and_print(VerifyJob(archive=archive, shards=shards, only_new=only_new))
 
@@ -144,7 +144,7 @@ def restore(
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes; above 1 over Ray.")] = 1,
 ) -> None:
     """Give the audio back: all of it, or what an expression, an id or a time range selects."""
-    from workers.jobs import RestoreJob
+    from syllabary.workers.control.jobs import RestoreJob
 
     submit_and_print(
         RestoreJob(
@@ -179,7 +179,7 @@ def pack(
     seed: Annotated[int, typer.Option("--seed", help="Of the shuffle.")] = 0,
 ) -> None:
     """Pack tokens into fixed blocks to train language models from."""
-    from workers.jobs import PackJob
+    from syllabary.workers.control.jobs import PackJob
 
     submit_and_print(
         PackJob(
@@ -204,7 +204,7 @@ def repack(
     ),
 ) -> None:
     """Change group size or digit order without encoding again, and show what each choice costs."""
-    from workers.jobs import RepackJob
+    from syllabary.workers.control.jobs import RepackJob
 
     submit_and_print(RepackJob(archive=archive, out=out, group_size=group_size, digit_order=digit_order.value))
 
@@ -217,8 +217,8 @@ def salient(
     out: Annotated[str | None, typer.Option("--out", help="A Parquet file that receives all spans.")] = None,
 ) -> None:
     """List the time spans of highest salience without decoding audio."""
-    from shards.errors import InputError, explain
-    from workers.jobs import SalientJob
+    from syllabary.shards.errors import InputError, explain
+    from syllabary.workers.control.jobs import SalientJob
 
     try:
         top_percent = float(top.removesuffix("%"))
@@ -243,7 +243,7 @@ def evaluate(
     workers: WorkersOption = None,
 ) -> None:
     """Measure a tokenizer on held-out speech beside baselines, and write its report card."""
-    from workers.jobs import EvaluateJob
+    from syllabary.workers.control.jobs import EvaluateJob
 
     submit_and_print(
         EvaluateJob.model_validate(
@@ -274,7 +274,7 @@ def compare(
     ] = None,
 ) -> None:
     """Print what differs between two reports by more than chance; a regression ends with exit code 1."""
-    from workers.jobs import CompareJob
+    from syllabary.workers.control.jobs import CompareJob
 
     submit_and_print(CompareJob(before=before, after=after, tolerances=tuple(tolerances or ())))
 
@@ -287,7 +287,7 @@ def encode(
     device: DeviceOption = "cpu",
 ) -> None:
     """Turn audio files into token files."""
-    from workers.jobs import EncodeJob
+    from syllabary.workers.control.jobs import EncodeJob
 
     submit_and_print(EncodeJob(files=tuple(files), tokenizer=tokenizer, out=out, device=device))
 
@@ -301,7 +301,7 @@ def decode(
     device: DeviceOption = "cpu",
 ) -> None:
     """Turn token files back into audio files."""
-    from workers.jobs import DecodeJob
+    from syllabary.workers.control.jobs import DecodeJob
 
     submit_and_print(
         DecodeJob(files=tuple(files), tokenizer=tokenizer, out=out, audio_format=audio_format.value, device=device)
@@ -315,7 +315,7 @@ def report(
     max_sound_mb: Annotated[float, typer.Option("--max-sound-mb", min=0, help="Sound that the page carries.")] = 12.0,
 ) -> None:
     """Render the page of an evaluation again, smaller or elsewhere, without measuring anything."""
-    from workers.jobs import PageJob
+    from syllabary.workers.control.jobs import PageJob
 
     submit_and_print(PageJob(report=uri, out=out, max_sound_mb=max_sound_mb))
 
@@ -326,8 +326,8 @@ for verb in (operator_verbs.plan, operator_verbs.status, operator_verbs.show, op
 
 def _tell_error(error: SyllabaryError) -> None:
     """One line; among JSON lines one of them, unless the job has told it already."""
-    from shards.errors import JobError
-    from workers import job_log
+    from syllabary.shards.errors import JobError
+    from syllabary.workers.control import log as job_log
 
     if not job_log.is_json():
         sys.stderr.write(f"error: {error}\n")
@@ -339,7 +339,7 @@ def main() -> None:
     """Entry point: a failure the user can act on is one line on standard error and a non-zero exit code."""
     from pydantic import ValidationError
 
-    from shards.errors import SyllabaryError
+    from syllabary.shards.errors import SyllabaryError
 
     try:
         app()

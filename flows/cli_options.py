@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from workers.jobs import Job
+    from syllabary.workers.control.jobs import Job
 
 RecipeOption = Annotated[str, typer.Option("--recipe", help="A named recipe; `syllabary recipes` lists them.")]
 ConfigOption = Annotated[str | None, typer.Option("--config", help="A YAML file laid over the recipe.")]
@@ -59,7 +59,7 @@ class DigitOrder(StrEnum):
 
 def submit_and_print(job: Job) -> None:
     """Run a job to its end and print its text, or its result as JSON."""
-    from workers.submit import submit
+    from syllabary.workers.control.submit import submit
 
     result = submit(job)
     typer.echo(result["text"] if "text" in result else json.dumps(result, indent=2, ensure_ascii=False))

@@ -7,12 +7,12 @@ from typing import Annotated, Any
 from prefect import flow
 from pydantic import Field
 
-from flows import artifacts
-from flows.narration import run_job
-from flows.output_lock import output_lock
-from flows.parameters import NumWorkers, Out, Shards, Tokenizer, Transcripts
-from shards import store
-from workers.jobs import EvaluateJob
+from syllabary.flows import artifacts
+from syllabary.flows.narration import run_job
+from syllabary.flows.output_lock import output_lock
+from syllabary.flows.parameters import NumWorkers, Out, Shards, Tokenizer, Transcripts
+from syllabary.shards import store
+from syllabary.workers.control.jobs import EvaluateJob
 
 Limit = Annotated[int | None, Field(ge=1)]
 Metrics = Annotated[tuple[str, ...], Field(examples=[["estoi", "wer_self"]])]

@@ -6,11 +6,11 @@ from typing import Any
 
 from prefect import flow
 
-from flows import artifacts
-from flows.parameters import Archive, ConfigFile, NumWorkers, Overrides, RecipeName, Shards, Source, Tokenizer
-from flows.shard_corpus import shard_corpus
-from flows.tokenize_shards import tokenize_shards
-from flows.verify_archive import verify_archive
+from syllabary.flows import artifacts
+from syllabary.flows.parameters import Archive, ConfigFile, NumWorkers, Overrides, RecipeName, Shards, Source, Tokenizer
+from syllabary.flows.shard_corpus import shard_corpus
+from syllabary.flows.tokenize_shards import tokenize_shards
+from syllabary.flows.verify_archive import verify_archive
 
 
 @flow(name="ingest-new")

@@ -1,7 +1,7 @@
 """A Prefect server on loopback for the length of one run, where PREFECT_API_URL names no other.
 
-Prefect's own temporary server outlives a killed client; this one ends with its run. ``python -m flows.local_server
-PORT`` is the server process.
+Prefect's own temporary server outlives a killed client; this one ends with its run. ``python -m
+syllabary.flows.local_server PORT`` is the server process.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import IO
 
 import httpx
 
-from flows.output_lock import PRIVATE_SERVER_VARIABLE
-from shards.errors import SyllabaryError, explain
-from workers.lifetime import die_with_parent, parent_environment
+from syllabary.flows.output_lock import PRIVATE_SERVER_VARIABLE
+from syllabary.shards.errors import SyllabaryError, explain
+from syllabary.workers.control.processes import die_with_parent, parent_environment
 
 _PATIENCE_S = 300.0
 
@@ -59,7 +59,7 @@ def prefect_server() -> Iterator[str]:
 
 
 def _start(port: int, log: IO[bytes]) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "flows.local_server", str(port)]
+    command = [sys.executable, "-m", "syllabary.flows.local_server", str(port)]
     quiet = {"PREFECT_UI_ENABLED": "0", "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
     return subprocess.Popen(command, env=parent_environment() | quiet, stdout=log, stderr=log)
 

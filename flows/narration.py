@@ -14,11 +14,11 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from flows import artifacts
-from shards.errors import JobError
-from workers.job_log import without_ray_prefix
-from workers.jobs import Job
-from workers.submit import submit
+from syllabary.flows import artifacts
+from syllabary.shards.errors import JobError
+from syllabary.workers.control.jobs import Job
+from syllabary.workers.control.log import without_ray_prefix
+from syllabary.workers.control.submit import submit
 
 ECHO_VARIABLE = "SYLLABARY_ECHO"
 RETRY_DELAYS_S = [10.0, 60.0]
@@ -47,7 +47,7 @@ def _may_pass(_task: object, _run: object, state: Any) -> bool:
 
 @task(
     name="job",
-    task_run_name="{job.module}",
+    task_run_name="{job.verb}",
     cache_policy=NO_CACHE,
     retries=len(RETRY_DELAYS_S),
     retry_delay_seconds=RETRY_DELAYS_S,
@@ -55,7 +55,7 @@ def _may_pass(_task: object, _run: object, state: Any) -> bool:
 )
 def _submit(job: Job) -> dict[str, Any]:
     logger = get_run_logger()
-    logger.info("job %s %s", job.module, job.model_dump_json())
+    logger.info("job %s %s", job.verb, job.model_dump_json())
     bars = artifacts.ProgressBars()
 
     def tell(line: str) -> None:
@@ -69,9 +69,9 @@ def _submit(job: Job) -> dict[str, Any]:
     try:
         result = submit(job, tell)
     except JobError as error:
-        artifacts.failure(job.module, error)
+        artifacts.failure(job.verb, error)
         if error.may_pass:
-            tell(f"{job.module}  {error}")
+            tell(f"{job.verb}  {error}")
         raise
     bars.finish()
     return result

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli_options import ConfigOption, RecipeOption, SetOption, recipe_choice, submit_and_print
+from syllabary.flows.cli_options import ConfigOption, RecipeOption, SetOption, recipe_choice, submit_and_print
 
 
 def plan(
@@ -32,7 +32,7 @@ def plan(
     overrides: SetOption = None,
 ) -> None:
     """Predict hours, GPU-hours, bytes, tokens and cost for a corpus, and compare with a run afterwards."""
-    from workers.jobs import PlanJob
+    from syllabary.workers.control.jobs import PlanJob
 
     values = {name: value for name, value in locals().items() if name in PlanJob.model_fields and name != "rates"}
     values |= recipe_choice(recipe, config, overrides)
@@ -41,7 +41,7 @@ def plan(
 
 def _numbers(option: str, text: str | None) -> dict[str, float]:
     """``a=1,b=2`` as numbers by name."""
-    from shards.errors import InputError, explain
+    from syllabary.shards.errors import InputError, explain
 
     try:
         pairs = [part.split("=") for part in text.split(",")] if text else []
@@ -55,8 +55,8 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
 ) -> None:
     """Say what an output folder holds, how far it is and what failed."""
-    from workers.jobs import StatusJob
-    from workers.submit import submit
+    from syllabary.workers.control.jobs import StatusJob
+    from syllabary.workers.control.submit import submit
 
     result = submit(StatusJob(uri=uri))
     typer.echo(json.dumps(result["outputs"], indent=2, ensure_ascii=False) if as_json else result["text"])
@@ -68,14 +68,14 @@ def show(
     overrides: SetOption = None,
 ) -> None:
     """Show what a recipe is and costs: configuration, parameters by part, rates, GFLOP per audio second."""
-    from workers.jobs import ShowJob
+    from syllabary.workers.control.jobs import ShowJob
 
     submit_and_print(ShowJob(**recipe_choice(recipe, config, overrides)))
 
 
 def recipes() -> None:
     """List the recipes, a line each."""
-    from workers.recipes import RECIPES
+    from syllabary.workers.recipes.recipe import RECIPES
 
     for name, make in sorted(RECIPES.items()):
         typer.echo(f"{name:<24} {(make.__doc__ or '').strip().splitlines()[0]}")

@@ -20,8 +20,8 @@ from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.logging import get_run_logger
 
-from shards import store
-from shards.errors import ConflictError, explain
+from syllabary.shards import store
+from syllabary.shards.errors import ConflictError, explain
 
 PRIVATE_SERVER_VARIABLE = "SYLLABARY_PRIVATE_PREFECT"
 LEASE_S = 120.0

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from workers.recipes import RECIPES
+from syllabary.workers.recipes.recipe import RECIPES
 
 _URI = r"^(s3://[^/ @?]+(/[^?]*)?|file:///.*|([^:]|:[^/])+)$"
 

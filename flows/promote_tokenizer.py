@@ -7,15 +7,15 @@ from typing import Annotated, Any
 from prefect import flow
 from pydantic import Field
 
-from flows import artifacts
-from flows.evaluate_tokenizer import Limit, Metrics, evaluate_tokenizer
-from flows.narration import run_job
-from flows.output_lock import output_lock
-from flows.parameters import Out, Shards, Tokenizer, Transcripts
-from shards import outputs, store
-from shards.errors import InputError, explain
-from workers.jobs import CompareJob
-from workers.pipeline_layout import POINTER
+from syllabary.flows import artifacts
+from syllabary.flows.evaluate_tokenizer import Limit, Metrics, evaluate_tokenizer
+from syllabary.flows.narration import run_job
+from syllabary.flows.output_lock import output_lock
+from syllabary.flows.parameters import Out, Shards, Tokenizer, Transcripts
+from syllabary.shards import outputs, store
+from syllabary.shards.errors import InputError, explain
+from syllabary.workers.control.jobs import CompareJob
+from syllabary.workers.control.run_layout import POINTER
 
 
 @flow(name="promote-tokenizer")

@@ -7,12 +7,12 @@ from typing import Annotated, Any, Literal
 from prefect import flow
 from pydantic import Field
 
-from flows import artifacts
-from flows.narration import run_job
-from flows.output_lock import output_lock
-from flows.parameters import Archive, Out, Tokenizer
-from shards import store
-from workers.jobs import RestoreJob
+from syllabary.flows import artifacts
+from syllabary.flows.narration import run_job
+from syllabary.flows.output_lock import output_lock
+from syllabary.flows.parameters import Archive, Out, Tokenizer
+from syllabary.shards import store
+from syllabary.workers.control.jobs import RestoreJob
 
 
 @flow(name="restore-audio")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import time
 
-from shards import outputs, store
-from shards.uri_keys import refuse_keys
-from workers.job_log import emit
-from workers.pipeline_layout import PipelineLayout, claim_run, is_done
-from workers.recipes import resolve
+from syllabary.shards import outputs, store
+from syllabary.shards.uri_keys import refuse_keys
+from syllabary.workers.control.log import emit
+from syllabary.workers.control.run_layout import PipelineLayout, claim_run, is_done
+from syllabary.workers.recipes.recipe import resolve
 
 _PREFECT = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -41,10 +41,10 @@ def _run_flow(source: str | None, out: str, *, recipe: str, config: str | None, 
     for key, value in _PREFECT.items():
         os.environ.setdefault(key, value)
     _say("starts Prefect")
-    from flows.local_server import prefect_server
+    from syllabary.flows.local_server import prefect_server
 
     with prefect_server() as url:
-        from flows.run_pipeline import run_pipeline
+        from syllabary.flows.run_pipeline import run_pipeline
 
         _say(f"flow runs are recorded at {url}")
         run_pipeline(source=source, out=out, recipe=recipe, config=config, overrides=overrides)

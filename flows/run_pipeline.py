@@ -7,21 +7,21 @@ from typing import Annotated, Any
 from prefect import flow
 from pydantic import Field
 
-from flows import artifacts
-from flows.narration import run_job
-from flows.output_lock import output_lock
-from flows.parameters import ConfigFile, Out, Overrides, RecipeName, Source
-from flows.pretrain_encoder import pretrain_encoder
-from flows.restore_audio import restore_audio
-from flows.shard_corpus import shard_corpus
-from flows.tokenize_shards import tokenize_shards
-from flows.train_tokenizer import train_tokenizer
-from flows.verify_archive import verify_archive
-from shards import outputs, store
-from workers.jobs import FetchDemoJob, ReportJob
-from workers.pipeline_layout import PipelineLayout, claim_run
-from workers.recipes import resolve
-from workers.stage_timings import timed
+from syllabary.flows import artifacts
+from syllabary.flows.narration import run_job
+from syllabary.flows.output_lock import output_lock
+from syllabary.flows.parameters import ConfigFile, Out, Overrides, RecipeName, Source
+from syllabary.flows.pretrain_encoder import pretrain_encoder
+from syllabary.flows.restore_audio import restore_audio
+from syllabary.flows.shard_corpus import shard_corpus
+from syllabary.flows.tokenize_shards import tokenize_shards
+from syllabary.flows.train_tokenizer import train_tokenizer
+from syllabary.flows.verify_archive import verify_archive
+from syllabary.shards import outputs, store
+from syllabary.workers.control.jobs import FetchDemoJob, ReportJob
+from syllabary.workers.control.run_layout import PipelineLayout, claim_run
+from syllabary.workers.control.timings import timed
+from syllabary.workers.recipes.recipe import resolve
 
 
 @flow(name="run-pipeline")

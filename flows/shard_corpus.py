@@ -6,11 +6,11 @@ from typing import Any, Literal
 
 from prefect import flow
 
-from flows import artifacts
-from flows.narration import run_job
-from flows.output_lock import output_lock
-from flows.parameters import ConfigFile, NumWorkers, Out, Overrides, RecipeName, Source
-from workers.jobs import ShardJob
+from syllabary.flows import artifacts
+from syllabary.flows.narration import run_job
+from syllabary.flows.output_lock import output_lock
+from syllabary.flows.parameters import ConfigFile, NumWorkers, Out, Overrides, RecipeName, Source
+from syllabary.workers.control.jobs import ShardJob
 
 
 @flow(name="shard-corpus")

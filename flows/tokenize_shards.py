@@ -6,11 +6,11 @@ from typing import Any
 
 from prefect import flow
 
-from flows import artifacts
-from flows.narration import run_job
-from flows.output_lock import output_lock
-from flows.parameters import Archive, NumWorkers, Shards, Tokenizer
-from workers.jobs import StatusJob, TokenizeJob
+from syllabary.flows import artifacts
+from syllabary.flows.narration import run_job
+from syllabary.flows.output_lock import output_lock
+from syllabary.flows.parameters import Archive, NumWorkers, Shards, Tokenizer
+from syllabary.workers.control.jobs import StatusJob, TokenizeJob
 
 
 @flow(name="tokenize-shards")

@@ -6,12 +6,12 @@ from typing import Any
 
 from prefect import flow
 
-from flows import artifacts
-from flows.narration import run_job
-from flows.output_lock import output_lock
-from flows.parameters import ConfigFile, EncoderRun, Out, Overrides, RecipeName, Shards, Tokenizer
-from shards import store
-from workers.jobs import ExportJob, TrainCodecJob
+from syllabary.flows import artifacts
+from syllabary.flows.narration import run_job
+from syllabary.flows.output_lock import output_lock
+from syllabary.flows.parameters import ConfigFile, EncoderRun, Out, Overrides, RecipeName, Shards, Tokenizer
+from syllabary.shards import store
+from syllabary.workers.control.jobs import ExportJob, TrainCodecJob
 
 
 @flow(name="train-tokenizer")

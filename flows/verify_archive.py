@@ -6,13 +6,13 @@ from typing import Any
 
 from prefect import flow
 
-from flows import artifacts
-from flows.narration import run_job
-from flows.output_lock import output_lock
-from flows.parameters import Archive, Shards
-from shards import store
-from shards.verified import RECORD
-from workers.jobs import VerifyJob
+from syllabary.flows import artifacts
+from syllabary.flows.narration import run_job
+from syllabary.flows.output_lock import output_lock
+from syllabary.flows.parameters import Archive, Shards
+from syllabary.shards import store
+from syllabary.shards.archive.verified import RECORD
+from syllabary.workers.control.jobs import VerifyJob
 
 
 @flow(name="verify-archive")

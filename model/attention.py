@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from model.initialize import branch_end, unit_gain
+from syllabary.model.initialize import branch_end, unit_gain
 
 _ROTARY_BASE = 10_000.0
 

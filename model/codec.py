@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from model import hifigan, istft
-from model.config import HifiganDecoderConfig, ModelConfig
-from model.encoder import Encoder
-from model.fsq import Fsq, QuantizeOutput
+from syllabary.model import hifigan
+from syllabary.model.config import HifiganDecoderConfig, ModelConfig
+from syllabary.model.encoder import Encoder
+from syllabary.model.fsq import Fsq, QuantizeOutput
+from syllabary.model.spectral import istft
 
 AnyGenerator = hifigan.Generator | istft.Generator
 

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from model.framing import Framing
+from syllabary.model.framing import Framing
 
 
 def _odd(kernel: int) -> int:

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from model.attention import SelfAttention
-from model.config import ConformerConfig, PredictorConfig
-from model.initialize import branch_end, unit_gain
+from syllabary.model.attention import SelfAttention
+from syllabary.model.config import ConformerConfig, PredictorConfig
+from syllabary.model.initialize import branch_end, unit_gain
 
 
 class FeedForward(nn.Module):

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from model.autograd import dilated_conv, masked_leaky_relu, prefers_products
-from model.initialize import LEAKY_GAIN, branch_end, unit_gain
-from model.padding import zero_invalid
+from syllabary.model.autograd import dilated_conv, masked_leaky_relu, prefers_products
+from syllabary.model.initialize import LEAKY_GAIN, branch_end, unit_gain
+from syllabary.model.padding import zero_invalid
 
 LEAKY_SLOPE = 0.1
 _ALPHA_FLOOR = 0.01

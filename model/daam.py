@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from model.config import DaamConfig
-from model.precision import full_precision
+from syllabary.model.config import DaamConfig
+from syllabary.model.precision import full_precision
 
 _EPS = 1e-6
 _MIN_VARIANCE = 1e-6

@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from model.config import DiscriminatorConfig
-from model.convolution import LEAKY_SLOPE
-from model.padding import valid_mask
-from model.precision import full_precision
+from syllabary.model.config import DiscriminatorConfig
+from syllabary.model.convolution import LEAKY_SLOPE
+from syllabary.model.padding import valid_mask
+from syllabary.model.precision import full_precision
 
 _MPD_WIDTHS = (32, 128, 512, 1024)
 _MSD_WIDTHS = (16, 64, 256, 1024, 1024)

@@ -17,15 +17,15 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from model.config import DaamConfig, EncoderConfig, WaveformFrontEndConfig
-from model.conformer import ConformerLayer, ConformerStack
-from model.convolution import DownConv1d, ResidualBlock, SameConv1d, SnakeBeta
-from model.daam import Daam
-from model.initialize import SNAKE_GAIN, unit_gain
-from model.loudness import rms_of_dbfs
-from model.padding import frame_mask, stretch, valid_mask, zero_invalid
-from model.spectral import SpectralFrontEnd
-from model.winograd_training import run_residual_blocks
+from syllabary.model.config import DaamConfig, EncoderConfig, WaveformFrontEndConfig
+from syllabary.model.conformer import ConformerLayer, ConformerStack
+from syllabary.model.convolution import DownConv1d, ResidualBlock, SameConv1d, SnakeBeta
+from syllabary.model.cpu.winograd_training import run_residual_blocks
+from syllabary.model.daam import Daam
+from syllabary.model.initialize import SNAKE_GAIN, unit_gain
+from syllabary.model.loudness import rms_of_dbfs
+from syllabary.model.padding import frame_mask, stretch, valid_mask, zero_invalid
+from syllabary.model.spectral.front_end import SpectralFrontEnd
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.framing = config.framing
         front_end = config.front_end
-        self.front_end: nn.Module  # waveform or spectral, or a fused form of the former (model/fused.py)
+        self.front_end: nn.Module  # waveform or spectral, or a fused form of the former (model/cpu/fused.py)
         if isinstance(front_end, WaveformFrontEndConfig):
             self.front_end = WaveformFrontEnd(front_end, config.daam, config.loudness_dbfs)
         else:

@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float, Integer, UInt8
 from torch import Tensor, nn
 
-from model.config import FsqConfig
-from model.precision import full_precision
+from syllabary.model.config import FsqConfig
+from syllabary.model.precision import full_precision
 
 
 @dataclass(frozen=True)

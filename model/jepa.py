@@ -19,11 +19,11 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from model.config import EncoderConfig, JepaConfig, PredictorConfig
-from model.conformer import ConformerStack
-from model.encoder import Encoder
-from model.initialize import unit_gain
-from model.padding import frame_mask, masked_mean, stretch, zero_invalid
+from syllabary.model.config import EncoderConfig, JepaConfig, PredictorConfig
+from syllabary.model.conformer import ConformerStack
+from syllabary.model.encoder import Encoder
+from syllabary.model.initialize import unit_gain
+from syllabary.model.padding import frame_mask, masked_mean, stretch, zero_invalid
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Jepa(nn.Module):
         num_samples: Int[Tensor, "batch"],
         mask: Bool[Tensor, "batch frames"],
     ) -> JepaOutput:
-        """Loss of a batch; ``mask`` True at the frames to predict (``model.masking``), on any device."""
+        """Loss of a batch; ``mask`` True at the frames to predict (``syllabary.model.masking``), on any device."""
         targets, num_frames = self.forward_target(waveform, num_samples)
         frames = targets.shape[-1]
         masked = F.pad(mask, (0, frames - mask.shape[-1])).to(waveform.device)

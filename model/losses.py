@@ -19,11 +19,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from model.config import CodecLossConfig
-from model.discriminators import DiscriminatorOutput, FeatureMap
-from model.mel import LogMel
-from model.padding import valid_mask
-from model.precision import full_precision
+from syllabary.model.config import CodecLossConfig
+from syllabary.model.discriminators import DiscriminatorOutput, FeatureMap
+from syllabary.model.mel import LogMel
+from syllabary.model.padding import valid_mask
+from syllabary.model.precision import full_precision
 
 _MAGNITUDE_FLOOR = 1e-5
 _LEAST_VARIANCE = 1e-8  # keeps the gradient of a root finite

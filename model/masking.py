@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from model.config import JepaConfig
+from syllabary.model.config import JepaConfig
 
 
 def num_masked(num_frames: int, config: JepaConfig) -> int:

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from model.config import CodecLossConfig
-from model.precision import full_precision
+from syllabary.model.config import CodecLossConfig
+from syllabary.model.precision import full_precision
 
 _FLOOR = 1e-5
 

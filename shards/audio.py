@@ -14,7 +14,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from shards.errors import FormatError, explain
+from syllabary.shards.errors import FormatError, explain
 
 Samples = NDArray[np.float32]
 FULL_SCALE = 32768.0

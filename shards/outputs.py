@@ -12,8 +12,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from shards import store
-from shards.errors import ConflictError, FormatError, explain, require_version
+from syllabary.shards import store
+from syllabary.shards.errors import ConflictError, FormatError, explain, require_version
 
 Kind = Literal[
     "shards", "pretrain", "codec", "tokenizer", "archive", "restored", "packed", "report", "run", "evaluation"

@@ -25,8 +25,8 @@ from typing import Any, BinaryIO, cast
 import fsspec
 from fsspec import AbstractFileSystem
 
-from shards.errors import InputError, NotFoundError, StorageError, UnavailableError, explain
-from shards.uri_keys import refuse_keys
+from syllabary.shards.errors import InputError, NotFoundError, StorageError, UnavailableError, explain
+from syllabary.shards.uri_keys import refuse_keys
 
 TEMPORARY_PREFIX = ".tmp-"
 _PASSING = {  # what s3fs makes of "slow down" and of 5xx answers, and the kernel of a connection that fails

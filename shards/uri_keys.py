@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shards.errors import SecretError, explain
+from syllabary.shards.errors import SecretError, explain
 
 
 def refuse_keys(text: str) -> None:

@@ -66,8 +66,8 @@ def test_the_model_touches_no_files_and_no_environment(path: Path) -> None:
 
 
 TORCH_FREE = (
-    "flows.cli", "flows.run_pipeline", "flows.run_command", "shards.store", "shards.outputs", "shards.packing",
-    "workers.recipes", "workers.submit", "workers.jobs", "workers.job_main", "workers.pipeline_layout",
+    "syllabary.flows.cli", "syllabary.flows.run_pipeline", "syllabary.flows.run_command", "syllabary.shards.store", "syllabary.shards.outputs", "syllabary.shards.archive.packing",
+    "syllabary.workers.recipes.recipe", "syllabary.workers.control.submit", "syllabary.workers.control.jobs", "syllabary.workers.control.run_verb", "syllabary.workers.control.run_layout",
     "model.config", "model.framing",
 )  # fmt: skip
 

@@ -18,12 +18,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from shards import index, outputs, token_archive
-from shards.archive_ledger import LEDGER_SCHEMA, TOKENIZED, Ledger, publish_part, sha256
-from shards.archive_reader import ArchiveReader
-from shards.packing import Packing
-from shards.token_archive import ArchiveFormat, PartMetadata
-from shards.where import parse_where
+from syllabary.shards import outputs
+from syllabary.shards.archive import parts as token_archive
+from syllabary.shards.archive.ledger import LEDGER_SCHEMA, TOKENIZED, Ledger, publish_part, sha256
+from syllabary.shards.archive.packing import Packing
+from syllabary.shards.archive.parts import ArchiveFormat, PartMetadata
+from syllabary.shards.archive.reader import ArchiveReader
+from syllabary.shards.archive.where import parse_where
+from syllabary.shards.dataset import index
 
 RATE, ROWS_A_PART, ROWS_A_SPEAKER = 16_000, 8_192, 500
 FORM = ArchiveFormat("e" * 64, "c" * 64, Packing(128, 4, 7), RATE, 6_400)
@@ -85,10 +87,10 @@ def steps_of(archive: str, packed: str, num_rows: int) -> dict[str, tuple[str, .
     me = __file__
     write = {} if Path(archive, outputs.DONE).exists() else {"write": (me, "--make", archive, str(num_rows))}
     return write | {
-        "verify": ("-m", "workers.verify", f'{{"archive": "{archive}"}}'),
+        "verify": ("-m", "syllabary.workers", "verify", f'{{"archive": "{archive}"}}'),
         "filter by speaker": (me, "--filter", archive, "speaker = '77'"),
         "fetch one id": (me, "--filter", archive, "utterance_id = '77/r00000771@0000038555'"),
-        "pack": ("-m", "workers.pack_blocks", f'{{"archive": "{archive}", "out": "{packed}"}}'),
+        "pack": ("-m", "syllabary.workers", "pack", f'{{"archive": "{archive}", "out": "{packed}"}}'),
     }
 
 

@@ -22,10 +22,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from shards import index, store, token_archive
-from shards.archive_reader import ArchiveReader
-from shards.packing import Packing
-from shards.token_archive import ArchiveFormat, PartMetadata
+from syllabary.shards import store
+from syllabary.shards.archive import parts as token_archive
+from syllabary.shards.archive.packing import Packing
+from syllabary.shards.archive.parts import ArchiveFormat, PartMetadata
+from syllabary.shards.archive.reader import ArchiveReader
+from syllabary.shards.dataset import index
 
 RATE, HOP = 16_000, 6_400
 UNIFORM = (0.25, 0.25, 0.25, 0.25)

@@ -21,10 +21,10 @@ from pathlib import Path
 
 import torch
 
-from model.codec import Codec
-from workers.inference import build_encoder, build_generator
-from workers.recipes import RECIPES
-from workers.show import gflop_of
+from syllabary.model.codec import Codec
+from syllabary.workers.operate.show import gflop_of
+from syllabary.workers.recipes.recipe import RECIPES
+from syllabary.workers.tokenizer.networks import build_encoder, build_generator
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "parity"))
 import published_model

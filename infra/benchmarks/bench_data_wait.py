@@ -18,11 +18,11 @@ def waits(shards: str, recipe_name: str, steps: int, clips: int, out: str) -> tu
     """(seconds, share of them spent waiting) of each step of stage 1."""
     import torch
 
-    from workers.engine import join_process_group
-    from workers.jepa_stage import train_jepa_rank
-    from workers.metrics import TIMINGS, History
-    from workers.ray_training import RankJob
-    from workers.recipes import resolve
+    from syllabary.workers.recipes.recipe import resolve
+    from syllabary.workers.training.driver import RankJob
+    from syllabary.workers.training.engine import join_process_group
+    from syllabary.workers.training.history import TIMINGS, History
+    from syllabary.workers.training.jepa import train_jepa_rank
 
     join_process_group(torch.device("cpu"))
     changes = {

@@ -23,12 +23,13 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from shards import index, ingest
-from shards.audio import encode_flac
-from shards.cutting import write_shard
-from shards.ingest_config import IngestConfig
-from shards.sources import list_recordings
-from shards.wds import iter_shard, read_utterance
+from syllabary.shards.audio import encode_flac
+from syllabary.shards.dataset import index
+from syllabary.shards.dataset.wds import iter_shard, read_utterance
+from syllabary.shards.ingest import ingest
+from syllabary.shards.ingest.config import IngestConfig
+from syllabary.shards.ingest.cutting import write_shard
+from syllabary.shards.ingest.sources import list_recordings
 
 CONFIG = IngestConfig(max_utterance_s=15.0, shard_size_mb=16)
 LONG_MINUTES = 70
@@ -136,8 +137,8 @@ def peak_mb() -> int:
 
 def scaling(source: Path, scratch: Path, rounds: int) -> None:
     """Print wall time of the same plan on one and on two Ray workers, Ray's start left out."""
-    from workers.ray_session import ray_session
-    from workers.shard_tasks import run_all, write_planned_shard
+    from syllabary.workers.cluster.session import ray_session
+    from syllabary.workers.ingest.tasks import run_all, write_planned_shard
 
     walls: dict[int, list[float]] = {1: [], 2: []}
     with ray_session(num_cpus=2):

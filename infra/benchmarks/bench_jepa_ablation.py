@@ -58,7 +58,7 @@ class Mailbox:
 
 def recipe_of(variant: str, seed: int, steps: int) -> Any:
     """``tiny`` with the variant's changes and the budget that all share."""
-    from workers.recipes import resolve
+    from syllabary.workers.recipes.recipe import resolve
 
     every = max(1, steps // 6)
     shared = (
@@ -72,8 +72,8 @@ def recipe_of(variant: str, seed: int, steps: int) -> Any:
 
 def shard(speech: str, out: Path) -> str:
     """The corpus as shards, split by speaker."""
-    from workers.jobs import ShardJob
-    from workers.write_shards import write_shards
+    from syllabary.workers.control.jobs import ShardJob
+    from syllabary.workers.ingest.write_shards import write_shards
 
     uri = str(out / "shards")
     write_shards(ShardJob(source=speech, out=uri, overrides=("ingest.valid_percent=15", "ingest.test_percent=15")))
@@ -82,11 +82,11 @@ def shard(speech: str, out: Path) -> str:
 
 def train(variant: str, seed: int, steps: int, out: Path, shards: str) -> dict[str, list[float]]:
     """Validation series of one run, trained unless it is already there."""
-    from shards import store
-    from shards.outputs import read_done
-    from workers.jepa_stage import train_jepa_rank
-    from workers.metrics import METRICS, History
-    from workers.ray_training import RankJob
+    from syllabary.shards import store
+    from syllabary.shards.outputs import read_done
+    from syllabary.workers.training.driver import RankJob
+    from syllabary.workers.training.history import METRICS, History
+    from syllabary.workers.training.jepa import train_jepa_rank
 
     run, recipe = str(folder_of(variant, seed, out)), recipe_of(variant, seed, steps)
     if read_done(run) is None:
@@ -106,7 +106,7 @@ def judge(probes: Any, variant: str, seed: int, steps: int, out: Path, *, traine
     import torch
     from safetensors.torch import load_file
 
-    from model.encoder import Encoder
+    from syllabary.model.encoder import Encoder
 
     torch.manual_seed(seed)
     encoder = Encoder(recipe_of(variant, seed, steps).model.encoder)
@@ -187,7 +187,7 @@ def run_all(options: argparse.Namespace, report: Callable[[str], None]) -> None:
     import torch
     from latent_probes import Probes
 
-    from workers.engine import join_process_group
+    from syllabary.workers.training.engine import join_process_group
 
     torch.set_num_threads(1)
     out = options.out.resolve()

@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 
-from shards.packing import Packing
+from syllabary.shards.archive.packing import Packing
 
 FRAMES, ROUNDS = 100_000, 9
 

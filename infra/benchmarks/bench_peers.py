@@ -20,10 +20,10 @@ from pathlib import Path
 
 import torch
 
-from model.codec import Codec
-from workers.inference import build_encoder, build_generator
-from workers.recipes import RECIPES
-from workers.show import gflop_of
+from syllabary.model.codec import Codec
+from syllabary.workers.operate.show import gflop_of
+from syllabary.workers.recipes.recipe import RECIPES
+from syllabary.workers.tokenizer.networks import build_encoder, build_generator
 
 OURS = ("paper", "base16k", "fast16k", "small")
 # DAC's published configurations at 16 and 24 kHz; the defaults of EnCodec and Mimi are their 24 kHz ones.

@@ -12,11 +12,11 @@ import resource
 import sys
 from pathlib import Path
 
-from shards import audio
-from workers.baselines import Codec2, Speech, standard_baselines
-from workers.evaluate_utterance import Timer
-from workers.scoring import RATE, Original, chosen_metrics
-from workers.scoring_models import Scorer
+from syllabary.shards import audio
+from syllabary.workers.evaluation.baselines import Codec2, Speech, standard_baselines
+from syllabary.workers.evaluation.scoring import RATE, Original, chosen_metrics
+from syllabary.workers.evaluation.scoring_models import Scorer
+from syllabary.workers.evaluation.utterance import Timer
 
 PIECE_S = 12
 

@@ -4,8 +4,8 @@
 
 Random weights: the cost does not depend on them. "bare" is ``Tokenizer.encode`` on waveforms already in memory, one
 thread, on as many processes as there are workers; "bare, kept" is the same in processes that keep freed memory, as the
-pipeline's actors do (workers/heap.py). "pipeline" is the Ray Data job over FLAC shards on local disk up to the
-published part; an hour of audio is what a shard of the default size holds. Its clock starts when as many parts are
+pipeline's actors do (workers/cluster/memory.py). "pipeline" is the Ray Data job over FLAC shards on local disk up to
+the published part; an hour of audio is what a shard of the default size holds. Its clock starts when as many parts are
 published as there are workers and stops with the last part, so that the parts of that time are a multiple of the
 workers: how they are staggered does not matter, and start-up is apart. Bare and pipeline runs alternate. The processor
 time of every process of the job in that time says where the difference goes.
@@ -29,11 +29,12 @@ from typing import Any
 import numpy as np
 import psutil
 
-from shards import audio, index, outputs, store
-from shards.wds import ShardWriter
-from workers.heap import keep_freed_memory
-from workers.jobs import TokenizeJob
-from workers.recipes import resolve
+from syllabary.shards import audio, outputs, store
+from syllabary.shards.dataset import index
+from syllabary.shards.dataset.wds import ShardWriter
+from syllabary.workers.cluster.memory import keep_freed_memory
+from syllabary.workers.control.jobs import TokenizeJob
+from syllabary.workers.recipes.recipe import resolve
 
 RATE, UTTERANCE_S = 16_000, 12
 
@@ -64,9 +65,9 @@ def make_tokenizer(uri: str, recipe: str) -> None:
     """A tokenizer of the recipe with random weights."""
     import torch
 
-    from model.codec import make_generator
-    from model.encoder import Encoder
-    from workers.tokenizer import save_tokenizer
+    from syllabary.model.codec import make_generator
+    from syllabary.model.encoder import Encoder
+    from syllabary.workers.tokenizer.tokenizer import save_tokenizer
 
     torch.manual_seed(0)
     config = resolve(recipe).model
@@ -78,7 +79,7 @@ def bare_process(tokenizer_uri: str, seconds: float, keep: bool, results: Any, s
     """Encode 12 s waveforms for about ``seconds``; reports audio-seconds a second."""
     import torch
 
-    from workers.tokenizer import Tokenizer
+    from syllabary.workers.tokenizer.tokenizer import Tokenizer
 
     torch.set_num_threads(1)
     if keep:
@@ -115,7 +116,7 @@ def pipeline(shards: str, tokenizer: str, archive: str, num_workers: int, shard_
     """Audio-seconds a second of the clock's time, and seconds until the first part; prints who used the processor."""
     job = TokenizeJob(shards=shards, tokenizer=tokenizer, archive=archive, num_workers=num_workers)
     started = time.time()
-    command = [sys.executable, "-m", "workers.tokenize_corpus", job.model_dump_json()]
+    command = [sys.executable, "-m", "syllabary.workers", "tokenize", job.model_dump_json()]
     said = Path(f"{archive}.log")
     with said.open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
@@ -161,8 +162,8 @@ def cpu_share(shards: str, tokenizer_uri: str, rounds: int) -> float:
     """
     import torch
 
-    from workers.encode_shard import decoded_utterances, encode_shard
-    from workers.tokenizer import Tokenizer
+    from syllabary.workers.archive.encode_shard import decoded_utterances, encode_shard
+    from syllabary.workers.tokenizer.tokenizer import Tokenizer
 
     torch.set_num_threads(1)
     tokenizer = Tokenizer.load(tokenizer_uri, decoder=False)

@@ -36,7 +36,7 @@ def make_variant(name: str, recipe_name: str, seconds: float, clips: int, folder
     """A function that takes one step and returns its loss."""
     import torch
 
-    from workers.recipes import resolve
+    from syllabary.workers.recipes.recipe import resolve
 
     torch.set_num_threads(1)
     section = "pretrain" if name.startswith("jepa") else "codec"
@@ -62,8 +62,8 @@ def make_variant(name: str, recipe_name: str, seconds: float, clips: int, folder
 def _make_residual_blocks_plain() -> None:
     import torch.nn.functional as F
 
-    from model import winograd_training
-    from model.convolution import LEAKY_SLOPE, ResidualBlock, SameConv1d
+    from syllabary.model.convolution import LEAKY_SLOPE, ResidualBlock, SameConv1d
+    from syllabary.model.cpu import winograd_training
 
     def convolve(conv: SameConv1d, x):
         weight = conv.live_weight(x.shape[-1])
@@ -83,14 +83,14 @@ def _ours(name: str, recipe, waveform, folder: Path) -> Callable[[], float]:
     import torch
     from safetensors.torch import save
 
-    from model.encoder import Encoder
-    from workers.codec_stage import CodecStage
-    from workers.engine import join_process_group
-    from workers.jepa_stage import JepaStage
-    from workers.clips import Batch
-    from workers.ray_training import RankJob
-    from workers.sample_plan import Slot
-    from workers.train_rank import RankSetup
+    from syllabary.model.encoder import Encoder
+    from syllabary.workers.training.clips import Batch
+    from syllabary.workers.training.codec import CodecStage
+    from syllabary.workers.training.driver import RankJob
+    from syllabary.workers.training.engine import join_process_group
+    from syllabary.workers.training.epoch_order import Slot
+    from syllabary.workers.training.jepa import JepaStage
+    from syllabary.workers.training.rank import RankSetup
 
     join_process_group(torch.device("cpu"))
     if name != "jepa":
@@ -115,9 +115,9 @@ def _ours(name: str, recipe, waveform, folder: Path) -> Callable[[], float]:
 def _published_jepa(recipe, waveform) -> Callable[[], float]:
     import torch
 
-    from model.jepa import Jepa
-    from model.masking import sample_mask
-    from workers.sample_plan import mix
+    from syllabary.model.jepa import Jepa
+    from syllabary.model.masking import sample_mask
+    from syllabary.workers.training.epoch_order import mix
 
     torch.manual_seed(0)
     jepa = Jepa(recipe.model.encoder, recipe.model.jepa)
@@ -147,10 +147,10 @@ def _published_jepa(recipe, waveform) -> Callable[[], float]:
 def _published_codec(recipe, waveform, *, adversarial: bool) -> Callable[[], float]:
     import torch
 
-    from model.codec import Codec
-    from model.discriminators import Discriminators
-    from model.encoder import Encoder
-    from model.losses import discriminator_loss, generator_losses
+    from syllabary.model.codec import Codec
+    from syllabary.model.discriminators import Discriminators
+    from syllabary.model.encoder import Encoder
+    from syllabary.model.losses import discriminator_loss, generator_losses
 
     torch.manual_seed(0)
     encoder_state = Encoder(recipe.model.encoder).state_dict()

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.encoder import Encoder
-from workers.loader import Utterances
+from syllabary.model.encoder import Encoder
+from syllabary.workers.training.loader import Utterances
 
 _QUARTERS, _BANDS, _HOP, _FFT = 4, 40, 160, 512
 _RIDGE = 10.0

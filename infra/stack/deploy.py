@@ -19,7 +19,7 @@ from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.objects import DeploymentSchedule
 from prefect.client.schemas.responses import DeploymentResponse
 
-from shards.errors import InputError, SecretError, SyllabaryError, explain
+from syllabary.shards.errors import InputError, SecretError, SyllabaryError, explain
 
 ROOT = Path(__file__).parent.parent.parent
 _REFERENCES = ("prefect.blocks.", "block_document_id")  # the two forms in which Prefect resolves a block

@@ -20,7 +20,7 @@ from pathlib import Path
 import httpx
 
 from infra.stack.stack_files import HOST, Stack, open_stack
-from shards.errors import InputError, SyllabaryError, explain
+from syllabary.shards.errors import InputError, SyllabaryError, explain
 
 REFUSED = (401, 403)
 _CHUNK_BYTES = 1 << 16

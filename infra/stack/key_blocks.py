@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx
 
-from shards.errors import InputError, SyllabaryError, UnavailableError, explain
+from syllabary.shards.errors import InputError, SyllabaryError, UnavailableError, explain
 
 TEMPLATE = Path(__file__).parent.parent / "work_pools" / "process-with-blocks.json"
 _REFERENCE = re.compile(r"\{\{ prefect\.blocks\.secret\.([a-z0-9-]+) \}\}")

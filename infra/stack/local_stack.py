@@ -19,7 +19,7 @@ from rich.table import Table
 
 from infra.stack import gateway, services
 from infra.stack.stack_files import Stack, create_stack, open_stack
-from shards.errors import InputError, SyllabaryError, explain
+from syllabary.shards.errors import InputError, SyllabaryError, explain
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 console = Console(stderr=True, highlight=False)

@@ -10,10 +10,10 @@ from typing import Any
 from uuid import UUID
 
 from infra.stack.stack_files import Stack
-from shards import outputs, store
-from shards.errors import InputError, JobError, explain
-from workers.jobs import FetchDemoJob
-from workers.submit import submit
+from syllabary.shards import outputs, store
+from syllabary.shards.errors import InputError, JobError, explain
+from syllabary.workers.control.jobs import FetchDemoJob
+from syllabary.workers.control.submit import submit
 
 BUCKET = "s3://syllabary"
 DEPLOYMENT = "run-pipeline/pipeline"

@@ -21,7 +21,7 @@ import psutil
 from infra.stack import gateway, processes
 from infra.stack.object_store import start_object_store
 from infra.stack.stack_files import HOST, POOL, RAY_NODE, ROOT, Stack
-from shards.errors import SyllabaryError, explain
+from syllabary.shards.errors import SyllabaryError, explain
 
 SERVICES = ("object-store", "prefect-server", "ray-head", "prefect-worker")
 GATEWAY = "gateway"

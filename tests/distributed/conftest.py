@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from training_testing import Gang, prepare_encoder, training_recipe, write_training_shards
+
+from tests.helpers.training_testing import Gang, prepare_encoder, training_recipe, write_training_shards
 
 
 @pytest.fixture(scope="session")

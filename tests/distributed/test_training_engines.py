@@ -10,14 +10,14 @@ import pytest
 import torch
 from safetensors.torch import load as from_safetensors
 from safetensors.torch import save as to_safetensors
-from training_testing import no_dropout, train_here, trained, training_recipe, watched
 
-from model.discriminators import Discriminators
-from model.losses import discriminator_loss
-from shards.errors import ConfigError
-from workers import engine
-from workers.engine import deepspeed_config, frozen, learning_rate, select_device
-from workers.training_config import CodecTrainConfig, OptimizerConfig, PretrainConfig, TrainConfig
+from syllabary.model.discriminators import Discriminators
+from syllabary.model.losses import discriminator_loss
+from syllabary.shards.errors import ConfigError
+from syllabary.workers.recipes.training import CodecTrainConfig, OptimizerConfig, PretrainConfig, TrainConfig
+from syllabary.workers.training import engine
+from syllabary.workers.training.engine import deepspeed_config, frozen, learning_rate, select_device
+from tests.helpers.training_testing import no_dropout, train_here, trained, training_recipe, watched
 
 pytestmark = pytest.mark.long
 
@@ -330,7 +330,7 @@ def test_stage_2_starts_from_standardized_latents_the_same_in_every_run_and_worl
 
 
 def test_a_restart_takes_the_scale_that_the_run_began_with(single, shards, encoder, tmp_path):
-    from workers.latent_scale import SCALE_FILE
+    from syllabary.workers.training.standardize import SCALE_FILE
 
     recipe, out = training_recipe(), tmp_path / "out"
     single.run(watched, "codec", recipe, str(out), shards, encoder, _latent_moments)

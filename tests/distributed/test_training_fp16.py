@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from training_testing import no_dropout, train_here, trained, training_recipe, watched
 
-from workers.checkpoints import CheckpointStore
-from workers.loss_scale import FIRST_FACTOR, GROWTH_STEPS, HIGHEST_FACTOR, LossScale
+from syllabary.workers.training.checkpoints import CheckpointStore
+from syllabary.workers.training.fp16 import FIRST_FACTOR, GROWTH_STEPS, HIGHEST_FACTOR, LossScale
+from tests.helpers.training_testing import no_dropout, train_here, trained, training_recipe, watched
 
 pytestmark = pytest.mark.long
 
@@ -116,7 +116,7 @@ def test_a_gradient_that_is_too_large_for_any_scale_stops_the_run(single, shards
 
 def _until_it_diverges(recipe: Any, out: str, shards: str) -> str:
     """Train on this rank with gradients that are infinite from step 3 on; the error that ended it."""
-    from workers import jepa_stage
+    from syllabary.workers.training import jepa as jepa_stage
 
     backward, steps = jepa_stage.backward, iter(range(1, 99))
 

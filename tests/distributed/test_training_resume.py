@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from training_testing import Gang, Trained, no_dropout, train_here, trained, training_recipe
 
-from shards import outputs, store
-from workers.checkpoints import CheckpointStore
-from workers.recipes import Recipe
+from syllabary.shards import outputs, store
+from syllabary.workers.recipes.recipe import Recipe
+from syllabary.workers.training.checkpoints import CheckpointStore
+from tests.helpers.training_testing import Gang, Trained, no_dropout, train_here, trained, training_recipe
 
 pytestmark = pytest.mark.long
 
@@ -115,7 +115,7 @@ def test_a_damaged_newest_checkpoint_is_skipped_and_named(single, shards, encode
 
 def _with_validation_losses(losses: list[float], recipe: Recipe, out: str, shards: str) -> None:
     """Run stage 1 on this rank with these losses in the place of the validations'."""
-    from workers.jepa_stage import JepaStage
+    from syllabary.workers.training.jepa import JepaStage
 
     validate, told = JepaStage.validate, iter(losses)
     JepaStage.validate = lambda self: validate(self) | {"loss": next(told)}  # type: ignore[method-assign]

@@ -5,7 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from training_testing import Gang, Trained, no_dropout, train_here, trained, training_recipe, write_training_shards
+
+from tests.helpers.training_testing import (
+    Gang,
+    Trained,
+    no_dropout,
+    train_here,
+    trained,
+    training_recipe,
+    write_training_shards,
+)
 
 pytestmark = pytest.mark.long
 

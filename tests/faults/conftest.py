@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.archive_corpus import make_base
+from tests.helpers.archive_corpus import make_base
 
 NUM_SHARDS = 16
 

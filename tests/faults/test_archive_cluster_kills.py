@@ -14,26 +14,26 @@ from pathlib import Path
 import pytest
 
 from infra.stack.object_store import ObjectStore, start_object_store
-from shards import outputs, store
-from shards.audit import audit_archive
-from tests.archive_corpus import archive_contents
+from syllabary.shards import outputs, store
+from syllabary.shards.archive.audit import audit_archive
 from tests.faults.conftest import NUM_SHARDS
+from tests.helpers.archive_corpus import archive_contents
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 NODE_KILL = """
 import sys, threading, time
 from pathlib import Path
-from workers.ray_session import _QUIET
+from syllabary.workers.cluster.session import _QUIET
 import os
 os.environ.update(_QUIET)
 from ray.cluster_utils import Cluster
-from workers.jobs import TokenizeJob
+from syllabary.workers.control.jobs import TokenizeJob
 
 base, archive = sys.argv[1:]
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
 node = cluster.add_node(num_cpus=1)
 os.environ["RAY_ADDRESS"] = cluster.address
-from workers.tokenize_corpus import tokenize
+from syllabary.workers.archive.tokenize_shards import tokenize
 
 def remove_after_first_part():
     while not list(Path(archive, "parts").glob("*.parquet")):
@@ -78,7 +78,7 @@ def test_a_killed_s3_server_is_waited_for_and_the_archive_is_whole(
         "num_workers": 1,
     }
     driver = subprocess.Popen(
-        [sys.executable, "-m", "workers.tokenize_corpus", json.dumps(job)],
+        [sys.executable, "-m", "syllabary.workers", "tokenize", json.dumps(job)],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert driver.stderr is not None

@@ -14,11 +14,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from shards import store
-from shards.audit import audit_archive
-from tests.archive_corpus import archive_contents
+from syllabary.shards import store
+from syllabary.shards.archive.audit import audit_archive
+from syllabary.workers.control.jobs import RESULT_PREFIX, TokenizeJob
 from tests.faults.conftest import NUM_SHARDS
-from workers.jobs import RESULT_PREFIX, TokenizeJob
+from tests.helpers.archive_corpus import archive_contents
 
 DEADLINE_S = 200.0
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
@@ -33,14 +33,14 @@ def command_line(process: psutil.Process) -> str:
 
 
 class Driver:
-    """``python -m workers.tokenize_corpus`` as a real process; everything it started is ended with it."""
+    """``python -m syllabary.workers tokenize`` as a real process; everything it started is ended with it."""
 
     def __init__(self, base: Path, archive: str, **values) -> None:
         self.job = TokenizeJob(
             shards=str(base / "shards"), tokenizer=str(base / "tokenizer"), archive=archive, **values
         )
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "workers.tokenize_corpus", self.job.model_dump_json()],
+            [sys.executable, "-m", "syllabary.workers", "tokenize", self.job.model_dump_json()],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
 

@@ -10,7 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from ingest_testing import (
+
+from syllabary.shards.dataset.index import read_index
+from syllabary.shards.errors import ConflictError, InputError, NotFoundError
+from tests.helpers.ingest_testing import (
     RATE,
     config,
     flac_bytes,
@@ -24,9 +27,6 @@ from ingest_testing import (
     write_audio,
     write_librilight_file,
 )
-
-from shards.errors import ConflictError, InputError, NotFoundError
-from shards.index import read_index
 
 
 def with_good(root: Path) -> Path:

@@ -13,7 +13,12 @@ from typing import Any
 
 import pytest
 import s3fs
-from ingest_testing import (
+
+from syllabary.shards import store
+from syllabary.shards.dataset.index import read_index
+from syllabary.shards.dataset.wds import ShardWriter, read_utterance
+from syllabary.shards.errors import NotFoundError, StorageError, UnavailableError
+from tests.helpers.ingest_testing import (
     config,
     librilight_json,
     outcomes,
@@ -23,11 +28,6 @@ from ingest_testing import (
     without_privileges,
     write_librilight_file,
 )
-
-from shards import store
-from shards.errors import NotFoundError, StorageError, UnavailableError
-from shards.index import read_index
-from shards.wds import ShardWriter, read_utterance
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_leftovers_of_a_killed_writer_are_swept(source: Path, tmp_path: Path) ->
 def test_full_disk_is_one_line_and_leaves_no_half_shard(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shards.cutting.ShardWriter", lambda _: ShardWriter(Path("/dev/full")))
+    monkeypatch.setattr("syllabary.shards.ingest.cutting.ShardWriter", lambda _: ShardWriter(Path("/dev/full")))
     with pytest.raises(StorageError, match="no space left"):
         shard(source, tmp_path / "out")
     assert not list((tmp_path / "out").rglob("*.tar"))
@@ -131,7 +131,7 @@ def test_from_s3_to_s3_gives_the_same_shards(s3: Any, source: Path, tmp_path: Pa
 
 
 def test_an_object_that_changed_on_s3_is_refused(s3: Any, source: Path) -> None:
-    from shards.errors import ConflictError
+    from syllabary.shards.errors import ConflictError
 
     bucket = upload(s3, source)
     shard(f"{bucket}/in", f"{bucket}/out")
@@ -142,9 +142,8 @@ def test_an_object_that_changed_on_s3_is_refused(s3: Any, source: Path) -> None:
 
 
 def test_a_tar_on_s3_is_streamed(s3: Any, source: Path, tmp_path: Path) -> None:
-    from ingest_testing import make_tar
-
-    from shards.tar_source import TarStream
+    from syllabary.shards.ingest.tar_source import TarStream
+    from tests.helpers.ingest_testing import make_tar
 
     files = {str(path.relative_to(source)): path.read_bytes() for path in sorted(source.rglob("*")) if path.is_file()}
     tar = make_tar(tmp_path / "a.tar", files)
@@ -231,7 +230,7 @@ def test_an_s3_that_cannot_be_listed_is_refused(tmp_path: Path, status: int) -> 
 
 @pytest.mark.parametrize(("status", "reason"), [(403, "Permission denied"), (404, "not found")])
 def test_an_object_that_is_closed_or_gone_is_quarantined(tmp_path: Path, status: int, reason: str) -> None:
-    from shards.errors import InputError
+    from syllabary.shards.errors import InputError
 
     with bad_s3(status, lists=True), pytest.raises(InputError, match="no utterance is left"):
         shard("s3://b/in", tmp_path / "out")

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from archive_corpus import make_tokenizer
-from ingest_testing import config
 
-from shards import store
-from shards.errors import DamageError, InputError, SecretError
-from shards.tar_source import TarStream
-from workers.jobs import RestoreJob, ShardJob, VerifyJob
-from workers.tokenizer_files import load_tokenizer
+from syllabary.shards import store
+from syllabary.shards.errors import DamageError, InputError, SecretError
+from syllabary.shards.ingest.tar_source import TarStream
+from syllabary.workers.control.jobs import RestoreJob, ShardJob, VerifyJob
+from syllabary.workers.tokenizer.directory import load_tokenizer
+from tests.helpers.archive_corpus import make_tokenizer
+from tests.helpers.ingest_testing import config
 
 ROOT = Path(__file__).parent.parent.parent
 SOURCES = sorted(

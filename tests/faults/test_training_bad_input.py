@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 import soundfile
-from training_testing import Gang, Lines, prepare_encoder, training_recipe, write_training_shards
 
-from shards import index, outputs, store
-from shards.errors import ConfigError, ConflictError, FormatError, InputError, NotFoundError
-from shards.outputs import pretty_json
-from workers.checkpoints import CheckpointStore
-from workers.export import export
-from workers.jobs import ExportJob, PretrainJob, TrainCodecJob
-from workers.pretrain_jepa import pretrain
-from workers.train_codec import train_codec
+from syllabary.shards import outputs, store
+from syllabary.shards.dataset import index
+from syllabary.shards.errors import ConfigError, ConflictError, FormatError, InputError, NotFoundError
+from syllabary.shards.outputs import pretty_json
+from syllabary.workers.control.jobs import ExportJob, PretrainJob, TrainCodecJob
+from syllabary.workers.training.checkpoints import CheckpointStore
+from syllabary.workers.training.export import export
+from syllabary.workers.training.stages import pretrain, train_codec
+from tests.helpers.training_testing import Gang, Lines, prepare_encoder, training_recipe, write_training_shards
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_incomplete_shards(tmp_path, config):
 def test_the_output_of_another_recipe(shards, tmp_path, config):
     out = str(tmp_path / "out")
     recipe = training_recipe()
-    from workers.training_run import claim_run
+    from syllabary.workers.training.claim import claim_run
 
     model = {"encoder": recipe.model.encoder.model_dump(mode="json"), "jepa": recipe.model.jepa.model_dump(mode="json")}
     claim_run(out, "pretrain", shards, {}, model, recipe.pretrain)
@@ -100,8 +100,8 @@ def test_an_encoder_whose_run_is_not_complete_or_no_encoder_at_all(shards, tmp_p
 
 
 def test_weights_that_do_not_fit_the_encoder_they_claim_to_be(tmp_path):
-    from model.codec import Codec
-    from workers.codec_stage import load_encoder
+    from syllabary.model.codec import Codec
+    from syllabary.workers.training.codec import load_encoder
 
     encoder = prepare_encoder(tmp_path / "encoder", training_recipe())
     codec = Codec(training_recipe(model__encoder__latent_dim=32).model)
@@ -123,9 +123,9 @@ def _train_with(patch: str, recipe: Any, out: str, shards: str) -> tuple[list[st
     """Run stage 1 on this rank with something broken; what it said, and the error that ended it."""
     import torch
 
-    from shards.errors import StorageError, SyllabaryError
-    from workers.jepa_stage import JepaStage, train_jepa_rank
-    from workers.ray_training import RankJob
+    from syllabary.shards.errors import StorageError, SyllabaryError
+    from syllabary.workers.training.driver import RankJob
+    from syllabary.workers.training.jepa import JepaStage, train_jepa_rank
 
     lines = Lines()
     put, step = CheckpointStore.put_file, JepaStage.train_step
@@ -184,9 +184,9 @@ def _train_on_a_full_disk(recipe: Any, out: str, shards: str) -> list[str]:
     """Run stage 1 on this rank; at step 4 the kernel takes no more than 4 KiB of a file."""
     import resource
 
-    from workers import train_loop
-    from workers.jepa_stage import train_jepa_rank
-    from workers.ray_training import RankJob
+    from syllabary.workers.training import loop as train_loop
+    from syllabary.workers.training.driver import RankJob
+    from syllabary.workers.training.jepa import train_jepa_rank
 
     lines, save = Lines(), train_loop.save_engines
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -228,8 +228,8 @@ def test_nan_stops_the_run_and_names_the_last_good_checkpoint(gang, shards, tmp_
 
 def _train_while_a_shard_vanishes(recipe: Any, out: str, shards: str, victim: str) -> list[str]:
     """Run stage 1 on this rank; ``victim`` is deleted before step 2."""
-    from workers.jepa_stage import JepaStage, train_jepa_rank
-    from workers.ray_training import RankJob
+    from syllabary.workers.training.driver import RankJob
+    from syllabary.workers.training.jepa import JepaStage, train_jepa_rank
 
     lines, step = Lines(), JepaStage.train_step
 
@@ -262,8 +262,8 @@ def test_a_shard_that_vanishes_during_training_is_quarantined_and_the_run_goes_o
 
 
 def _codec_run(recipe: Any, out: str, shards: str, encoder: str) -> None:
-    from workers.codec_stage import train_codec_rank
-    from workers.ray_training import RankJob
+    from syllabary.workers.training.codec import train_codec_rank
+    from syllabary.workers.training.driver import RankJob
 
     train_codec_rank(RankJob(out, shards, recipe, Lines(), encoder))
 

@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from training_testing import Gang, replaced, train_here, trained, training_recipe, write_training_shards
 
-from shards import index, outputs, store
-from shards.errors import StorageError, SyllabaryError
-from workers.checkpoints import CheckpointStore, Manifest
-from workers.loader import Utterances
-from workers.metrics import METRICS, History
-from workers.recipes import Recipe
-from workers.sample_plan import epoch_order
+from syllabary.shards import outputs, store
+from syllabary.shards.dataset import index
+from syllabary.shards.errors import StorageError, SyllabaryError
+from syllabary.workers.recipes.recipe import Recipe
+from syllabary.workers.training.checkpoints import CheckpointStore, Manifest
+from syllabary.workers.training.epoch_order import epoch_order
+from syllabary.workers.training.history import METRICS, History
+from syllabary.workers.training.loader import Utterances
+from tests.helpers.training_testing import Gang, replaced, train_here, trained, training_recipe, write_training_shards
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def _infinite_weights_after(step: int) -> Iterator[None]:
     """The update of this step overflows, though its loss and gradient were finite."""
     import torch
 
-    from workers.jepa_stage import JepaStage
+    from syllabary.workers.training.jepa import JepaStage
 
     original = JepaStage.train_step
 
@@ -72,7 +73,7 @@ def _infinite_weights_after(step: int) -> Iterator[None]:
 @contextlib.contextmanager
 def _validations(*found: dict[str, float]) -> Iterator[None]:
     """Each validation finds this beside what it finds."""
-    from workers.jepa_stage import JepaStage
+    from syllabary.workers.training.jepa import JepaStage
 
     original, told = JepaStage.validate, iter(found)
     with replaced(JepaStage, "validate", lambda self: original(self) | next(told)):
@@ -81,7 +82,7 @@ def _validations(*found: dict[str, float]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _a_predictor_without_weights() -> Iterator[None]:
-    from workers.jepa_stage import JepaStage
+    from syllabary.workers.training.jepa import JepaStage
 
     original = JepaStage.validate
 
@@ -96,7 +97,7 @@ def _a_predictor_without_weights() -> Iterator[None]:
 @contextlib.contextmanager
 def _refusing(method: str, at: int | None, rank: int = 0, losses: tuple[float, ...] = ()) -> Iterator[None]:
     """The store refuses ``method`` of checkpoint ``at`` (None: always) on this rank."""
-    from workers.engine import world
+    from syllabary.workers.training.engine import world
 
     original = getattr(CheckpointStore, method)
 
@@ -242,7 +243,7 @@ def test_a_run_says_whether_it_is_validated_on_speakers_it_trains_on(gang, shard
 
 
 def test_speakers_of_both_splits_are_counted(monkeypatch):
-    from workers import train_rank
+    from syllabary.workers.training import rank as train_rank
 
     class Split:
         def __init__(self, uri: str, split: str, sample_rate: int) -> None:
@@ -257,7 +258,7 @@ def test_speakers_of_both_splits_are_counted(monkeypatch):
 
 
 def test_a_wider_limit_of_unreadable_utterances_is_the_same_run(shards, tmp_path):
-    from workers.training_run import claim_run
+    from syllabary.workers.training.claim import claim_run
 
     for percent in (5, 60):
         recipe = training_recipe(pretrain__max_quarantined_percent=percent)
@@ -265,7 +266,7 @@ def test_a_wider_limit_of_unreadable_utterances_is_the_same_run(shards, tmp_path
 
 
 def test_a_code_most_of_whose_dims_never_move_is_told():
-    from workers.codec_stage import CodecStage
+    from syllabary.workers.training.codec import CodecStage
 
     stage = CodecStage.__new__(CodecStage)
     stage._model = training_recipe().model

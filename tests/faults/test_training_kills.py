@@ -14,11 +14,18 @@ from typing import Any
 
 import psutil
 import pytest
-from training_testing import Gang, prepare_encoder, train_here, trained, training_recipe, write_training_shards
 
-from shards import store
-from shards.outputs import pretty_json
-from workers.jobs import RESULT_PREFIX
+from syllabary.shards import store
+from syllabary.shards.outputs import pretty_json
+from syllabary.workers.control.jobs import RESULT_PREFIX
+from tests.helpers.training_testing import (
+    Gang,
+    prepare_encoder,
+    train_here,
+    trained,
+    training_recipe,
+    write_training_shards,
+)
 
 NUM_STEPS = 40
 # Each starts Ray several times, which takes minutes on a busy machine.
@@ -44,12 +51,13 @@ def _recipe() -> Any:
 
 
 class Training:
-    """`python -m workers.pretrain_jepa`, or with ``encoder`` of train_codec, in its own session, with its progress."""
+    """`python -m syllabary.workers pretrain`, or with ``encoder`` of train_codec, in its own session, with its
+    progress."""
 
     def __init__(self, out: str, shards: str, config: Path, encoder: str | None = None) -> None:
         config.write_bytes(pretty_json({k: v for k, v in _recipe().model_dump(mode="json").items() if k != "name"}))
         job = {"shards": shards, "out": out, "config": str(config)} | ({"encoder": encoder} if encoder else {})
-        module = "workers.train_codec" if encoder else "workers.pretrain_jepa"
+        module = "syllabary.workers.training.stages" if encoder else "syllabary.workers.training.stages"
         self.log = config.with_suffix(".log")
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(

@@ -23,10 +23,10 @@ import psutil
 import pytest
 
 from infra.stack.object_store import ObjectStore, free_port_block, start_object_store
-from shards import store
-from tests.archive_corpus import make_shards, make_tokenizer
-from workers.checkpoints import CheckpointStore
-from workers.jobs import Job, PretrainJob, ShardJob, TokenizeJob
+from syllabary.shards import store
+from syllabary.workers.control.jobs import Job, PretrainJob, ShardJob, TokenizeJob
+from syllabary.workers.training.checkpoints import CheckpointStore
+from tests.helpers.archive_corpus import make_shards, make_tokenizer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
@@ -154,7 +154,7 @@ class Hosts:
         """A job's driver on host a."""
         environment = self.environment() | {"RAY_ADDRESS": f"{ADDRESS['a']}:{self.port}"}
         return subprocess.Popen(
-            ["ip", "netns", "exec", self.namespace("a"), sys.executable, "-m", f"workers.{job.module}",
+            ["ip", "netns", "exec", self.namespace("a"), sys.executable, "-m", "syllabary.workers", job.verb,
              job.model_dump_json()],
             env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
@@ -232,7 +232,7 @@ def finish(driver: subprocess.Popen[str], patience_s: float = 900.0) -> str:
 def alone(job: Job) -> None:
     """The same job on one host: a Ray of its own on this machine."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", f"workers.{job.module}", job.model_dump_json()]
+    command = [sys.executable, "-m", "syllabary.workers", job.verb, job.model_dump_json()]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=False)
     assert ended.returncode == 0, ended.stderr[-3000:]
 

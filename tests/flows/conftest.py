@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from flows.local_server import prefect_server
-from flows.output_lock import PRIVATE_SERVER_VARIABLE
+from syllabary.flows.local_server import prefect_server
+from syllabary.flows.output_lock import PRIVATE_SERVER_VARIABLE
 
 
 @pytest.fixture(scope="module")

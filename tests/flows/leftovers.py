@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from shards import store
+from syllabary.shards import store
 
 
 def everything(folders: list[Path], uris: list[str], output: str) -> Iterator[tuple[str, bytes]]:

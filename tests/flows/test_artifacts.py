@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 
-from flows import artifacts
+from syllabary.flows import artifacts
 
 
 @pytest.fixture

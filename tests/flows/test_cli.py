@@ -36,7 +36,7 @@ def refusal(*arguments: str, **environment: str) -> str:
 
 def test_help_needs_nothing_heavy() -> None:
     code = (
-        "import sys\nfrom typer.testing import CliRunner\nfrom flows.cli import app\n"
+        "import sys\nfrom typer.testing import CliRunner\nfrom syllabary.flows.cli import app\n"
         "assert CliRunner().invoke(app, ['--help']).exit_code == 0\n"
         "sys.exit(','.join({'torch', 'ray', 'prefect', 'pyarrow', 'numpy'} & set(sys.modules)) or 0)"
     )
@@ -47,7 +47,7 @@ def test_help_needs_nothing_heavy() -> None:
 def test_every_verb_is_in_the_readme_and_has_help() -> None:
     from typer.main import get_command
 
-    from flows.cli import app
+    from syllabary.flows.cli import app
 
     readme = (ROOT / "README.md").read_text()
     commands = get_command(app).commands  # type: ignore[attr-defined]
@@ -57,7 +57,7 @@ def test_every_verb_is_in_the_readme_and_has_help() -> None:
 
 
 def test_an_interrupt_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from flows import cli
+    from syllabary.flows import cli
 
     def interrupted(job: object) -> None:
         raise KeyboardInterrupt
@@ -70,7 +70,7 @@ def test_an_interrupt_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys:
 
 
 def test_every_recipe_is_listed_with_what_it_is() -> None:
-    from workers.recipes import RECIPES
+    from syllabary.workers.recipes.recipe import RECIPES
 
     listing = syllabary("recipes").stdout
     assert len(listing.splitlines()) == len(RECIPES)
@@ -115,8 +115,8 @@ def test_a_recipe_that_does_not_resolve_is_refused(
 
 
 def test_an_output_of_another_recipe_is_refused_and_kept(corpus: Path, tmp_path: Path) -> None:
-    from workers.pipeline_layout import PipelineLayout, claim_run
-    from workers.recipes import resolve
+    from syllabary.workers.control.run_layout import PipelineLayout, claim_run
+    from syllabary.workers.recipes.recipe import resolve
 
     claim_run(PipelineLayout(str(tmp_path / "out")), str(corpus), resolve("tiny"))
     before = (tmp_path / "out" / "output.json").read_bytes()
@@ -127,8 +127,8 @@ def test_an_output_of_another_recipe_is_refused_and_kept(corpus: Path, tmp_path:
 
 
 def test_a_source_that_grew_is_another_run(tmp_path: Path) -> None:
-    from workers.pipeline_layout import PipelineLayout, claim_run
-    from workers.recipes import resolve
+    from syllabary.workers.control.run_layout import PipelineLayout, claim_run
+    from syllabary.workers.recipes.recipe import resolve
 
     source = tmp_path / "speech"
     source.mkdir()
@@ -146,9 +146,9 @@ def test_wrong_s3_keys_name_the_variables(s3: ObjectStore, corpus: Path) -> None
 
 
 def test_too_little_disk_is_refused(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from shards.errors import StorageError
-    from workers import pipeline_layout
-    from workers.recipes import resolve
+    from syllabary.shards.errors import StorageError
+    from syllabary.workers.control import run_layout as pipeline_layout
+    from syllabary.workers.recipes.recipe import resolve
 
     monkeypatch.setattr(pipeline_layout, "_NEEDED_BYTES", 1 << 60)
     layout = pipeline_layout.PipelineLayout(str(tmp_path / "out"))

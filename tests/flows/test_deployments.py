@@ -19,7 +19,7 @@ from prefect.client.schemas.schedules import CronSchedule
 
 from infra.stack import key_blocks
 from infra.stack.deploy import _restore, deploy, refuse_keys
-from shards.errors import InputError, SecretError
+from syllabary.shards.errors import InputError, SecretError
 
 ROOT = Path(__file__).parent.parent.parent
 DEPLOYMENTS = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]

@@ -14,11 +14,11 @@ from prefect.deployments import run_deployment
 from prefect.exceptions import ParameterTypeError, PrefectHTTPStatusError
 from prefect.utilities.callables import parameter_schema
 
-from flows import parameters
-from flows.ingest_new import ingest_new
-from flows.run_pipeline import run_pipeline
-from shards.errors import SecretError
-from shards.uri_keys import refuse_keys
+from syllabary.flows import parameters
+from syllabary.flows.ingest_new import ingest_new
+from syllabary.flows.run_pipeline import run_pipeline
+from syllabary.shards.errors import SecretError
+from syllabary.shards.uri_keys import refuse_keys
 
 KEYED = ("s3://KEYID:SECRETKEY@bucket/x", "s3://SECRETKEY@bucket/x", "s3://bucket/x?X-Amz-Signature=SECRETKEY")
 PLAIN = ("s3://bucket", "s3://bucket/106/book@0001.flac", "s3://bucket/a:b", "/data/a@b:c", "./x?y", "runs/12:30",

@@ -22,10 +22,10 @@ import soundfile as sf
 from leftovers import artifacts, everything
 
 from infra.stack.object_store import ObjectStore
-from shards import outputs, store
-from shards.packing import Packing
-from workers.plan_actual import actual_of, restored_fraction
-from workers.stage_timings import read_timings
+from syllabary.shards import outputs, store
+from syllabary.shards.archive.packing import Packing
+from syllabary.workers.control.timings import read_timings
+from syllabary.workers.forecast.actual import actual_of, restored_fraction
 
 SYLLABARY = str(Path(sys.executable).parent / "syllabary")
 SHORT = (

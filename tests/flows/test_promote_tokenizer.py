@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from flows import promote_tokenizer as module
-from shards import outputs
-from shards.errors import InputError
-from tests.report_card_example import write_example_report
-from workers.compare import RegressionError, compare
-from workers.pipeline_layout import POINTER
+from syllabary.flows import promote_tokenizer as module
+from syllabary.shards import outputs
+from syllabary.shards.errors import InputError
+from syllabary.workers.control.run_layout import POINTER
+from syllabary.workers.evaluation.compare import RegressionError, compare
+from tests.helpers.report_card_example import write_example_report
 
 
 @pytest.fixture

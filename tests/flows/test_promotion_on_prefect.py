@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from flows import promote_tokenizer as module
-from shards import outputs
-from tests.archive_corpus import make_tokenizer, tiny_config
-from tests.evaluation_testing import make_speech_shards
-from tests.report_card_example import write_example_report
-from workers.pipeline_layout import POINTER
-from workers.tokenizer import save_tokenizer
+from syllabary.flows import promote_tokenizer as module
+from syllabary.shards import outputs
+from syllabary.workers.control.run_layout import POINTER
+from syllabary.workers.tokenizer.tokenizer import save_tokenizer
+from tests.helpers.archive_corpus import make_tokenizer, tiny_config
+from tests.helpers.evaluation_testing import make_speech_shards
+from tests.helpers.report_card_example import write_example_report
 
 
 def artifact(key: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.flows.test_cli import refusal, syllabary
-from tests.report_card_example import write_example_report
+from tests.helpers.report_card_example import write_example_report
 
 
 def test_an_unknown_metric_is_refused_with_those_that_exist(tmp_path: Path) -> None:

@@ -14,18 +14,18 @@ import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
 
-from flows import narration
-from flows.output_lock import PRIVATE_SERVER_VARIABLE, limit_name, output_lock
-from shards.errors import JobError
-from workers.jobs import Job
+from syllabary.flows import narration
+from syllabary.flows.output_lock import PRIVATE_SERVER_VARIABLE, limit_name, output_lock
+from syllabary.shards.errors import JobError
+from syllabary.workers.control.jobs import Job
 
 WORKER = """
 import os, sys, time
 from pathlib import Path
 from typing import ClassVar
-from shards.errors import InputError, UnavailableError
-from workers.job_main import run_job, say
-from workers.jobs import Job
+from syllabary.shards.errors import InputError, UnavailableError
+from syllabary.workers.control.run_verb import run_job, say
+from syllabary.workers.control.jobs import Job
 
 class ProbeJob(Job):
     module: ClassVar[str] = "probe_of_flows"

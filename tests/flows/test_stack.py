@@ -29,8 +29,8 @@ from infra.stack import processes, services
 from infra.stack.lost_runs import MESSAGE
 from infra.stack.pipeline_run import trigger, upload
 from infra.stack.stack_files import Stack, open_stack
-from shards import outputs, store
-from tests.archive_corpus import make_tokenizer
+from syllabary.shards import outputs, store
+from tests.helpers.archive_corpus import make_tokenizer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 

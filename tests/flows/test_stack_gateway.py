@@ -24,7 +24,7 @@ import pytest
 
 from infra.stack import gateway, services
 from infra.stack.stack_files import Stack, create_stack, open_stack
-from shards.errors import SyllabaryError
+from syllabary.shards.errors import SyllabaryError
 
 ROOT = Path(__file__).parent.parent.parent
 ELSEWHERE = "127.0.0.3"  # loopback, too, but not where the services are

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pytest
 import torch
 
-import shards
-from tests.archive_corpus import make_archive
-from workers.jobs import PackJob
-from workers.pack_blocks import pack
+from syllabary import shards
+from syllabary.workers.archive.pack import pack
+from syllabary.workers.control.jobs import PackJob
+from tests.helpers.archive_corpus import make_archive
 
 FORMAT_MD = (Path(shards.__file__).parent / "FORMAT.md").read_text()
 PYARROW_OF_THE_BYTES = "26.0.1"

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
-from ingest_testing import config, librilight_json, shard
 
-from shards.audio import encode_flac
+from syllabary.shards.audio import encode_flac
+from tests.helpers.ingest_testing import config, librilight_json, shard
 
 GOLDEN_TAR = "93956c4903f69d846371e90c88317f625eab3c137dd0fdd76d40b6c0951aa72a"
 GOLDEN_INDEX_ROW = {
@@ -61,8 +61,8 @@ def test_the_worked_example_of_the_format(tmp_path: Path) -> None:
 
 
 def test_the_plan_of_a_corpus_does_not_move() -> None:
-    from shards.planning import plan_shards
-    from shards.recordings import Recording
+    from syllabary.shards.ingest.planning import plan_shards
+    from syllabary.shards.ingest.recordings import Recording
 
     recordings = [Recording(f"{n}/b/c", f"{n}/b/c.flac", "", 400_000, "", str(n)) for n in range(40)]
     plans = plan_shards(recordings, config(shard_size_mb=4, valid_percent=10, test_percent=10))

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from shards.outputs import pretty_json
-from workers.recipes import RECIPES, resolve, validate
+from syllabary.shards.outputs import pretty_json
+from syllabary.workers.recipes.recipe import RECIPES, resolve, validate
 
 FOLDER = Path(__file__).parent / "recipes"
 

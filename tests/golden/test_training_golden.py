@@ -11,10 +11,10 @@ import os
 from pathlib import Path
 
 import pytest
-from training_testing import Gang, prepare_encoder, train_here, trained, write_training_shards
 
-from workers.metrics import History
-from workers.recipes import Recipe, resolve
+from syllabary.workers.recipes.recipe import Recipe, resolve
+from syllabary.workers.training.history import History
+from tests.helpers.training_testing import Gang, prepare_encoder, train_here, trained, write_training_shards
 
 RECORDED = Path(__file__).parent / "training_curves.json"
 TOLERANCE = 2e-4

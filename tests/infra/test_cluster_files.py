@@ -16,8 +16,8 @@ import yaml
 from kuberay_schema import RAY_CLUSTER, RAY_JOB
 
 from infra.stack.key_blocks import blocks
-from workers import jobs
-from workers.recipes import resolve
+from syllabary.workers.control import jobs
+from syllabary.workers.recipes.recipe import resolve
 
 ROOT = Path(__file__).parent.parent.parent
 INFRA = ROOT / "infra"
@@ -67,7 +67,7 @@ def test_both_manifests_describe_the_same_cluster() -> None:
 
 def test_the_job_of_the_rayjob_is_one_of_ours() -> None:
     python, flag, module, job = shlex.split(manifest("rayjob")["spec"]["entrypoint"])
-    assert (python, flag, module) == ("python", "-m", f"workers.{jobs.TokenizeJob.module}")
+    assert (python, flag, module) == ("python", "-m", f"workers.{jobs.TokenizeJob.verb}")
     assert jobs.TokenizeJob.model_validate_json(job).archive.startswith("s3://")
 
 
@@ -88,7 +88,7 @@ def test_the_launcher_file_passes_rays_own_validation() -> None:
 def test_an_engine_file_is_what_the_engine_makes_of_its_configuration(
     name: str, stage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from workers.engine import deepspeed_config
+    from syllabary.workers.training.engine import deepspeed_config
 
     recipe = resolve("small" if name == "small" else "paper", config_uri=str(INFRA / "deepspeed" / f"{name}.yaml"))
     train = getattr(recipe, stage)

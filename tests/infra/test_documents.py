@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from flows.cli import app
+from syllabary.flows.cli import app
 
 ROOT = Path(__file__).parent.parent.parent
 DOCUMENTS = sorted(

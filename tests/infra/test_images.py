@@ -76,7 +76,7 @@ def test_what_is_copied_builds_and_runs_alone(path: Path, tmp_path: Path) -> Non
     for room in ("workers", "shards"):  # what is no module but needed by one
         data = {p.relative_to(ROOT).as_posix() for p in (ROOT / room).rglob("*") if p.is_file() and _is_data(p)}
         assert data == {p.relative_to(site).as_posix() for p in (site / room).rglob("*") if p.is_file() and _is_data(p)}
-    code = "import sys, flows.cli; print(flows.__file__); sys.argv = ['syllabary', 'recipes']; flows.cli.app()"
+    code = "import sys, syllabary.flows.cli; print(flows.__file__); sys.argv = ['syllabary', 'recipes']; syllabary.flows.cli.app()"
     finished = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(site)},
         capture_output=True, text=True, check=False,

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from workers.plan_corpus import PRESETS, sizes_of
-from workers.plan_formulas import Machine, Prediction, StageRates, predict
-from workers.recipes import resolve
+from syllabary.workers.forecast.forecast import PRESETS, sizes_of
+from syllabary.workers.forecast.formulas import Machine, Prediction, StageRates, predict
+from syllabary.workers.recipes.recipe import resolve
 
 DOCUMENT = (Path(__file__).parent.parent.parent / "docs" / "plan-librilight.md").read_text()
 SIZES = ("small", "medium", "large")

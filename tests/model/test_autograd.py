@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model import autograd
-from model.autograd import dilated_conv, masked_leaky_relu, prefers_products
-from model.convolution import ResidualBlock, SameConv1d
+from syllabary.model import autograd
+from syllabary.model.autograd import dilated_conv, masked_leaky_relu, prefers_products
+from syllabary.model.convolution import ResidualBlock, SameConv1d
 
 
 @pytest.mark.parametrize("mask", [None, torch.tensor([[True] * 9, [True] * 5 + [False] * 4])])

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from model.config import EncoderConfig, HifiganDecoderConfig
-from shards.errors import ConfigError
-from workers.recipes import RECIPES, resolve
-from workers.show import parameters_of
+from syllabary.model.config import EncoderConfig, HifiganDecoderConfig
+from syllabary.shards.errors import ConfigError
+from syllabary.workers.operate.show import parameters_of
+from syllabary.workers.recipes.recipe import RECIPES, resolve
 
 
 def leaves(values: Mapping[str, Any], path: str = "model") -> Iterator[tuple[str, Any]]:

@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from model.config import DaamConfig
-from model.daam import Daam
+from syllabary.model.config import DaamConfig
+from syllabary.model.daam import Daam
 
 
 def reference(x: np.ndarray, daam: Daam) -> np.ndarray:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small_models import CONFIGS
 
-from model.config import EncoderConfig
-from model.encoder import Encoder
+from syllabary.model.config import EncoderConfig
+from syllabary.model.encoder import Encoder
+from tests.helpers.small_models import CONFIGS
 
 
 def _without_conformers(config: EncoderConfig) -> EncoderConfig:

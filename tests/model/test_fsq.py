@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.config import FsqConfig
-from model.fsq import Fsq
+from syllabary.model.config import FsqConfig
+from syllabary.model.fsq import Fsq
 
 
 def fsq(levels: int, dims: int = 3) -> Fsq:

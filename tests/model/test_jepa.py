@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from small_models import CONFIGS, HOP
 
-from model.config import JepaConfig, ModelConfig
-from model.jepa import Jepa
-from model.masking import sample_mask
+from syllabary.model.config import JepaConfig, ModelConfig
+from syllabary.model.jepa import Jepa
+from syllabary.model.masking import sample_mask
+from tests.helpers.small_models import CONFIGS, HOP
 
 
 def build(kind: str, **update: object) -> tuple[Jepa, ModelConfig]:

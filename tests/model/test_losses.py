@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from small_models import CONFIGS, HOP
 
-from model import losses
-from model.codec import Codec
-from model.config import CodecLossConfig
-from model.discriminators import DiscriminatorOutput, Discriminators, FeatureMap
+from syllabary.model import losses
+from syllabary.model.codec import Codec
+from syllabary.model.config import CodecLossConfig
+from syllabary.model.discriminators import DiscriminatorOutput, Discriminators, FeatureMap
+from tests.helpers.small_models import CONFIGS, HOP
 
 CONFIG = CodecLossConfig(stft_ffts=(64, 32))
 

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.config import JepaConfig
-from model.masking import sample_mask
+from syllabary.model.config import JepaConfig
+from syllabary.model.masking import sample_mask
 
 lengths = st.lists(st.integers(1, 90), min_size=1, max_size=5)
 

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from model.codec import Codec
-from model.config import ModelConfig
-from model.discriminators import Discriminators
-from model.jepa import Jepa
-from workers.rates import packing_of, rates_of
-from workers.recipes import paper
+from syllabary.model.codec import Codec
+from syllabary.model.config import ModelConfig
+from syllabary.model.discriminators import Discriminators
+from syllabary.model.jepa import Jepa
+from syllabary.workers.recipes.bitrates import packing_of, rates_of
+from syllabary.workers.recipes.recipe import paper
 
 
 def millions(module: torch.nn.Module) -> float:

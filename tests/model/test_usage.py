@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from model.usage import effective_rank, level_usage
+from syllabary.model.usage import effective_rank, level_usage
 
 
 def test_uniform_use_is_full_perplexity() -> None:

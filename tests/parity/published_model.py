@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.codec import Codec
-from model.convolution import ResidualBlock, SnakeBeta
-from model.daam import Daam
+from syllabary.model.codec import Codec
+from syllabary.model.convolution import ResidualBlock, SnakeBeta
+from syllabary.model.daam import Daam
 
 
 def snake(x: Tensor, module: SnakeBeta) -> Tensor:

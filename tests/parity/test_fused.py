@@ -4,16 +4,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_models import CONFIGS, HOP
 
-from model import fused, winograd
-from model.codec import Codec
-from model.config import HifiganDecoderConfig, ModelConfig
-from model.convolution import ResidualBlock, SameConv1d
-from model.fused import FarConv
-from model.fused_front_end import FusedFrontEnd
-from model.fused_generator import FusedGenerator
-from model.winograd import WinogradResiduals
+from syllabary.model.codec import Codec
+from syllabary.model.config import HifiganDecoderConfig, ModelConfig
+from syllabary.model.convolution import ResidualBlock, SameConv1d
+from syllabary.model.cpu import fused, winograd
+from syllabary.model.cpu.front_end import FusedFrontEnd
+from syllabary.model.cpu.fused import FarConv
+from syllabary.model.cpu.generator import FusedGenerator
+from syllabary.model.cpu.winograd import WinogradResiduals
+from tests.helpers.small_models import CONFIGS, HOP
 
 WIDE = ModelConfig(
     encoder=CONFIGS["waveform"].encoder,

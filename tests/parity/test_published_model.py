@@ -3,12 +3,12 @@
 import published_model
 import pytest
 import torch
-from small_models import CONFIGS, HOP, small_codec
 
-from model.codec import Codec
-from model.fused_front_end import FusedFrontEnd
-from model.fused_generator import FusedGenerator
-from workers.recipes import tiny
+from syllabary.model.codec import Codec
+from syllabary.model.cpu.front_end import FusedFrontEnd
+from syllabary.model.cpu.generator import FusedGenerator
+from syllabary.workers.recipes.recipe import tiny
+from tests.helpers.small_models import CONFIGS, HOP, small_codec
 
 
 def paper_like() -> Codec:

@@ -10,13 +10,13 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shards.index import SPLITS
-from shards.ingest_config import IngestConfig
-from shards.ingest_ledger import fill_gaps
-from shards.planning import next_numbers, plan_shards
-from shards.recordings import Recording, escape, unescape
-from shards.segments import cut_long, quietest_point, speech_regions, tiles
-from shards.splits import percentile, split_of
+from syllabary.shards.dataset.index import SPLITS
+from syllabary.shards.ingest.config import IngestConfig
+from syllabary.shards.ingest.ledger import fill_gaps
+from syllabary.shards.ingest.planning import next_numbers, plan_shards
+from syllabary.shards.ingest.recordings import Recording, escape, unescape
+from syllabary.shards.ingest.segments import cut_long, quietest_point, speech_regions, tiles
+from syllabary.shards.ingest.splits import percentile, split_of
 
 RATE = 1000
 times = st.floats(0, 30, allow_nan=False)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards.packing import Packing
+from syllabary.shards.archive.packing import Packing
 
 ORDERS = ("first_most_significant", "first_least_significant")
 

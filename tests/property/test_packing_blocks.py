@@ -7,8 +7,8 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards.lm_packing import Block, LmVocabulary, Tape, shuffle_key, speaker_split
-from shards.packing import Packing
+from syllabary.shards.archive.packing import Packing
+from syllabary.shards.blocks.documents import Block, LmVocabulary, Tape, shuffle_key, speaker_split
 
 VOCABULARY = LmVocabulary(Packing(8, 4, 3))  # 3 tokens a frame: 64, 64, 16 ids
 

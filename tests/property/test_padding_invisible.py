@@ -1,6 +1,7 @@
 """Padding is invisible to the model: a clip in a batch gives what it gives alone, up to rounding.
 
-(That the *tokens* are equal bit for bit is the tokenizer's promise: tests/workers/test_tokenizer_canonical.py.)
+(That the *tokens* are equal bit for bit is the tokenizer's promise:
+tests/workers/tokenizer/test_tokenizer_canonical.py.)
 """
 
 import pytest
@@ -8,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_models import CONFIGS, HOP, small_codec
 
-from model import losses
-from model.config import CodecLossConfig
-from model.discriminators import Discriminators
-from model.jepa import Jepa
-from model.masking import sample_mask
+from syllabary.model import losses
+from syllabary.model.config import CodecLossConfig
+from syllabary.model.discriminators import Discriminators
+from syllabary.model.jepa import Jepa
+from syllabary.model.masking import sample_mask
+from tests.helpers.small_models import CONFIGS, HOP, small_codec
 
 KINDS = sorted(CONFIGS)
 EDGES = torch.tensor([-0.5, 0.0, 0.5])  # between four levels

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.plan_formulas import (
+from syllabary.workers.forecast.formulas import (
     FORMULAS,
     Corpus,
     Machine,
@@ -18,8 +18,8 @@ from workers.plan_formulas import (
     predict,
     training_audio_h,
 )
-from workers.rates import rates_of
-from workers.recipes import RECIPES, resolve
+from syllabary.workers.recipes.bitrates import rates_of
+from syllabary.workers.recipes.recipe import RECIPES, resolve
 
 positive = st.floats(1e-3, 1e6)
 corpora = st.builds(

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from shards.audio import decode, encode_flac, resample
-from shards.errors import FormatError
+from syllabary.shards.audio import decode, encode_flac, resample
+from syllabary.shards.errors import FormatError
 
 
 def noise(num_samples: int, seed: int = 0) -> np.ndarray:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from shards import outputs, store
-from shards.errors import ConflictError, FormatError, InputError, NotFoundError, StorageError, VersionError
+from syllabary.shards import outputs, store
+from syllabary.shards.errors import ConflictError, FormatError, InputError, NotFoundError, StorageError, VersionError
 
 
 @pytest.fixture(params=["local", "s3"])

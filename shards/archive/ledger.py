@@ -1,0 +1,174 @@
+"""The archive's ledger: for every shard, what became of each utterance, and the checksums of what was written.
+
+``ledger/<shard>.parquet`` has one row for each utterance of the shard's index: tokenized, or quarantined and why.
+``sums/<shard>.sha256`` lists the sha256 of part and ledger in the form that ``sha256sum -c`` reads. Both are published
+before the part, so that a part never exists without them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from syllabary.shards import outputs, store
+from syllabary.shards.archive.parts import (
+    LEDGER,
+    METADATA_KEY,
+    PARTS,
+    REBUILD,
+    SUMS,
+    ArchiveFormat,
+    PartMetadata,
+    open_part,
+    part_name,
+)
+from syllabary.shards.errors import ConflictError, DamageError, FormatError, NotFoundError, explain
+
+LEDGER_SCHEMA = pa.schema(
+    [
+        pa.field("utterance_id", pa.string(), nullable=False),
+        pa.field("recording_id", pa.string(), nullable=False),
+        pa.field("start_sample", pa.int64(), nullable=False),
+        pa.field("num_samples", pa.int64(), nullable=False),
+        pa.field("sample_rate", pa.int32(), nullable=False),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("reason", pa.string()),
+    ]
+)
+TOKENIZED, QUARANTINED = "tokenized", "quarantined"
+_ENCODINGS = {
+    "utterance_id": "DELTA_BYTE_ARRAY",
+    "start_sample": "DELTA_BINARY_PACKED",
+    "num_samples": "DELTA_BINARY_PACKED",
+}
+_DICTIONARY = ["recording_id", "sample_rate", "status", "reason"]
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """What became of one shard.
+
+    Attributes:
+        shard: its name.
+        shard_digest: of the index rows the part was made from (:func:`syllabary.shards.archive.parts.shard_digest`).
+        part_sha256: of the part's bytes.
+        part_size_bytes: their number.
+        rows: :data:`LEDGER_SCHEMA`, in index order.
+    """
+
+    shard: str
+    shard_digest: str
+    part_sha256: str
+    part_size_bytes: int
+    rows: pa.Table
+
+    def encode(self) -> bytes:
+        """Parquet bytes; equal ledgers give equal bytes."""
+        names = ("shard", "shard_digest", "part_sha256", "part_size_bytes")
+        sink = io.BytesIO()
+        with pq.ParquetWriter(
+            sink,
+            LEDGER_SCHEMA,
+            compression="zstd",
+            use_dictionary=_DICTIONARY,
+            column_encoding=_ENCODINGS,
+            write_statistics=False,
+            write_page_checksum=True,
+            store_schema=False,
+        ) as writer:
+            writer.write_table(self.rows.cast(LEDGER_SCHEMA))
+            writer.add_key_value_metadata({METADATA_KEY: outputs.canonical_json({n: getattr(self, n) for n in names})})
+        return sink.getvalue()
+
+    @classmethod
+    def decode(cls, data: bytes, where: str) -> Ledger:
+        """The ledger in the Parquet bytes from ``where``. Raises DamageError."""
+        try:
+            file = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True)
+            values: Mapping[str, Any] = json.loads((file.metadata.metadata or {})[METADATA_KEY])
+            rows = file.read().replace_schema_metadata(None).cast(LEDGER_SCHEMA)
+            return cls(rows=rows, **values)
+        except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+            raise DamageError(explain(f"ledger does not parse ({error})", value=where, fix=REBUILD)) from error
+
+    def seconds(self, status: str) -> float:
+        """Seconds of audio of the utterances with that status."""
+        columns = (self.rows[name].to_pylist() for name in ("num_samples", "sample_rate", "status"))
+        return sum(num / rate for num, rate, own in zip(*columns, strict=True) if own == status)
+
+    def count(self, status: str) -> int:
+        """Utterances with that status."""
+        return sum(value == status for value in self.rows["status"].to_pylist())
+
+
+def ledger_name(shard: str) -> str:
+    """Path of a shard's ledger below the archive."""
+    return f"{LEDGER}/{shard}.parquet"
+
+
+def sums_name(shard: str) -> str:
+    """Path of a shard's checksums below the archive."""
+    return f"{SUMS}/{shard}.sha256"
+
+
+def sha256(data: bytes) -> str:
+    """Hex digest."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sums_text(shard: str, part_sha256: str, ledger_sha256: str) -> bytes:
+    """The checksum file of a shard: run ``sha256sum -c sums/*.sha256`` in the archive's folder."""
+    return f"{part_sha256}  {part_name(shard)}\n{ledger_sha256}  {ledger_name(shard)}\n".encode()
+
+
+def publish_part(archive_uri: str, part: bytes, ledger: Ledger) -> None:
+    """Publish ledger, checksums and, last, the part, whose presence commits the shard."""
+    encoded = ledger.encode()
+    store.publish_bytes(store.join(archive_uri, ledger_name(ledger.shard)), encoded)
+    sums = sums_text(ledger.shard, ledger.part_sha256, sha256(encoded))
+    store.publish_bytes(store.join(archive_uri, sums_name(ledger.shard)), sums)
+    store.publish_bytes(store.join(archive_uri, part_name(ledger.shard)), part)
+
+
+def read_ledger(archive_uri: str, shard: str) -> Ledger:
+    """The ledger of a shard. Raises NotFoundError, DamageError."""
+    uri = store.join(archive_uri, ledger_name(shard))
+    return Ledger.decode(store.read_bytes(uri), uri)
+
+
+def shards_in(archive_uri: str, folder: str = PARTS) -> list[str]:
+    """Names of the shards that have a file in ``folder`` of the archive, sorted."""
+    suffix = ".sha256" if folder == SUMS else ".parquet"
+    entries = store.list_files(store.join(archive_uri, folder), suffix=suffix)
+    return [entry.name.removesuffix(suffix) for entry in entries]
+
+
+def intact_ledger(archive_uri: str, shard: str, form: ArchiveFormat) -> Ledger | None:
+    """The ledger of a shard when its part, ledger and checksums are exactly what was written, else None.
+
+    Raises:
+        ConflictError: they are intact, but those of an archive of another format than ``form``.
+        StorageError: the store fails; not knowing is not the same as damaged.
+    """
+    try:
+        part, encoded, sums = (
+            store.read_bytes(store.join(archive_uri, name(shard))) for name in (part_name, ledger_name, sums_name)
+        )
+        ledger = Ledger.decode(encoded, ledger_name(shard))
+        if sums != sums_text(shard, sha256(part), sha256(encoded)) or ledger.part_sha256 != sha256(part):
+            return None
+        metadata = PartMetadata.of_file(open_part(io.BytesIO(part), part_name(shard)), part_name(shard))
+    except (NotFoundError, FormatError):
+        return None
+    if metadata.format != form or metadata.shard != shard:
+        uri = store.join(archive_uri, part_name(shard))
+        fix = "move it away with its ledger and checksums"
+        raise ConflictError(explain("a foreign part", value=uri, expected=f"the format of {archive_uri}", fix=fix))
+    return ledger

@@ -1,0 +1,299 @@
+"""The token archive: one Parquet part a shard, one row an utterance (FORMAT.md, section "Archive").
+
+A part is written whole, with page checksums, and its name and bytes follow from its shard, the encoder and the recipe
+alone. Plain pyarrow, DuckDB, Polars and HF datasets read it; what the tokens mean stands in the file's metadata.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from crc32c import crc32c
+from numpy.typing import NDArray
+
+from syllabary.shards import outputs
+from syllabary.shards.archive.packing import Packing
+from syllabary.shards.errors import DamageError, FormatError, explain, require_version
+
+FORMAT_VERSION = 1
+METADATA_KEY = b"syllabary"
+PARTS, LEDGER, SUMS = "parts", "ledger", "sums"
+ROW_GROUP_SIZE = 1024
+SOURCE_SUFFIX = ".flac"
+
+COLUMNS: tuple[pa.Field, ...] = (
+    pa.field("utterance_id", pa.string(), nullable=False),
+    pa.field("recording_id", pa.string(), nullable=False),
+    pa.field("speaker", pa.string()),
+    pa.field("split", pa.string()),
+    pa.field("start_sample", pa.int64(), nullable=False),
+    pa.field("num_samples", pa.int64(), nullable=False),
+    pa.field("sample_rate", pa.int32(), nullable=False),
+    pa.field("num_frames", pa.int32(), nullable=False),
+    pa.field("tokens", pa.list_(pa.field("element", pa.uint16(), nullable=False)), nullable=False),
+    pa.field("crc32c", pa.uint32(), nullable=False),
+    pa.field("salience", pa.list_(pa.field("element", pa.uint8(), nullable=False)), nullable=False),
+)
+_NOT_CARRIED = {
+    "shard",
+    "key",
+    "offset",
+    "size_bytes",
+    "sha256",
+}  # where the bytes lay in the shard; the archive outlives it
+_LISTS = ("tokens", "salience")
+_ENCODINGS = {
+    "utterance_id": "DELTA_BYTE_ARRAY",
+    "start_sample": "BYTE_STREAM_SPLIT",
+    "num_samples": "BYTE_STREAM_SPLIT",
+    "num_frames": "BYTE_STREAM_SPLIT",
+    "tokens.list.element": "BYTE_STREAM_SPLIT",
+    "salience.list.element": "BYTE_STREAM_SPLIT",
+}
+_DICTIONARY = ["recording_id"]
+# The bytes of a token are of two kinds (8 and 6 bits of content), in two runs after BYTE_STREAM_SPLIT. Brotli ends a
+# block of literals where their statistics change; zstd has blocks of 128 KiB, so one of them holds both kinds: 1 % more
+# on parts of 300 utterances, and at level 19, which tries to split it, 18 times the processor time. In the other
+# columns level 10, which models context, takes a tenth off ids and salience for 0.07 s of processor time an audio-hour.
+_TOKENS = "tokens.list.element"
+_CODEC, _TOKEN_LEVEL, _LEVEL = "brotli", 4, 10
+
+
+@dataclass(frozen=True)
+class ArchiveFormat:
+    """What the tokens of an archive mean; the same in every part.
+
+    Attributes:
+        encoder_digest: sha256 of the encoder that made the tokens; a tokenizer must have it to restore them.
+        recipe_digest: sha256 of the resolved configuration of that encoder.
+        packing: digits of a frame to tokens.
+        model_sample_rate: samples a second at the encoder's input.
+        hop_length: samples a frame at ``model_sample_rate``.
+        version: of the format.
+    """
+
+    encoder_digest: str
+    recipe_digest: str
+    packing: Packing
+    model_sample_rate: int
+    hop_length: int
+    version: int = FORMAT_VERSION
+
+    def num_frames(self, num_samples: int, sample_rate: int) -> int:
+        """Frames of an utterance of ``num_samples`` at its own ``sample_rate``: resampled length, rounded up twice."""
+        resampled = -(-num_samples * self.model_sample_rate // sample_rate)
+        return -(-resampled // self.hop_length)
+
+    def to_json(self) -> dict[str, Any]:
+        """The archive-wide part of the metadata."""
+        values = asdict(self)
+        packing = values.pop("packing")
+        values["format_version"] = values.pop("version")
+        return values | packing
+
+    def claim(self, archive_uri: str) -> None:
+        """Take ``archive_uri`` for archives of this format. Raises ConflictError when it holds another."""
+        values = self.to_json()
+        digests = {key: values.pop(key) for key in ("encoder_digest", "recipe_digest")}
+        outputs.claim(archive_uri, "archive", inputs=digests, config=values)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any], where: str) -> Self:
+        """The format from the metadata of the part or archive at ``where``. Raises VersionError, FormatError."""
+        require_version(values.get("format_version"), FORMAT_VERSION, f"archive format version in {where}")
+        try:
+            packing = Packing(*(values[k] for k in ("num_dims", "levels", "group_size", "digit_order")))
+            names = ("encoder_digest", "recipe_digest", "model_sample_rate", "hop_length")
+            found = cls(packing=packing, **{name: values[name] for name in names})
+        except (KeyError, TypeError, ValueError) as error:
+            raise FormatError(explain(f"archive metadata does not do ({error!r})", value=where)) from error
+        if "radices" in values and [list(r) for r in found.packing.radices] != values["radices"]:
+            raise FormatError(explain("radices disagree with levels and group_size", value=where))
+        return found
+
+
+@dataclass(frozen=True)
+class PartMetadata:
+    """The metadata of one part.
+
+    Attributes:
+        format: of the archive.
+        shard: that the part comes from.
+        shard_digest: of that shard's index.
+        encoded_on: what computed the tokens, for people: torch's version and the kind of CPU or GPU. Empty where it was
+            not recorded.
+    """
+
+    format: ArchiveFormat
+    shard: str
+    shard_digest: str
+    encoded_on: str = ""
+
+    def to_bytes(self) -> bytes:
+        """The value of the Parquet metadata key ``syllabary``: canonical JSON."""
+        derived = {"num_groups": self.format.packing.num_groups, "radices": self.format.packing.radices}
+        own = {"shard": self.shard, "shard_digest": self.shard_digest}
+        own |= {"encoded_on": self.encoded_on} if self.encoded_on else {}
+        return outputs.canonical_json(self.format.to_json() | derived | own)
+
+    @classmethod
+    def of(cls, metadata: Mapping[bytes, bytes] | None, where: str) -> Self:
+        """The metadata of the Parquet file at ``where``. Raises FormatError, VersionError."""
+        try:
+            values = json.loads((metadata or {})[METADATA_KEY])
+            shard, shard_digest = values["shard"], values["shard_digest"]
+        except (KeyError, ValueError, TypeError) as error:
+            raise FormatError(
+                explain("not a part of a token archive", value=where, expected="the metadata key 'syllabary'")
+            ) from error
+        return cls(ArchiveFormat.from_json(values, where), shard, shard_digest, str(values.get("encoded_on", "")))
+
+    @classmethod
+    def of_file(cls, file: pq.ParquetFile, where: str) -> Self:
+        """The metadata of an opened part with the format's columns. Raises FormatError, VersionError, DamageError."""
+        metadata = cls.of(file.metadata.metadata, where)
+        types = {field.name: field.type for field in file.schema_arrow}
+        for field in COLUMNS:
+            if not _same_values(types.get(field.name), field.type):
+                found = types.get(field.name, "none")
+                what = f"column {field.name} of {where} is not the format's"
+                raise DamageError(explain(what, value=found, expected=str(field.type), fix=REBUILD))
+        return metadata
+
+
+def part_name(shard: str) -> str:
+    """Path of a shard's part below the archive."""
+    return f"{PARTS}/{shard}.parquet"
+
+
+def row_crc32cs(table: pa.Table) -> NDArray[np.uint32]:
+    """Checksum of every row, CRC-32C over these bytes in this order: tokens as little-endian uint16, salience,
+    utterance_id as UTF-8, then start_sample, num_samples and sample_rate as little-endian int64."""
+    numbers = np.stack([table[n].to_numpy().astype("<i8") for n in ("start_sample", "num_samples", "sample_rate")], 1)
+    ids = table["utterance_id"].to_pylist()
+    rows = zip(list_values(table["tokens"]), list_values(table["salience"]), ids, numbers, strict=True)
+    crcs = np.empty(len(table), np.uint32)
+    for i, (tokens, salience, utterance_id, own) in enumerate(rows):
+        crc = crc32c(salience.data, crc32c(tokens.astype("<u2", copy=False).data))
+        crcs[i] = crc32c(own.data, crc32c(utterance_id.encode(), crc))
+    return crcs
+
+
+def shard_digest(index: pa.Table) -> str:
+    """sha256 over utterance ids and audio digests of a shard's index rows: what the part was made from."""
+    return outputs.digest([index["utterance_id"].to_pylist(), index["sha256"].to_pylist()])
+
+
+def part_table(
+    index: pa.Table,
+    tokens: Sequence[NDArray[np.uint16]],
+    salience: Sequence[NDArray[np.uint8]],
+    metadata: PartMetadata,
+) -> pa.Table:
+    """The rows of a part, in the order of ``index``.
+
+    Args:
+        index: the index rows of the tokenized utterances; columns beyond the archive's own are carried along, and
+            ``source`` where ``recording_id`` does not tell it.
+        tokens: uint16 [F, G] of each.
+        salience: uint8 [F] of each.
+        metadata: of the part.
+    """
+    values: dict[str, Any] = {name: index[name] for name in index.column_names if name not in _NOT_CARRIED}
+    if "source" in values:
+        values["source"] = _untold_sources(index)
+    values["num_frames"] = pa.array([len(t) for t in tokens], pa.int32())
+    values["tokens"] = _list_array([t.reshape(-1) for t in tokens], np.dtype(np.uint16))
+    values["salience"] = _list_array(list(salience), np.dtype(np.uint8))
+    values["crc32c"] = pa.array(row_crc32cs(pa.table(values)), pa.uint32())
+    own = {f.name for f in COLUMNS}
+    extra = [pa.field(name, index.schema.field(name).type) for name in values if name not in own]
+    schema = pa.schema([*COLUMNS, *extra], {METADATA_KEY: metadata.to_bytes()})
+    return pa.table([_cast(values[f.name], f) for f in schema], schema=schema)
+
+
+def _untold_sources(index: pa.Table) -> pa.ChunkedArray:
+    """``source`` where it is not ``recording_id`` with :data:`SOURCE_SUFFIX`, else null (FORMAT.md)."""
+    told = pc.binary_join_element_wise(index["recording_id"], SOURCE_SUFFIX, "")
+    return pc.if_else(pc.equal(index["source"], told), pa.scalar(None, pa.string()), index["source"])
+
+
+def encode_part(table: pa.Table, *, row_group_size: int = ROW_GROUP_SIZE) -> bytes:
+    """A part as Parquet bytes; the same table gives the same bytes."""
+    sink = io.BytesIO()
+    leaves = [f"{f.name}.list.element" if f.name in _LISTS else f.name for f in table.schema]
+    with pq.ParquetWriter(
+        sink,
+        table.schema,
+        compression=_CODEC,
+        compression_level={name: _TOKEN_LEVEL if name == _TOKENS else _LEVEL for name in leaves},
+        use_dictionary=_DICTIONARY,
+        column_encoding=_ENCODINGS,
+        write_statistics=[f.name for f in table.schema if pa.types.is_string(f.type)],  # what rows are looked for by
+        write_page_checksum=True,
+        data_page_size=8 << 20,  # one page a column chunk: a row group is the unit of reading and of damage
+        store_schema=False,
+    ) as writer:
+        writer.write_table(table, row_group_size=row_group_size)
+        writer.add_key_value_metadata(table.schema.metadata)  # without the Arrow schema, it is not written by itself
+    return sink.getvalue()
+
+
+def open_part(source: Any, where: str, *, checked: bool = True) -> pq.ParquetFile:
+    """A part opened for reading with page checksums verified. Raises DamageError when the footer does not parse."""
+    try:
+        return pq.ParquetFile(source, page_checksum_verification=checked)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise DamageError(explain(f"footer does not parse ({error})", value=where, fix=REBUILD)) from error
+
+
+REBUILD = "run `syllabary tokenize` again: it rebuilds the part"
+
+
+def row_tokens(table: pa.Table, num_groups: int) -> list[NDArray[np.uint16]]:
+    """Tokens [F, G] of every row of a table."""
+    return [flat.reshape(-1, num_groups) for flat in list_values(table["tokens"])]
+
+
+def list_values(column: pa.ChunkedArray) -> list[NDArray[Any]]:
+    """The lists of a column as numpy views."""
+    views: list[NDArray[Any]] = []
+    for chunk in column.chunks:
+        offsets = chunk.offsets.to_numpy()
+        flat = chunk.values.to_numpy(zero_copy_only=False)
+        views += [flat[a:b] for a, b in itertools.pairwise(offsets)]
+    return views
+
+
+def with_packing(metadata: PartMetadata, packing: Packing) -> PartMetadata:
+    """The same part under another packing."""
+    return replace(metadata, format=replace(metadata.format, packing=packing))
+
+
+def _same_values(found: pa.DataType | None, expected: pa.DataType) -> bool:
+    """Whether two types hold the same values; how a writer names a list's element does not matter."""
+    if found is not None and pa.types.is_list(found) and pa.types.is_list(expected):
+        return bool(found.value_type == expected.value_type)
+    return bool(found == expected)
+
+
+def _cast(values: Any, field: pa.Field) -> pa.ChunkedArray:
+    column = values if isinstance(values, pa.ChunkedArray) else pa.chunked_array([values])
+    return column if column.type == field.type else column.cast(field.type)
+
+
+def _list_array(rows: list[NDArray[Any]], dtype: np.dtype[Any]) -> pa.ListArray:
+    offsets = np.zeros(len(rows) + 1, np.int32)
+    np.cumsum([len(row) for row in rows], out=offsets[1:])
+    flat = np.concatenate(rows) if rows else np.empty(0, dtype)
+    item = pa.field("element", pa.from_numpy_dtype(dtype), nullable=False)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat.astype(dtype)), type=pa.list_(item))

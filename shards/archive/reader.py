@@ -1,0 +1,179 @@
+"""Reading an archive: the rows that meet a condition, from the row groups that can hold them, counting bytes read."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import pyarrow.dataset as pds
+import pyarrow.parquet as pq
+
+from syllabary.shards import outputs, store
+from syllabary.shards.archive.audit import read_format
+from syllabary.shards.archive.ledger import shards_in
+from syllabary.shards.archive.parts import REBUILD, ArchiveFormat, PartMetadata, open_part, part_name
+from syllabary.shards.archive.where import Condition
+from syllabary.shards.errors import DamageError, FormatError, NotFoundError, explain
+
+
+class RangeReader(io.RawIOBase):
+    """A file at a URI, read by exact range requests; counts what it fetches."""
+
+    def __init__(self, uri: str) -> None:
+        super().__init__()
+        self._uri, self._at = uri, 0
+        self._size = store.size_bytes(uri)
+        self.bytes_read = 0
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def seekable(self) -> bool:
+        """Always."""
+        return True
+
+    def tell(self) -> int:
+        """The position."""
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move to a position; returns it."""
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        return self._at
+
+    def read(self, size: int | None = -1) -> bytes:
+        """``size`` bytes, or all the rest."""
+        left = max(self._size - self._at, 0)
+        length = left if size is None or size < 0 else min(size, left)
+        data = store.read_range(self._uri, self._at, length) if length else b""
+        self._at += len(data)
+        self.bytes_read += len(data)
+        return data
+
+
+@dataclass
+class ArchiveReader:
+    """An archive opened for reading.
+
+    Attributes:
+        uri: of the archive.
+        format: of its tokens.
+        shards: names of its parts, sorted.
+        schema: the columns of the rows.
+        bytes_read: so far.
+        num_row_groups_read: so far.
+    """
+
+    uri: str
+    format: ArchiveFormat
+    shards: list[str]
+    schema: pa.Schema
+    bytes_read: int = field(default=0)
+    num_row_groups_read: int = field(default=0)
+
+    @classmethod
+    def open(cls, uri: str) -> ArchiveReader:
+        """Open the archive at ``uri``.
+
+        Raises:
+            NotFoundError: there is no archive, or no part in it.
+            FormatError: it is no archive, or of another version.
+            DamageError: parts are missing.
+        """
+        form = read_format(uri)
+        shards = shards_in(uri)
+        if not shards:
+            raise NotFoundError(explain("an archive without parts", value=uri, fix="run `syllabary tokenize` first"))
+        done = outputs.read_done(uri)
+        if done is not None and done["num_parts"] > len(shards):  # more there may be: a run that is adding them
+            raise DamageError(
+                explain(f"parts of {uri}", value=len(shards), expected=str(done["num_parts"]), fix=REBUILD)
+            )
+        reader = cls(uri, form, shards, pa.schema([]))
+        with reader._part(shards[0]) as file:
+            reader.schema = file.schema_arrow
+        return reader
+
+    def scan(
+        self, condition: Condition | None = None, columns: Sequence[str] | None = None, shards: Sequence[str] = ()
+    ) -> Iterator[pa.Table]:
+        """The matching rows, a table a row group, in archive order; tables without rows are left out.
+
+        Row groups whose statistics exclude a match are not read; the columns of the condition are read first, the
+        others only where a row matches.
+
+        Raises:
+            DamageError: a row group does not pass its checksums; it is named.
+        """
+        for shard in shards or self.shards:
+            with self._part(shard) as file:
+                for group in self._candidates(shard, file, condition):
+                    table = self._read_group(shard, file, group, condition, columns)
+                    if len(table):
+                        yield table
+
+    def _read_group(
+        self,
+        shard: str,
+        file: pq.ParquetFile,
+        group: int,
+        condition: Condition | None,
+        columns: Sequence[str] | None,
+    ) -> pa.Table:
+        names = list(columns or file.schema_arrow.names)
+        self.num_row_groups_read += 1
+        try:
+            if condition is None:
+                return file.read_row_group(group, columns=names)
+            asked = file.read_row_group(group, columns=sorted(condition.columns))
+            rows = asked.append_column("row", pa.array(range(len(asked)), pa.int64())).filter(condition.expression)
+            if not len(rows):
+                return file.schema_arrow.empty_table().select(names)
+            return file.read_row_group(group, columns=names).take(rows["row"])
+        except (pa.ArrowException, OSError) as error:
+            what = f"row group {group} of {part_name(shard)} is damaged ({error})"
+            raise DamageError(explain(what, value=self.uri, fix="run `syllabary verify`; " + REBUILD)) from error
+
+    def _candidates(self, shard: str, file: pq.ParquetFile, condition: Condition | None) -> list[int]:
+        """Row groups that may hold a match, by their statistics."""
+        if condition is None or file.metadata.num_row_groups == 0:
+            return list(range(file.metadata.num_row_groups))
+        footer = _footer_only(file)
+        fragment = pds.ParquetFileFormat().make_fragment(footer)
+        kept = fragment.subset(filter=condition.expression, schema=file.schema_arrow)
+        return [group.id for group in kept.row_groups]
+
+    def _part(self, shard: str) -> _OpenPart:
+        return _OpenPart(self, shard)
+
+
+class _OpenPart:
+    """A part opened for the length of a block; adds what it read to the reader's count."""
+
+    def __init__(self, reader: ArchiveReader, shard: str) -> None:
+        self._reader, self._shard = reader, shard
+        self._file: RangeReader | None = None
+
+    def __enter__(self) -> pq.ParquetFile:
+        name = part_name(self._shard)
+        self._file = RangeReader(store.join(self._reader.uri, name))
+        opened = open_part(self._file, name)
+        if PartMetadata.of_file(opened, name).format != self._reader.format:
+            raise FormatError(
+                explain("a foreign part", value=name, expected=f"the format of {self._reader.uri}", fix="move it away")
+            )
+        return opened
+
+    def __exit__(self, *_: object) -> None:
+        assert self._file is not None
+        self._reader.bytes_read += self._file.bytes_read
+
+
+def _footer_only(file: pq.ParquetFile) -> pa.BufferReader:
+    """A Parquet file of the footer alone: enough for pruning, without reading the part again."""
+    sink = io.BytesIO()
+    file.metadata.write_metadata_file(sink)
+    return pa.BufferReader(sink.getvalue())

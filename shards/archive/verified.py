@@ -1,0 +1,38 @@
+"""``verified.json`` of an archive: which parts a verification found intact, so that the next reads only the new.
+
+A part is known by shard and size in bytes, what a listing tells. Bytes that change later in a known part are found by
+the scrub, which reads everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from syllabary.shards import outputs, store
+from syllabary.shards.errors import FormatError, explain
+
+RECORD = "verified.json"
+_FIX = "verify everything, without --new: it writes the record anew"
+
+
+def read_verified(archive_uri: str) -> dict[str, int] | None:
+    """Size in bytes of every part that was found intact, by shard; None where nobody has recorded it.
+
+    Raises:
+        FormatError: the record is damaged.
+    """
+    uri = store.join(archive_uri, RECORD)
+    if not store.exists(uri):
+        return None
+    try:
+        parts = outputs.read_json(uri).get("parts")
+    except FormatError:
+        parts = None
+    if not isinstance(parts, dict) or not all(isinstance(size, int) for size in parts.values()):
+        raise FormatError(explain("a damaged record of verified parts", value=uri, fix=_FIX))
+    return parts
+
+
+def record_verified(archive_uri: str, parts: Mapping[str, int]) -> None:
+    """Record the intact parts, size in bytes by shard."""
+    store.publish_bytes(store.join(archive_uri, RECORD), outputs.pretty_json({"parts": dict(parts)}))

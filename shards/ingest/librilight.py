@@ -1,0 +1,73 @@
+"""The JSON beside a LibriLight recording: speaker, language, SNR and voice activity.
+
+It is not strict JSON (bare ``NaN`` for an unknown SNR), ``book_meta.id`` is a string or a number, and voice activity
+may be empty, unsorted, overlapping, past the end of the audio, or one segment of over an hour.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from syllabary.shards.ingest.recordings import RecordingError
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """What the JSON says; None is "not said". ``voice_activity`` holds (onset, offset) in seconds, as found."""
+
+    speaker: str | None
+    language: str | None
+    snr_db: float | None
+    voice_activity: tuple[tuple[float, float], ...] | None
+
+
+def parse_sidecar(data: bytes) -> Sidecar:
+    """Read a LibriLight JSON.
+
+    Raises:
+        RecordingError: it is not a JSON object, or its voice activity is not a list of intervals.
+    """
+    try:
+        values = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise RecordingError("invalid JSON") from error
+    if not isinstance(values, dict):
+        raise RecordingError("invalid JSON: not an object")
+    book = values.get("book_meta")
+    language = book.get("language") if isinstance(book, dict) else None
+    return Sidecar(_name(values.get("speaker")), _name(language), _finite(values.get("snr")), _intervals(values))
+
+
+def _name(value: Any) -> str | None:
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        return None
+    return str(value).strip() or None
+
+
+def _finite(value: Any) -> float | None:
+    return float(value) if _is_number(value) and math.isfinite(value) else None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _intervals(values: dict[str, Any]) -> tuple[tuple[float, float], ...] | None:
+    found = values.get("voice_activity")
+    if found is None:
+        return None
+    if not isinstance(found, list):
+        raise RecordingError("invalid JSON: voice_activity is not a list")
+    return tuple(_interval(item) for item in found)
+
+
+def _interval(item: Any) -> tuple[float, float]:
+    if not isinstance(item, list) or len(item) != 2 or not all(_is_number(edge) for edge in item):
+        raise RecordingError("invalid JSON: a voice_activity entry is not [onset, offset]")
+    onset, offset = float(item[0]), float(item[1])
+    if not (math.isfinite(onset) and math.isfinite(offset)) or onset > offset or offset < 0:
+        raise RecordingError(f"invalid JSON: voice_activity interval [{onset}, {offset}]")
+    return onset, offset

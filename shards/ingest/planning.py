@@ -1,0 +1,165 @@
+"""The plan of an ingest: which recording goes to which shard, decided before any audio is decoded.
+
+A plan is a *generation*: ``plan/000000.parquet`` for the first listing of a source, the next number for recordings
+that were added later. Shards never cross generations, so adding data leaves what is there untouched. Planning is pure:
+it depends on the recordings and the configuration alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import PurePosixPath
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from syllabary.shards import store
+from syllabary.shards.dataset.index import SPLITS, parquet_bytes
+from syllabary.shards.errors import ConflictError, FormatError, explain
+from syllabary.shards.ingest.config import IngestConfig
+from syllabary.shards.ingest.recordings import Recording
+from syllabary.shards.ingest.splits import split_of
+
+PLAN_SCHEMA = pa.schema(
+    [
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("recording_id", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("size_bytes", pa.int64(), nullable=False),
+        pa.field("fingerprint", pa.string(), nullable=False),
+        pa.field("speaker", pa.string(), nullable=False),
+        pa.field("language", pa.string()),
+        pa.field("snr_db", pa.float64()),
+        pa.field("start_s", pa.float64()),
+        pa.field("end_s", pa.float64()),
+        pa.field("verdict", pa.string(), nullable=False),
+        pa.field("detail", pa.string(), nullable=False),
+    ],
+    metadata={b"syllabary.plan_version": b"1"},
+)
+# Bytes of FLAC at 16 kHz for a byte of the source, roughly: only the sizes of shards depend on it.
+_FLAC_BYTES_PER_BYTE = {".wav": 0.5, ".aiff": 0.5, ".aif": 0.5, ".mp3": 2.5, ".ogg": 4.0, ".oga": 4.0, ".opus": 6.0}
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """One shard to write: its name, its split, its recordings in order."""
+
+    shard: str
+    split: str
+    recordings: tuple[Recording, ...]
+
+
+class Packer:
+    """Fills shards one recording at a time, one open shard a split; closes a shard that has reached the target size."""
+
+    def __init__(self, config: IngestConfig, next_numbers: dict[str, int] | None = None) -> None:
+        self._config = config
+        self._numbers = {split: (next_numbers or {}).get(split, 0) for split in SPLITS}
+        self._open: dict[str, list[Recording]] = {split: [] for split in SPLITS}
+
+    def add(self, recording: Recording) -> ShardPlan | None:
+        """Put a recording into its split's open shard; returns that shard when this one closed it."""
+        split = split_of(recording.speaker, recording.recording_id, self._config)
+        self._open[split].append(recording)
+        size = sum(_expected_bytes(r) for r in self._open[split])
+        return self._close(split) if size >= self._config.shard_size_mb * 1e6 else None
+
+    def rest(self) -> list[ShardPlan]:
+        """The shards still open, closed."""
+        return [self._close(split) for split in SPLITS if self._open[split]]
+
+    def _close(self, split: str) -> ShardPlan:
+        plan = ShardPlan(f"{split}-{self._numbers[split]:06d}", split, tuple(self._open[split]))
+        self._numbers[split] += 1
+        self._open[split] = []
+        return plan
+
+
+def plan_shards(
+    recordings: Iterable[Recording], config: IngestConfig, next_numbers: dict[str, int] | None = None
+) -> list[ShardPlan]:
+    """Shards of about the target size, one split each.
+
+    Recordings are taken in the order of a hash of their id, so that a shard mixes speakers.
+    """
+    packer = Packer(config, next_numbers)
+    closed = [packer.add(recording) for recording in sorted(recordings, key=_mixing_key)]
+    return [*(plan for plan in closed if plan), *packer.rest()]
+
+
+def _mixing_key(recording: Recording) -> tuple[bytes, str]:
+    return hashlib.sha256(recording.recording_id.encode()).digest(), recording.recording_id
+
+
+def _expected_bytes(recording: Recording) -> float:
+    suffix = PurePosixPath(recording.source).suffix.lower()
+    return recording.size_bytes * _FLAC_BYTES_PER_BYTE.get(suffix, 1.0)
+
+
+def publish_plan(shards_uri: str, generation: int, plans: Iterable[ShardPlan]) -> None:
+    """Write one generation. From then on its shards are fixed."""
+    names = set(PLAN_SCHEMA.names)
+    rows = [
+        {"shard": plan.shard, "split": plan.split, **{k: v for k, v in asdict(recording).items() if k in names}}
+        for plan in plans
+        for recording in plan.recordings
+    ]
+    table = pa.Table.from_pylist(rows, schema=PLAN_SCHEMA)
+    store.publish_bytes(_plan_uri(shards_uri, generation), parquet_bytes(table))
+
+
+def _plan_uri(shards_uri: str, generation: int) -> str:
+    return store.join(shards_uri, "plan", f"{generation:06d}.parquet")
+
+
+def read_plans(shards_uri: str) -> list[list[ShardPlan]]:
+    """The generations there are, oldest first. Locations are not stored: see :func:`located`. Raises FormatError."""
+    return [_read_plan(entry.uri) for entry in store.list_files(store.join(shards_uri, "plan"), suffix=".parquet")]
+
+
+def _read_plan(uri: str) -> list[ShardPlan]:
+    try:
+        rows = pq.read_table(io.BytesIO(store.read_bytes(uri)), page_checksum_verification=True).to_pylist()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise FormatError(explain("damaged plan", value=uri, fix="delete the output and shard again")) from error
+    known = {field.name for field in fields(Recording)}
+    shards: dict[str, tuple[str, list[Recording]]] = {}
+    for row in rows:
+        recording = Recording(location="", **{key: value for key, value in row.items() if key in known})
+        shards.setdefault(row["shard"], (row["split"], []))[1].append(recording)
+    return [ShardPlan(shard, split, tuple(recordings)) for shard, (split, recordings) in shards.items()]
+
+
+def next_numbers(plans: Iterable[ShardPlan]) -> dict[str, int]:
+    """The first free shard number of each split."""
+    numbers = dict.fromkeys(SPLITS, 0)
+    for plan in plans:
+        numbers[plan.split] = max(numbers[plan.split], int(plan.shard.rpartition("-")[2]) + 1)
+    return numbers
+
+
+def match(planned: Sequence[ShardPlan], found: Iterable[Recording]) -> tuple[dict[str, Recording], list[Recording]]:
+    """The found recordings that are planned, by id, and those that are new.
+
+    Raises:
+        ConflictError: a planned recording is gone or has changed.
+    """
+    by_id = {recording.recording_id: recording for recording in found}
+    known: dict[str, Recording] = {}
+    for old in (recording for plan in planned for recording in plan.recordings):
+        new = by_id.pop(old.recording_id, None)
+        if new is None or new.fingerprint != old.fingerprint:
+            what = "is gone from the source" if new is None else "has changed"
+            raise ConflictError(
+                explain(
+                    f"recording {old.recording_id} {what} since this output was planned",
+                    fix="use another --out, or the source as it was",
+                )
+            )
+        known[old.recording_id] = new
+    return known, list(by_id.values())

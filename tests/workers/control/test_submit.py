@@ -1,0 +1,118 @@
+"""Submission as a subprocess: the result, the error line, the last lines, and no orphan."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import ClassVar
+
+import psutil
+import pytest
+
+from syllabary.shards.errors import JobError
+from syllabary.workers.control.jobs import Job
+from syllabary.workers.control.submit import submit
+
+WORKER = """
+import os, sys, time
+from typing import ClassVar
+from syllabary.shards.errors import InputError, UnavailableError
+from syllabary.workers.control.run_verb import run_job, say
+from syllabary.workers.control.jobs import Job
+
+class ProbeJob(Job):
+    module: ClassVar[str] = "probe_for_tests"
+    how: str
+    note: str = ""
+
+def probe(job):
+    print("chatter of a library")
+    say("probe", "working")
+    if job.how == "refuse":
+        raise InputError("no speech: 'x'; expected a folder")
+    if job.how == "away":
+        raise UnavailableError("cannot read")
+    if job.how == "killed":
+        os.kill(os.getpid(), 9)
+    if job.how == "crash":
+        raise RuntimeError("boom")
+    if job.how == "sleep":
+        open(job.note, "w").write(str(os.getpid()))
+        time.sleep(600)
+    return {"how": job.how}
+
+if __name__ == "__main__":
+    run_job(ProbeJob, probe)
+"""
+
+
+class ProbeJob(Job):
+    module: ClassVar[str] = "probe_for_tests"
+    how: str
+    note: str = ""
+
+
+@pytest.fixture
+def probe(add_worker: Callable[[str, str], None], tmp_path: Path) -> Path:
+    """A worker module of the tests' own, found beside the real ones."""
+    add_worker("probe_for_tests", WORKER)
+    return tmp_path
+
+
+def test_the_result_comes_back_and_the_chatter_is_passed_on(probe: Path) -> None:
+    lines: list[str] = []
+    assert submit(ProbeJob(how="work"), lines.append) == {"how": "work"}
+    assert lines == ["chatter of a library", "probe  working"]
+
+
+def test_a_refusal_is_the_jobs_own_line_and_exit_code(probe: Path) -> None:
+    with pytest.raises(JobError) as caught:
+        submit(ProbeJob(how="refuse"), lambda line: None)
+    assert str(caught.value) == "no speech: 'x'; expected a folder"
+    assert caught.value.exit_code == 2
+
+
+def test_a_crash_names_the_job_and_keeps_its_last_lines(probe: Path) -> None:
+    with pytest.raises(JobError, match=r"job probe_for_tests failed \(exit status 1\): RuntimeError: boom") as caught:
+        submit(ProbeJob(how="crash"), lambda line: None)
+    assert "probe  working" in caught.value.last_lines
+    assert caught.value.exit_code == 1
+
+
+@pytest.mark.parametrize(("how", "may_pass"), [("refuse", False), ("crash", False), ("away", True), ("killed", True)])
+def test_only_what_may_pass_is_worth_another_try(probe: Path, how: str, may_pass: bool) -> None:
+    with pytest.raises(JobError) as caught:
+        submit(ProbeJob(how=how), lambda line: None)
+    assert caught.value.may_pass == may_pass
+
+
+def test_a_job_dies_with_its_submitter(probe: Path) -> None:
+    pid_file = probe / "pid"
+    code = (
+        "from tests_probe import ProbeJob; from syllabary.workers.control.submit import submit; "
+        f"submit(ProbeJob(how='sleep', note={str(pid_file)!r}))"
+    )
+    (probe / "tests_probe.py").write_text(
+        "from typing import ClassVar\nfrom syllabary.workers.control.jobs import Job\n"
+        "class ProbeJob(Job):\n    module: ClassVar[str] = 'probe_for_tests'\n    how: str\n    note: str = ''\n"
+    )
+    submitter = subprocess.Popen([sys.executable, "-c", code], env=os.environ)
+    job = _wait_for_pid(pid_file)
+    submitter.send_signal(signal.SIGKILL)
+    submitter.wait()
+    _, alive = psutil.wait_procs([job], timeout=10)
+    assert not alive
+
+
+def _wait_for_pid(path: Path) -> psutil.Process:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        if path.exists() and path.read_text():
+            return psutil.Process(int(path.read_text()))
+        time.sleep(0.05)
+    raise AssertionError("the job never started")

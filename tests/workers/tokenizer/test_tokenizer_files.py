@@ -1,0 +1,144 @@
+"""A tokenizer directory: equal bytes, equal digests, and every kind of damage refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from syllabary.model.config import ModelConfig
+from syllabary.shards.errors import ConflictError, DamageError, FormatError, InputError, NotFoundError, VersionError
+from syllabary.workers.tokenizer.tokenizer import Tokenizer, save_tokenizer
+from tests.helpers.small_models import CONFIGS, small_codec, small_tokenizer
+
+FILES = ("config.json", "encoder.safetensors", "decoder.safetensors", "README.md")
+
+
+def save(folder: Path, kind: str = "waveform", seed: int = 0, config: ModelConfig | None = None):
+    codec = small_codec(kind, seed)
+    states = codec.encoder.state_dict(), codec.generator.state_dict()
+    return save_tokenizer(str(folder), config or CONFIGS[kind], *states, recipe={"name": kind})
+
+
+def test_same_tokenizer_same_bytes_and_saving_again_is_a_no_op(tmp_path: Path) -> None:
+    digests = save(tmp_path / "a")
+    assert save(tmp_path / "b") == digests
+    assert save(tmp_path / "a") == digests
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == sorted(FILES)
+    assert all((tmp_path / "a" / f).read_bytes() == (tmp_path / "b" / f).read_bytes() for f in FILES)
+
+
+def test_digests_tell_encoder_from_decoder(tmp_path: Path) -> None:
+    first = save(tmp_path / "a")
+    codec, other = small_codec("waveform"), small_codec("waveform", seed=9)
+    second = save_tokenizer(
+        str(tmp_path / "b"), CONFIGS["waveform"], codec.encoder.state_dict(), other.generator.state_dict(), recipe={}
+    )
+    assert second.encoder == first.encoder
+    assert second.decoder != first.decoder
+    window = CONFIGS["waveform"].encoder.model_copy(update={"window_s": 2.4})
+    third = save(tmp_path / "c", config=CONFIGS["waveform"].model_copy(update={"encoder": window}))
+    assert third.encoder != first.encoder
+    assert third.decoder == first.decoder
+
+
+def test_another_tokenizer_is_never_overwritten(tmp_path: Path) -> None:
+    save(tmp_path)
+    before = {f: (tmp_path / f).read_bytes() for f in FILES}
+    with pytest.raises(ConflictError, match=r"another tokenizer is at .* use another --out"):
+        save(tmp_path, seed=1)
+    assert before == {f: (tmp_path / f).read_bytes() for f in FILES}
+
+
+def test_weights_that_do_not_fit_are_never_saved(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"encoder .*; use the weights and the configuration of one and the same run"):
+        save(tmp_path / "t", "spectral", config=CONFIGS["waveform"])
+    codec = small_codec("waveform")
+    broken = {**codec.encoder.state_dict(), "projection.bias": torch.full((16,), float("nan"))}
+    with pytest.raises(InputError, match=r"encoder weight projection.bias holds values that are not finite"):
+        save_tokenizer(str(tmp_path / "t"), CONFIGS["waveform"], broken, codec.generator.state_dict(), recipe={})
+    assert not (tmp_path / "t").exists()
+
+
+def test_card_states_rates_and_digests(tmp_path: Path) -> None:
+    digests = save(tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    assert digests.encoder in card
+    assert digests.decoder in card
+    assert "| tokens | 3 a frame, 50 a second, vocabulary 16,384 |" in card
+
+
+@pytest.mark.parametrize("name", ["encoder.safetensors", "decoder.safetensors"])
+def test_any_changed_byte_of_the_weights_is_damage(tmp_path: Path, name: str) -> None:
+    save(tmp_path)
+    good = (tmp_path / name).read_bytes()
+    header_end = 8 + int.from_bytes(good[:8], "little")
+    for at in (0, 3, 20, header_end - 5, header_end, header_end + 1001, len(good) - 1):
+        bad = bytearray(good)
+        bad[at] ^= 0x41
+        (tmp_path / name).write_bytes(bytes(bad))
+        with pytest.raises(DamageError, match=r"restore|use the weights and the configuration of one"):
+            Tokenizer.load(str(tmp_path))
+    (tmp_path / name).write_bytes(good[:-7])
+    with pytest.raises(DamageError, match="not a readable safetensors file"):
+        Tokenizer.load(str(tmp_path))
+    (tmp_path / name).write_bytes(good)
+    Tokenizer.load(str(tmp_path))
+
+
+def edit(folder: Path, change) -> None:
+    description = json.loads((folder / "config.json").read_text())
+    change(description)
+    (folder / "config.json").write_text(json.dumps(description))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda d: d["model"]["fsq"].update(levels=3), DamageError, "has changed: digest"),
+        (lambda d: d["model"]["encoder"].update(precision="bf16"), DamageError, "has changed: digest"),
+        (lambda d: d["model"]["encoder"].update(window_s=9.0), DamageError, "has changed: digest"),
+        (lambda d: d["model"]["encoder"].update(latent_dim=32), DamageError, "expected"),
+        (lambda d: d["model"]["encoder"].update(colour="red"), DamageError, "does not resolve"),
+        (lambda d: d.pop("model"), DamageError, "no key: 'model'"),
+        (lambda d: d.pop("recipe"), DamageError, "no key: 'recipe'"),
+        (lambda d: d.update(encoder_digest="0" * 64), DamageError, "expected '?0000"),
+        (lambda d: d.update(format_version=99), VersionError, "99; expected 1"),
+        (lambda d: d.update(kind="archive"), FormatError, "kind: 'archive'; expected tokenizer"),
+    ],
+)
+def test_a_changed_configuration_is_refused(tmp_path: Path, change, error: type[Exception], message: str) -> None:
+    save(tmp_path)
+    edit(tmp_path, change)
+    with pytest.raises(error, match=message):
+        Tokenizer.load(str(tmp_path))
+
+
+def test_missing_and_foreign_directories(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="nothing there"):
+        Tokenizer.load(str(tmp_path))
+    (tmp_path / "config.json").write_text("[1, 2]")
+    with pytest.raises(FormatError, match="not a JSON object"):
+        Tokenizer.load(str(tmp_path))
+    save(tmp_path / "t")
+    (tmp_path / "t" / "decoder.safetensors").unlink()
+    with pytest.raises(NotFoundError, match=r"decoder\.safetensors"):
+        Tokenizer.load(str(tmp_path / "t"))
+    Tokenizer.load(str(tmp_path / "t"), decoder=False)
+
+
+def test_half_precision_weights_are_refused(tmp_path: Path) -> None:
+    save(tmp_path)
+    state = safetensors.torch.load_file(tmp_path / "encoder.safetensors")
+    safetensors.torch.save_file({k: v.half() for k, v in state.items()}, tmp_path / "encoder.safetensors")
+    with pytest.raises(DamageError, match=r"has type: 'torch\.float16'; expected torch\.float32"):
+        Tokenizer.load(str(tmp_path))
+
+
+def test_lives_at_any_uri(tmp_path: Path) -> None:
+    local = small_tokenizer("waveform", tmp_path)
+    codec = small_codec("waveform")
+    states = codec.encoder.state_dict(), codec.generator.state_dict()
+    save_tokenizer("memory://tokenizer-at-any-uri", CONFIGS["waveform"], *states, recipe={"name": "waveform"})
+    assert Tokenizer.load("memory://tokenizer-at-any-uri").digests == local.digests

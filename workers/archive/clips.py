@@ -1,0 +1,204 @@
+"""The part of restoring that touches sound: rows of an archive become audio files, by one process or one of many.
+
+What a file holds follows from its rows and the tokenizer alone, and a file that is there is kept. So it does not matter
+which process restores which shard, or how often.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from syllabary.shards import audio, store
+from syllabary.shards.archive import parts as token_archive
+from syllabary.shards.archive.packing import Packing
+from syllabary.shards.archive.reader import ArchiveReader
+from syllabary.shards.archive.where import Condition
+from syllabary.shards.errors import DamageError, InputError, SyllabaryError, explain
+from syllabary.workers.archive.selection import joins, selection
+from syllabary.workers.cluster.actors import refused
+from syllabary.workers.cluster.memory import keep_freed_memory
+from syllabary.workers.control.jobs import RestoreJob
+from syllabary.workers.tokenizer.tokenizer import Tokenizer
+
+_COLUMNS = ["utterance_id", "recording_id", "speaker", "start_sample", "num_samples", "sample_rate", "tokens"]
+Manifest = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A file to write: its path below the output without extension, and the utterances (rows with tokens [F, G]) in it.
+
+    ``span`` is the first sample and the one after the last of a joined recording, or None for a single utterance.
+    """
+
+    name: str
+    rows: list[dict[str, Any]]
+    span: tuple[int, int] | None = None
+
+    @property
+    def num_samples(self) -> int:
+        """Of the file."""
+        return int(self.rows[0]["num_samples"]) if self.span is None else self.span[1] - self.span[0]
+
+
+@dataclass(frozen=True)
+class Restorer:
+    """What restoring any shard of a job needs; ``present`` are the files that were there before."""
+
+    job: RestoreJob
+    reader: ArchiveReader
+    tokenizer: Tokenizer
+    condition: Condition | None
+    present: frozenset[str]
+
+    @classmethod
+    def open(cls, job: RestoreJob, reader: ArchiveReader, tokenizer: Tokenizer) -> Restorer:
+        """The restorer of a job. Raises InputError: the selection does not parse."""
+        present = frozenset(entry.name for entry in store.list_files(store.join(job.out, "audio")))
+        return cls(job, reader, tokenizer, selection(job, reader.schema), present)
+
+    def restore(
+        self, shards: Sequence[str], recordings: Counter[str], on_clip: Callable[[int], None] = lambda _: None
+    ) -> Manifest:
+        """Publish the files of these shards and tell of their utterances.
+
+        Args:
+            shards: names; all their selected rows are restored, in archive order.
+            recordings: selected utterances of each recording in these shards.
+            on_clip: hears of each file how many utterances it holds.
+
+        Raises:
+            DamageError: a row group does not pass its checksums, or tokens do not decode.
+            StorageError: the store fails.
+        """
+        rows = itertools.islice(_rows(self.reader, self.condition, shards), recordings.total())
+        singles = (Clip(row["utterance_id"], [row]) for row in rows)
+        manifest: Manifest = []
+        for clip in _recordings(self.job, rows, recordings) if joins(self.job) else singles:
+            manifest += self._publish(clip)
+            on_clip(len(clip.rows))
+        return manifest
+
+    def _publish(self, clip: Clip) -> Manifest:
+        if not clip.num_samples:  # there is no FLAC of no samples; a file of no bytes would be no audio
+            return _manifest_rows(clip, None)
+        name = f"{clip.name}.{self.job.audio_format}"
+        if name not in self.present:
+            samples = _samples(clip, self.tokenizer, self.reader.format.packing)
+            data = _encoded(samples, clip.rows[0]["sample_rate"], self.job.audio_format)
+            store.publish_bytes(store.join(self.job.out, "audio", name), data)
+        return _manifest_rows(clip, f"audio/{name}")
+
+
+class ShardRestorer:
+    """The Ray actor: one tokenizer, one thread; called with ``{"shard", "recordings"}`` it restores that shard.
+
+    ``recordings`` is a JSON object: selected utterances of each recording in the shard.
+    """
+
+    def __init__(self, job: str) -> None:
+        import torch
+
+        torch.set_num_threads(1)
+        keep_freed_memory()
+        values = RestoreJob.model_validate_json(job)
+        self._restorer = Restorer.open(values, ArchiveReader.open(values.archive), Tokenizer.load(values.tokenizer))
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Manifest rows as JSON and bytes read; ``error`` is the line of a failure of its ``kind``, or empty."""
+        reader = self._restorer.reader
+        before = reader.bytes_read, reader.num_row_groups_read
+        found = {"shard": row["shard"], "error": "", "kind": "", "manifest": "[]"}
+        try:
+            manifest = self._restorer.restore([str(row["shard"])], Counter(json.loads(str(row["recordings"]))))
+            found["manifest"] = json.dumps(manifest)
+        except SyllabaryError as error:
+            found |= refused(error)
+        groups = reader.num_row_groups_read - before[1]
+        return found | {"bytes_read": reader.bytes_read - before[0], "num_row_groups_read": groups}
+
+
+def _recordings(job: RestoreJob, rows: Iterable[dict[str, Any]], recordings: Counter[str]) -> Iterator[Clip]:
+    """Whole recordings, each as soon as its last selected utterance has been read: only open ones are in memory."""
+    missing = recordings.copy()
+    open_rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        recording = row["recording_id"]
+        open_rows[recording].append(row)
+        missing[recording] -= 1
+        if not missing[recording]:
+            yield _joined(job, recording, open_rows.pop(recording))
+
+
+def _joined(job: RestoreJob, recording: str, rows: list[dict[str, Any]]) -> Clip:
+    rows.sort(key=lambda row: row["start_sample"])
+    rates = {row["sample_rate"] for row in rows}
+    if len(rates) > 1:
+        raise InputError(explain(f"recording {recording} has utterances of several rates", value=sorted(rates)))
+    start = 0 if job.start_s is None else round(job.start_s * rows[0]["sample_rate"])
+    stop = max(row["start_sample"] + row["num_samples"] for row in rows)
+    if job.end_s is not None:
+        stop = min(stop, round(job.end_s * rows[0]["sample_rate"]))
+    return Clip(recording, rows, (start, stop))
+
+
+def _rows(reader: ArchiveReader, condition: Condition | None, shards: Sequence[str]) -> Iterator[dict[str, Any]]:
+    groups = reader.format.packing.num_groups
+    for table in reader.scan(condition, _COLUMNS, shards):
+        tokens = token_archive.row_tokens(table, groups)
+        for row, own in zip(table.drop_columns("tokens").to_pylist(), tokens, strict=True):
+            yield {**row, "tokens": own}
+
+
+def _samples(clip: Clip, tokenizer: Tokenizer, packing: Packing) -> NDArray[np.float32]:
+    """The waveform float32 of a clip, at its own rate, with exactly as many samples as it had."""
+    if clip.span is None:
+        return _decoded(clip.rows[0], tokenizer, packing)
+    start, stop = clip.span
+    joined = np.zeros(stop - start, np.float32)
+    for row in clip.rows:
+        samples = _decoded(row, tokenizer, packing)
+        first, last = max(row["start_sample"], start), min(row["start_sample"] + row["num_samples"], stop)
+        joined[first - start : last - start] = samples[first - row["start_sample"] : last - row["start_sample"]]
+    return joined
+
+
+def _decoded(row: dict[str, Any], tokenizer: Tokenizer, packing: Packing) -> NDArray[np.float32]:
+    if not row["num_samples"]:
+        return np.zeros(0, np.float32)
+    tokens = row["tokens"]
+    try:
+        if packing != tokenizer.packing:
+            tokens = tokenizer.packing.pack(packing.unpack(tokens))
+        return tokenizer.decode(tokens, row["num_samples"], row["sample_rate"])
+    except ValueError as error:
+        raise DamageError(
+            explain(f"utterance {row['utterance_id']} does not decode ({error})", fix="run `syllabary verify`")
+        ) from error
+
+
+def _encoded(samples: NDArray[np.float32], rate: int, audio_format: str) -> bytes:
+    if audio_format == "flac":
+        return audio.encode_flac(samples, rate)
+    buffer = io.BytesIO()
+    soundfile.write(buffer, audio.to_int16(samples), rate, format=audio_format.upper(), subtype="PCM_16")
+    return buffer.getvalue()
+
+
+def _manifest_rows(clip: Clip, file: str | None) -> list[dict[str, Any]]:
+    start = clip.rows[0]["start_sample"] if clip.span is None else clip.span[0]
+    names = ("utterance_id", "recording_id", "speaker", "start_sample", "num_samples", "sample_rate")
+    return [
+        {**{name: row[name] for name in names}, "file": file, "offset_in_file": row["start_sample"] - start}
+        for row in clip.rows
+    ]

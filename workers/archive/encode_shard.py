@@ -1,0 +1,239 @@
+"""One shard to one archive part: decode and resample ahead in a thread, encode, checksum, publish.
+
+The part's bytes follow from the shard and the tokenizer alone: every utterance is encoded by itself (decision 6) and
+rows keep the order of the index. So any number of processes may do the same shard; the result is one.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from syllabary.shards import audio, outputs, store
+from syllabary.shards.archive import parts as token_archive
+from syllabary.shards.archive.ledger import LEDGER_SCHEMA, QUARANTINED, TOKENIZED, Ledger, publish_part, sha256
+from syllabary.shards.archive.parts import ArchiveFormat, PartMetadata
+from syllabary.shards.dataset import index, wds
+from syllabary.shards.errors import NotFoundError, StorageError, SyllabaryError
+from syllabary.workers.cluster.actors import refused
+from syllabary.workers.cluster.memory import keep_freed_memory
+from syllabary.workers.control.run_verb import say
+
+if TYPE_CHECKING:
+    from syllabary.workers.tokenizer.tokenizer import Tokenizer
+
+T = TypeVar("T")
+MAX_UTTERANCE_S = 3600.0  # a longer one would need memory without bound: quarantined
+_PREFETCHED = 4
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """An utterance ready to encode: its waveform float32 [num_samples] at the model's rate, or why it has none."""
+
+    waveform: NDArray[np.float32] | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class EncodedRow:
+    """Tokens uint16 [F, G] and salience uint8 [F] of one utterance, or why it has none."""
+
+    tokens: NDArray[np.uint16]
+    salience: NDArray[np.uint8]
+    error: str = ""
+
+
+def archive_format(tokenizer: Tokenizer) -> ArchiveFormat:
+    """The archive format that a tokenizer writes."""
+    config = tokenizer.config.model_dump(mode="json")
+    return ArchiveFormat(
+        encoder_digest=tokenizer.encoder_digest,
+        recipe_digest=outputs.digest({key: config[key] for key in ("encoder", "fsq")}),
+        packing=tokenizer.packing,
+        model_sample_rate=tokenizer.framing.sample_rate,
+        hop_length=tokenizer.framing.hop_length,
+    )
+
+
+def encode_shard(tokenizer: Tokenizer, shards_uri: str, shard: str) -> tuple[bytes, Ledger]:
+    """Part bytes and ledger of a shard.
+
+    Raises:
+        DamageError: the shard's bytes are not what its index says.
+        StorageError: the store fails.
+    """
+    rows = index.read_index_part(shards_uri, shard)
+    form = archive_format(tokenizer)
+    utterances = prefetched(decoded_utterances(shards_uri, shard, form.model_sample_rate), _PREFETCHED)
+    encoded = [encode_utterance(tokenizer, utterance) for utterance in utterances]
+    _require_exact_frames(encoded, rows, form)
+    metadata = PartMetadata(form, shard, token_archive.shard_digest(rows), tokenizer.computed_on)
+    kept = [i for i, row in enumerate(encoded) if not row.error]
+    table = token_archive.part_table(
+        rows.take(pa.array(kept, pa.int64())),
+        [encoded[i].tokens for i in kept],
+        [encoded[i].salience for i in kept],
+        metadata,
+    )
+    part = token_archive.encode_part(table)
+    return part, _ledger(rows, encoded, metadata, part)
+
+
+def decoded_utterances(shards_uri: str, shard: str, sample_rate: int) -> Iterator[Utterance]:
+    """The utterances of a shard in order, decoded and resampled to ``sample_rate``."""
+    for row, flac in wds.iter_shard(shards_uri, shard):
+        if row["num_samples"] > MAX_UTTERANCE_S * row["sample_rate"]:
+            yield Utterance(error=f"longer than {MAX_UTTERANCE_S:.0f} s: shard it into shorter utterances")
+            continue
+        try:
+            samples, rate = audio.decode(flac)
+        except SyllabaryError as error:
+            yield Utterance(error=str(error))
+            continue
+        if (len(samples), rate) != (row["num_samples"], row["sample_rate"]):
+            expected = f"{row['num_samples']} at {row['sample_rate']} Hz"
+            yield Utterance(error=f"decodes to {len(samples)} samples at {rate} Hz; expected {expected}")
+            continue
+        yield Utterance(audio.resample(samples, rate, sample_rate))
+
+
+def encode_utterance(tokenizer: Tokenizer, utterance: Utterance) -> EncodedRow:
+    """Tokens and salience, or why there are none; an utterance of zero samples has zero frames."""
+    nothing = EncodedRow(np.empty((0, tokenizer.packing.num_groups), np.uint16), np.empty(0, np.uint8), utterance.error)
+    if utterance.waveform is None or not len(utterance.waveform):
+        return nothing
+    try:
+        encoded = tokenizer.encode(utterance.waveform, tokenizer.framing.sample_rate)
+    except ValueError as error:
+        return replace(nothing, error=f"the tokenizer refuses it: {error}")
+    return EncodedRow(encoded.tokens, encoded.salience)
+
+
+def prefetched(items: Iterable[T], depth: int) -> Iterator[T]:
+    """The items, produced ``depth`` ahead in a thread: storage and FLAC decoding overlap with the encoder."""
+    ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(maxsize=depth)
+    stopped = threading.Event()
+
+    def offer(entry: tuple[T | None, BaseException | None]) -> None:
+        while not stopped.is_set():
+            try:
+                return ready.put(entry, timeout=0.1)
+            except queue.Full:
+                continue
+
+    def produce() -> None:
+        try:
+            for item in items:
+                offer((item, None))
+            offer((None, StopIteration()))
+        except BaseException as error:  # handed to the consumer, which raises it
+            offer((None, error))
+
+    threading.Thread(target=produce, daemon=True, name="decode").start()
+    try:
+        while True:
+            item, error = ready.get()
+            if isinstance(error, StopIteration):
+                return
+            if error is not None:
+                raise error
+            yield item  # type: ignore[misc]
+    finally:
+        stopped.set()
+
+
+def persist(action: Callable[[], T], patience_s: float, what: str) -> T:
+    """``action`` again and again while the store fails, for up to ``patience_s`` seconds.
+
+    Raises:
+        StorageError: the last one, when the store has not come back.
+        NotFoundError: at once; waiting brings nothing back.
+    """
+    deadline, wait_s = time.monotonic() + patience_s, 0.5
+    while True:
+        try:
+            return action()
+        except NotFoundError:
+            raise
+        except StorageError as error:
+            if time.monotonic() + wait_s > deadline:
+                raise
+            say("tokenize", f"{what}: {error}; trying again in {wait_s:.0f} s")
+        time.sleep(wait_s)
+        wait_s = min(2 * wait_s, 15.0)
+
+
+class ShardEncoder:
+    """The Ray actor: one tokenizer, one thread; called with ``{"shard": name}`` it publishes that shard's part."""
+
+    def __init__(self, shards_uri: str, tokenizer_uri: str, archive_uri: str, patience_s: float) -> None:
+        import torch
+
+        from syllabary.workers.tokenizer.tokenizer import Tokenizer
+
+        torch.set_num_threads(1)
+        keep_freed_memory()
+        self._shards_uri, self._archive_uri = shards_uri, archive_uri
+        self._patience_s = patience_s if store.is_remote(archive_uri) or store.is_remote(shards_uri) else 0.0
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._tokenizer = Tokenizer.load(tokenizer_uri, decoder=False, device=device)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Figures of the published part; ``error`` is the one line of a failure of its ``kind``, else empty."""
+        shard = str(row["shard"])
+        try:
+            return {"shard": shard, "error": "", "kind": "", **self._publish(shard)}
+        except SyllabaryError as error:
+            return {"shard": shard, **refused(error), **NO_FIGURES}
+
+    def _publish(self, shard: str) -> dict[str, Any]:
+        part, ledger = persist(
+            lambda: encode_shard(self._tokenizer, self._shards_uri, shard), self._patience_s, f"reading {shard}"
+        )
+        persist(lambda: publish_part(self._archive_uri, part, ledger), self._patience_s, f"publishing {shard}")
+        return figures(ledger)
+
+
+NO_FIGURES = {"num_tokenized": 0, "num_quarantined": 0, "tokenized_s": 0.0, "quarantined_s": 0.0, "size_bytes": 0}
+
+
+def figures(ledger: Ledger) -> dict[str, Any]:
+    """What one shard adds to the archive's totals."""
+    return {
+        "num_tokenized": ledger.count(TOKENIZED),
+        "num_quarantined": ledger.count(QUARANTINED),
+        "tokenized_s": ledger.seconds(TOKENIZED),
+        "quarantined_s": ledger.seconds(QUARANTINED),
+        "size_bytes": ledger.part_size_bytes,
+    }
+
+
+def _require_exact_frames(encoded: list[EncodedRow], rows: pa.Table, form: ArchiveFormat) -> None:
+    """A tokenizer that breaks its contract must not reach the archive."""
+    for row, num_samples, rate in zip(
+        encoded, rows["num_samples"].to_pylist(), rows["sample_rate"].to_pylist(), strict=True
+    ):
+        if row.error:
+            continue
+        expected = (form.num_frames(num_samples, rate), form.packing.num_groups)
+        assert row.tokens.shape == expected, f"tokens {row.tokens.shape} for {num_samples} samples, not {expected}"
+        assert row.salience.shape == expected[:1], f"salience {row.salience.shape}, not {expected[:1]}"
+        form.packing.require_valid(row.tokens)
+
+
+def _ledger(rows: pa.Table, encoded: list[EncodedRow], metadata: PartMetadata, part: bytes) -> Ledger:
+    status = [QUARANTINED if row.error else TOKENIZED for row in encoded]
+    columns = {f.name: rows[f.name] for f in LEDGER_SCHEMA if f.name in rows.column_names}
+    reasons = pa.array([row.error or None for row in encoded], pa.string())
+    table = pa.table(columns | {"status": pa.array(status, pa.string()), "reason": reasons})
+    table = table.select(LEDGER_SCHEMA.names).cast(LEDGER_SCHEMA)
+    return Ledger(metadata.shard, metadata.shard_digest, sha256(part), len(part), table)

@@ -1,0 +1,129 @@
+"""``repack``: another group size or digit order for the same digits, without encoding again and without loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from syllabary.shards import store
+from syllabary.shards.archive import parts as token_archive
+from syllabary.shards.archive.ledger import intact_ledger, publish_part, sha256, shards_in
+from syllabary.shards.archive.packing import Packing
+from syllabary.shards.archive.parts import ArchiveFormat, PartMetadata, open_part, part_name
+from syllabary.shards.archive.reader import ArchiveReader
+from syllabary.shards.errors import DamageError, InputError, explain
+from syllabary.shards.outputs import mark_done, read_done
+from syllabary.workers.control.jobs import RepackJob
+from syllabary.workers.control.run_verb import Progress, say
+
+_SAMPLE_FRAMES = 20_000
+
+
+def repack(job: RepackJob) -> dict[str, Any]:
+    """Print what each group size costs; with ``out``, write the archive under the wanted packing.
+
+    Raises:
+        InputError: a group size whose tokens do not fit into uint16.
+        DamageError: a part is damaged; nothing is copied from it.
+        ConflictError: ``out`` holds another archive.
+    """
+    reader = ArchiveReader.open(job.archive)
+    packing = _wanted(job, reader.format)
+    digits = _sample(reader)
+    choices = [choice_figures(option, digits, reader.format) for option in _choices(reader.format.packing)]
+    for choice in choices:
+        say("repack", _line(choice))
+    if job.out is not None:
+        _write(job, reader, packing, job.out)
+    return {"choices": choices, "group_size": packing.group_size, "digit_order": packing.digit_order}
+
+
+def choice_figures(packing: Packing, digits: NDArray[np.uint8], form: ArchiveFormat) -> dict[str, float]:
+    """What a packing costs: tokens a second, vocabulary, the share of token bits that carry nothing, and the entropy.
+
+    ``entropy_bits`` is the mean over positions of the empirical entropy of a token in ``digits`` [F, D]; with few
+    frames and a large vocabulary it is an underestimate.
+    """
+    tokens = packing.pack(digits)
+    frames_per_s = form.model_sample_rate / form.hop_length
+    token_bits = np.log2(packing.vocabulary)
+    used = packing.num_dims * np.log2(packing.levels)
+    return {
+        "group_size": packing.group_size,
+        "tokens_per_s": packing.num_groups * frames_per_s,
+        "vocabulary": packing.vocabulary,
+        "waste_percent": round(100 * (1 - used / (packing.num_groups * token_bits)), 2),
+        "entropy_bits": round(float(np.mean([_entropy(column) for column in tokens.T])), 3),
+    }
+
+
+def _entropy(values: NDArray[np.uint16]) -> float:
+    counts = np.bincount(values)
+    share = counts[counts > 0] / max(len(values), 1)
+    return float(-(share * np.log2(share)).sum())
+
+
+def _wanted(job: RepackJob, form: ArchiveFormat) -> Packing:
+    try:
+        return replace(form.packing, group_size=job.group_size, digit_order=job.digit_order)
+    except ValueError as error:
+        raise InputError(explain(str(error))) from error
+
+
+def _choices(packing: Packing) -> Iterator[Packing]:
+    for group_size in range(1, 17):
+        if packing.levels**group_size <= 1 << 16 and group_size <= packing.num_dims:
+            yield replace(packing, group_size=group_size)
+
+
+def _sample(reader: ArchiveReader) -> NDArray[np.uint8]:
+    """Digits of the first frames of the archive, [F, D]."""
+    digits, num_frames = [], 0
+    for table in reader.scan(None, ["tokens"]):
+        for tokens in token_archive.row_tokens(table, reader.format.packing.num_groups):
+            digits.append(reader.format.packing.unpack(tokens))
+            num_frames += len(tokens)
+        if num_frames >= _SAMPLE_FRAMES:
+            break
+    return np.concatenate(digits) if digits else np.empty((0, reader.format.packing.num_dims), np.uint8)
+
+
+def _line(choice: dict[str, float]) -> str:
+    return (
+        f"group size {choice['group_size']:>2}: {choice['tokens_per_s']:>6g} tokens/s, vocabulary "
+        f"{choice['vocabulary']:>6,}, waste {choice['waste_percent']:>5.2f} %, entropy {choice['entropy_bits']:.2f} bit"
+    )
+
+
+def _write(job: RepackJob, reader: ArchiveReader, packing: Packing, out: str) -> None:
+    form = replace(reader.format, packing=packing)
+    form.claim(out)
+    present = set(shards_in(out))
+    progress = Progress("repack", len(reader.shards), "parts")
+    for shard in reader.shards:
+        if shard not in present or intact_ledger(out, shard, form) is None:
+            _write_part(reader, shard, packing, out)
+        progress.add(1)
+    progress.finish()
+    done = read_done(job.archive)
+    if done is not None:
+        mark_done(out, done | {"size_bytes": sum(e.size_bytes for e in store.list_files(store.join(out, "parts")))})
+
+
+def _write_part(reader: ArchiveReader, shard: str, packing: Packing, out: str) -> None:
+    ledger = intact_ledger(reader.uri, shard, reader.format)
+    if ledger is None:
+        raise DamageError(explain("a damaged part is not repacked", value=shard, fix=token_archive.REBUILD))
+    file = open_part(store.as_buffer(store.join(reader.uri, part_name(shard))), part_name(shard))
+    metadata = token_archive.with_packing(PartMetadata.of_file(file, shard), packing)
+    old = reader.format.packing
+    table = file.read()
+    tokens = [packing.pack(old.unpack(row)) for row in token_archive.row_tokens(table, old.num_groups)]
+    salience = token_archive.list_values(table["salience"])
+    index = table.drop_columns(["tokens", "salience", "crc32c", "num_frames"])
+    part = token_archive.encode_part(token_archive.part_table(index, tokens, salience, metadata))
+    publish_part(out, part, replace(ledger, part_sha256=sha256(part), part_size_bytes=len(part)))

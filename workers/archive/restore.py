@@ -1,0 +1,105 @@
+"""``restore``: audio back from an archive, utterance by utterance or whole recordings, exactly as long as it was."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from syllabary.shards import outputs, store
+from syllabary.shards.archive.reader import ArchiveReader
+from syllabary.shards.errors import ConflictError, explain
+from syllabary.workers.archive.clips import Manifest, Restorer, ShardRestorer
+from syllabary.workers.archive.selection import Selected, joins, select, selection
+from syllabary.workers.cluster.actors import error_of, through_actors
+from syllabary.workers.cluster.session import ray_session
+from syllabary.workers.control.jobs import RestoreJob
+from syllabary.workers.control.run_verb import Progress, say
+from syllabary.workers.tokenizer.tokenizer import Tokenizer
+
+
+def restore(job: RestoreJob) -> dict[str, Any]:
+    """Decode the selected utterances to ``job.out``; files that are already there are kept.
+
+    Raises:
+        InputError: ``where`` does not parse, or the selection contradicts itself.
+        NotFoundError: nothing is selected, or an id does not exist.
+        ConflictError: the tokenizer's encoder is not the archive's, or ``out`` holds another selection.
+        DamageError: a row group does not pass its checksums.
+    """
+    reader = ArchiveReader.open(job.archive)
+    condition = selection(job, reader.schema)
+    tokenizer = _matching_tokenizer(job, reader)
+    selected = select(job, reader, condition)
+    _claim(job, tokenizer, selected)
+    num_workers = min(job.num_workers, len(selected.shards))
+    if num_workers == 1 or (joins(job) and selected.is_divided):
+        progress = Progress("restore", selected.num_utterances, "utterances")
+        restorer = Restorer.open(job, reader, tokenizer)
+        manifest = restorer.restore(list(selected.shards), selected.recordings, progress.add)
+        progress.finish()
+    else:
+        manifest = _restore_by_actors(job, reader, selected, num_workers)
+    summary = _publish_manifest(job, manifest)
+    say("restore", f"read {reader.bytes_read:,} bytes in {reader.num_row_groups_read:,} row groups")
+    outputs.mark_done(job.out, summary)
+    return {**summary, "bytes_read": reader.bytes_read}
+
+
+def _restore_by_actors(job: RestoreJob, reader: ArchiveReader, selected: Selected, num_workers: int) -> Manifest:
+    """Shard by shard over Ray; what the actors read is counted as the reader's."""
+    progress = Progress("restore", selected.num_utterances, "utterances")
+    rows = [{"shard": shard, "recordings": json.dumps(own)} for shard, own in selected.shards.items()]
+    manifest: Manifest = []
+    with ray_session(num_cpus=num_workers):
+        for found in through_actors(ShardRestorer, (job.model_dump_json(),), rows, num_workers):
+            if found["error"]:
+                raise error_of(found)
+            reader.bytes_read += found["bytes_read"]
+            reader.num_row_groups_read += found["num_row_groups_read"]
+            manifest += json.loads(found["manifest"])
+            progress.add(selected.shards[found["shard"]].total(), found["shard"])
+    progress.finish()
+    return manifest
+
+
+def _matching_tokenizer(job: RestoreJob, reader: ArchiveReader) -> Tokenizer:
+    tokenizer = Tokenizer.load(job.tokenizer)
+    if tokenizer.encoder_digest != reader.format.encoder_digest:
+        raise ConflictError(
+            explain(
+                f"the tokenizer {job.tokenizer} cannot restore {job.archive}, encoder digest",
+                value=tokenizer.encoder_digest[:16],
+                expected=reader.format.encoder_digest[:16],
+                fix="use a tokenizer trained with that encoder",
+            )
+        )
+    return tokenizer
+
+
+def _claim(job: RestoreJob, tokenizer: Tokenizer, selected: Selected) -> None:
+    inputs = {
+        "encoder_digest": tokenizer.encoder_digest,
+        "decoder_digest": tokenizer.decoder_digest,
+        "selection_digest": selected.digest,
+    }
+    config = {"join": joins(job), "start_s": job.start_s, "end_s": job.end_s, "audio_format": job.audio_format}
+    outputs.claim(job.out, "restored", inputs=inputs, config=config)
+
+
+def _publish_manifest(job: RestoreJob, manifest: Manifest) -> dict[str, Any]:
+    """Publish where each utterance is (``file`` is null where there are no samples); returns the totals."""
+    rows = sorted(manifest, key=lambda row: row["utterance_id"])
+    store.publish_bytes(store.join(job.out, "manifest.parquet"), _parquet(pa.Table.from_pylist(rows)))
+    duration_s = sum(row["num_samples"] / row["sample_rate"] for row in rows)
+    num_files = len({row["file"] for row in rows} - {None})
+    return {"num_utterances": len(rows), "num_files": num_files, "duration_s": round(duration_s, 3)}
+
+
+def _parquet(table: pa.Table) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    return sink.getvalue()

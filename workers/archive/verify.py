@@ -1,0 +1,72 @@
+"""``verify``: the scrub of an archive (shards/archive/audit.py), with every damage on a line of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from syllabary.shards.archive.audit import Audit, audit_archive
+from syllabary.shards.archive.verified import read_verified, record_verified
+from syllabary.shards.errors import DamageError, FormatError
+from syllabary.workers.control.jobs import VerifyJob
+from syllabary.workers.control.run_verb import Progress, say
+
+
+def verify(job: VerifyJob) -> dict[str, Any]:
+    """Check every byte and row of the archive, and its coverage when the job names shards.
+
+    With ``only_new``, parts that an earlier such run recorded as intact are not read again. The record is made by such
+    a run; where there is one, a whole run puts it right.
+
+    Raises:
+        DamageError: something is damaged, missing or foreign; each finding was printed.
+    """
+    progress: Progress | None = None
+
+    def on_part(shard: str, number: int, total: int) -> None:
+        nonlocal progress
+        progress = progress or Progress("verify", total, "parts")
+        progress.add(1, shard)
+
+    record = _record(job)
+    audit = audit_archive(job.archive, job.shards, on_part, known=record if record and job.only_new else {})
+    for finding in audit.findings:
+        say("verify", str(finding))
+    if audit.intact != record and (job.only_new or record is not None):
+        record_verified(job.archive, audit.intact)
+    if audit.findings:
+        raise DamageError(
+            f"{len(audit.findings)} damages in {job.archive}, first: {audit.findings[0]}; "
+            "run `syllabary tokenize` again to make damaged and missing parts anew"
+        )
+    return _summary(audit)
+
+
+def _record(job: VerifyJob) -> dict[str, int] | None:
+    """What was verified before, None where that is not recorded. Raises FormatError: a damaged record is needed."""
+    try:
+        return read_verified(job.archive)
+    except FormatError as error:
+        if job.only_new:
+            raise
+        say("verify", f"{error.args[0].partition(';')[0]}: written anew")
+        return {}
+
+
+def _summary(audit: Audit) -> dict[str, Any]:
+    """Say and return what was found intact."""
+    num_known = len(audit.intact) - audit.num_parts
+    known = f"; {num_known:,} parts were verified before" if num_known else ""
+    figures = f"{audit.num_rows:,} utterances, {audit.duration_s:,.1f} s in {audit.num_parts:,} parts"
+    say("verify", f"{figures}: all intact{known}")
+    for machine, num_parts in sorted(audit.encoded_on.items()):
+        # as Python writes it: the text is the archive's, and a control character in it would reach the terminal
+        say("verify", f"{num_parts:,} parts encoded on {repr(machine) if machine else 'what is not recorded'}")
+    return {
+        "num_parts": audit.num_parts,
+        "num_known_parts": num_known,
+        "num_utterances": audit.num_rows,
+        "duration_s": round(audit.duration_s, 3),
+        "size_bytes": audit.size_bytes,
+        "num_findings": 0,
+        "encoded_on": dict(sorted(audit.encoded_on.items())),
+    }

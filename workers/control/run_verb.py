@@ -1,0 +1,121 @@
+"""What every ``python -m syllabary.workers VERB`` does around its verb: read the job, run it, print one result or one
+error."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn, TypeVar
+
+from pydantic import ValidationError
+
+from syllabary.shards.errors import InputError, SyllabaryError, explain
+from syllabary.workers.control import log as job_log
+from syllabary.workers.control.jobs import RESULT_PREFIX, Job
+from syllabary.workers.control.processes import die_with_parent
+
+J = TypeVar("J", bound=Job)
+
+
+def run_job(job_type: type[J], verb: Callable[[J], Mapping[str, Any]]) -> None:
+    """Run ``verb`` on the job given as JSON in the only argument; exits with the job's status.
+
+    Standard output carries the result line alone, so that a caller can read it; progress and errors go to standard
+    error. A :class:`SyllabaryError` becomes one line and its exit code; anything else keeps its traceback.
+    """
+    die_with_parent()
+    result_stream = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # libraries that print to standard output must not be taken for the result
+    _log_warnings()
+    try:
+        job = _read_job(job_type)
+        _name_run(job)
+        result = verb(job)
+    except SyllabaryError as error:
+        job_log.record(job_type.verb, str(error), level="error", exit_code=error.exit_code)
+        sys.stderr.write(f"error: {error}\n")  # the submitter looks for this line
+        _leave(error.exit_code)
+    result_stream.write(RESULT_PREFIX + json.dumps(result) + "\n")
+    result_stream.flush()
+    _leave(0)
+
+
+def _log_warnings() -> None:
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    if job_log.is_json():
+        for handler in logging.getLogger().handlers:
+            handler.setFormatter(job_log.JsonFormatter())
+
+
+def _name_run(job: Job) -> None:
+    values = job.model_dump(mode="json")
+    run = next((values[name] for name in ("out", "archive", "run") if values.get(name)), None)
+    job_log.begin(job=job.verb, run=run, recipe=values.get("recipe"))
+
+
+def _leave(status: int) -> NoReturn:
+    """End at once: native threads (Arrow's readahead, say) that outlive the interpreter abort a finished job."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _read_job(job_type: type[J]) -> J:
+    if len(sys.argv) != 2:
+        raise InputError(
+            explain(
+                "wrong arguments",
+                value=sys.argv[1:],
+                expected="one JSON object, the job",
+                fix="use the `syllabary` command",
+            )
+        )
+    try:
+        return job_type.model_validate_json(sys.argv[1])
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(explain(f"job parameter {where}: {first['msg']}", value=first["input"])) from error
+
+
+class Progress:
+    """Progress lines of one stage, at most one every ``every_s`` seconds, with rate and time left.
+
+    >>> progress = Progress("tokenize", total=3600, unit="s of audio")   # doctest: +SKIP
+    tokenize  1,200/3,600 s of audio · 412/s · 00:06 left
+    """
+
+    def __init__(self, stage: str, total: float, unit: str, every_s: float = 2.0) -> None:
+        self.stage, self.total, self.unit, self.every_s = stage, total, unit, every_s
+        self.done = 0.0
+        self._started = self._last = time.monotonic()
+
+    def add(self, amount: float, note: str = "") -> None:
+        """Count ``amount`` more of the unit as done."""
+        self.done += amount
+        if time.monotonic() - self._last >= self.every_s:
+            self._print(note)
+
+    def finish(self, note: str = "") -> None:
+        """Print the last line."""
+        self._print(note)
+
+    def _print(self, note: str) -> None:
+        self._last = time.monotonic()
+        rate = self.done / max(self._last - self._started, 1e-9)
+        left = max(self.total - self.done, 0) / rate if rate else 0
+        clock = f"{int(left // 3600)}:{int(left % 3600 // 60):02}:{int(left % 60):02}"
+        tail = f" · {note}" if note else ""
+        speed = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"  # "0/s" would say that it stands still
+        figures = f"{self.done:,.0f}/{self.total:,.0f} {self.unit} · {speed}/s · {clock} left{tail}"
+        job_log.emit(self.stage, figures)
+
+
+def say(stage: str, text: str, *, shard: str | None = None) -> None:
+    """One line of a stage, in the form that the job tells its lines; ``shard`` is a field of a JSON line."""
+    job_log.emit(stage, text, **({"shard": shard} if shard else {}))

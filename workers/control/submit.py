@@ -1,0 +1,122 @@
+"""Submitting a job: as a subprocess, or to a Ray cluster through its Jobs API. Free of torch; ray only to submit.
+
+A job runs as ``python -m syllabary.workers VERB '<json>'`` either way and hands back the one result line it prints. The
+cluster is named by RAY_API_SERVER_ADDRESS (Ray's own variable, ``http://host:8265``); unset, the job is a subprocess
+with an embedded Ray, and dies with its submitter. Either way a submitter that is cancelled takes its job with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from syllabary.shards.errors import JobError, UnavailableError
+from syllabary.workers.control.jobs import RESULT_PREFIX, Job
+from syllabary.workers.control.processes import parent_environment
+
+OnLine = Callable[[str], None]
+_KEPT_LINES = 30
+_ERROR_PREFIX = "error: "
+_HIGHEST_OWN_STATUS = 128  # above it a shell tells the signal that ended a command
+
+
+def submit(job: Job, on_line: OnLine | None = None) -> dict[str, Any]:
+    """Run a job to its end and return its result; each line it prints goes to ``on_line`` (default: standard error).
+
+    Raises:
+        JobError: the job failed; the message is the job's own error line, with its last lines attached.
+    """
+    on_line = on_line or _print_line
+    if address := os.environ.get("RAY_API_SERVER_ADDRESS"):
+        return _run_on_cluster(job, address, on_line)
+    return _run_as_subprocess(job, on_line)
+
+
+def _print_line(line: str) -> None:
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
+def _run_as_subprocess(job: Job, on_line: OnLine) -> dict[str, Any]:
+    command = [sys.executable, "-m", "syllabary.workers", job.verb, job.model_dump_json()]
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=parent_environment(),
+        text=True,
+        errors="replace",
+    )
+    assert process.stdout is not None
+    with _ended_with_us(process):
+        result, last_lines = _follow((line.rstrip("\n") for line in process.stdout), on_line)
+        status = process.wait()
+    if status != 0 or result is None:
+        raise _failure(job, f"exit status {status}", last_lines, status)
+    return result
+
+
+@contextlib.contextmanager
+def _ended_with_us(process: subprocess.Popen[str]) -> Iterator[None]:
+    """Leave no job behind when the submitter is interrupted or cancelled."""
+    try:
+        yield
+    except BaseException:
+        process.terminate()
+        try:
+            process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        raise
+
+
+def _run_on_cluster(job: Job, address: str, on_line: OnLine) -> dict[str, Any]:
+    from syllabary.workers.control.cluster_job import RayJob
+
+    running = RayJob(address, job)
+    on_line(f"{job.verb}  is Ray job {running.job_id}{', still running from before' if running.taken_up else ''}")
+    with running.stopped_with_us():
+        result, last_lines = _follow(running.lines(), on_line)
+    succeeded, status, how = running.outcome()
+    if not succeeded or result is None:
+        raise _failure(job, how, last_lines, status)
+    return result
+
+
+def _follow(lines: Iterator[str], on_line: OnLine) -> tuple[dict[str, Any] | None, deque[str]]:
+    """Pass lines on, keep the last ones, and pick out the result."""
+    result, last_lines = None, deque[str](maxlen=_KEPT_LINES)
+    for line in lines:
+        if line.startswith(RESULT_PREFIX):
+            result = json.loads(line.removeprefix(RESULT_PREFIX))
+            continue
+        last_lines.append(line)
+        if not line.startswith(_ERROR_PREFIX):
+            on_line(line)
+    return result, last_lines
+
+
+def _failure(job: Job, how: str, last_lines: deque[str], status: int | None) -> JobError:
+    """The job's own error line where it has one, else how it ended and its last line.
+
+    ``status`` is None where a cluster does not know it: the job was stopped, or its node is gone.
+    """
+    lines = tuple(line for line in last_lines if line.strip())
+    own = [line.removeprefix(_ERROR_PREFIX) for line in lines if line.startswith(_ERROR_PREFIX)]
+    last = lines[-1] if lines else "it printed nothing"
+    was_killed = status is None or status < 0 or status > _HIGHEST_OWN_STATUS
+    error = JobError(
+        own[-1] if own else f"job {job.verb} failed ({how}): {last}",
+        lines,
+        may_pass=status == UnavailableError.exit_code or (was_killed and not own),
+    )
+    error.exit_code = status if own and status is not None and status > 0 else 1
+    return error

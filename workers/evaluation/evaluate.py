@@ -1,0 +1,148 @@
+"""``evaluate``: a tokenizer on held-out speech, beside baselines, as a report card of figures and sounds.
+
+Ray spreads the utterances over actors; each publishes its utterance's result whole, under its number, and what is there
+is not done again. The rest, from certificate to page, follows from the results and is made when all are there. So a run
+may be killed and repeated at any time; the scores come out the same.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from syllabary.shards import outputs, store
+from syllabary.shards.errors import FormatError, explain
+from syllabary.workers.cluster.session import ray_session
+from syllabary.workers.control.jobs import EvaluateJob
+from syllabary.workers.control.run_verb import Progress, say
+from syllabary.workers.evaluation.peers import peer_digest, peer_directories, require_peers, wavlm_folder
+from syllabary.workers.evaluation.scoring import chosen_metrics
+from syllabary.workers.evaluation.selection import Selection, select
+from syllabary.workers.evaluation.utterance import Item, UtteranceEvaluator, result_uri
+from syllabary.workers.report.card import UTTERANCES
+
+if TYPE_CHECKING:
+    from syllabary.workers.tokenizer.tokenizer import Tokenizer
+
+_WORKER_BYTES = 2 << 30  # what an actor with every model takes, with room
+_TRIES = 4  # of an utterance whose worker dies: nodes go away, but some die of the utterance
+_OPTIONS = ("splits", "limit", "num_probes", "num_samples", "seed", "measure_cost")
+
+
+@dataclass
+class Evaluation:
+    """An evaluation under way: its job, utterances and tokenizer, and what scoring cost in this run."""
+
+    job: EvaluateJob
+    selection: Selection
+    metrics: tuple[str, ...]
+    tokenizer: Tokenizer
+    title: str
+    cpu_s: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    scored_s: float = 0.0
+
+    def result(self, number: int) -> dict[str, Any]:
+        """The published result of one utterance."""
+        return outputs.read_json(result_uri(self.job.out, number))
+
+
+def evaluate(job: EvaluateJob) -> dict[str, Any]:
+    """Score what is not scored yet, then write tables, sounds, report and page; returns the headline figures.
+
+    Raises:
+        InputError: too few utterances, an unknown metric, a package or checkpoint that is not there.
+        ConflictError: the output belongs to another tokenizer, other shards or other options.
+        FormatError: an utterance cannot be read.
+    """
+    from syllabary.workers.evaluation.closing import write_report
+    from syllabary.workers.tokenizer.directory import load_tokenizer
+    from syllabary.workers.tokenizer.tokenizer import Tokenizer
+
+    metrics = chosen_metrics(job.metrics, with_wavlm=wavlm_folder(job.peers) is not None)
+    files = load_tokenizer(job.tokenizer)
+    require_peers(job.peers)
+    selection = select(job)
+    evaluation = Evaluation(job, selection, metrics, Tokenizer(files), str(files.recipe.get("name", "tokenizer")))
+    _claim(evaluation)
+    if orphans := store.sweep_temporary(job.out):
+        say("evaluate", f"removed {orphans} half-written files of killed writers")
+    _score_missing(evaluation)
+    summary = write_report(evaluation)
+    outputs.mark_done(job.out, summary)
+    return summary
+
+
+def _claim(evaluation: Evaluation) -> None:
+    job, tokenizer = evaluation.job, evaluation.tokenizer
+    inputs = {
+        "encoder_digest": tokenizer.encoder_digest,
+        "decoder_digest": tokenizer.decoder_digest,
+        "utterances": evaluation.selection.digest,
+        "peers": {name: peer_digest(folder) for name, folder in peer_directories(job.peers).items()},
+    }
+    options = {name: value for name, value in job.model_dump(mode="json").items() if name in _OPTIONS}
+    outputs.claim(job.out, "evaluation", inputs=inputs, config=options | {"metrics": list(evaluation.metrics)})
+
+
+def _score_missing(evaluation: Evaluation) -> None:
+    present = {entry.name for entry in store.list_files(store.join(evaluation.job.out, UTTERANCES), suffix=".json")}
+    items = evaluation.selection.items
+    todo = [item for item in items if f"{item.number:06}.json" not in present]
+    if not todo:
+        return say("evaluate", f"all {len(items)} utterances are scored")
+    total_s = sum(item.duration_s for item in todo)
+    say("evaluate", f"{len(todo)} of {len(items)} utterances to score, {total_s:,.0f} s of speech")
+    progress, errors = Progress("evaluate", total_s, "s of speech"), []
+    for row in _scored(evaluation, todo):
+        if row["error"]:
+            say("evaluate", row["error"])
+            errors.append(row["error"])
+            continue
+        duration_s = items[row["number"]].duration_s
+        progress.add(duration_s)
+        evaluation.scored_s += duration_s
+        for name, seconds in json.loads(row["cpu_s"]).items():
+            evaluation.cpu_s[name] += seconds
+    progress.finish()
+    if errors:
+        what = f"{len(errors)} of {len(todo)} utterances could not be scored, the others are; first: {errors[0]}"
+        raise FormatError(explain(what, fix="repair the shards, or run it again where workers died"))
+
+
+def _scored(evaluation: Evaluation, todo: list[Item]) -> Iterator[Mapping[str, Any]]:
+    """Run the actors, one utterance each at a time; yields number, error and CPU-seconds of each that is published.
+
+    A lost actor is started again, by Ray, and its utterance given to it again, so often as ``_TRIES`` says: a package
+    that crashes on one utterance takes the process along, every time, and must not hold up the others.
+    """
+    job = evaluation.job
+    with ray_session(num_cpus=job.num_workers):
+        import psutil
+        import ray
+
+        num_workers = min(
+            job.num_workers or int(ray.cluster_resources().get("CPU", 1)),
+            max(1, psutil.virtual_memory().available // _WORKER_BYTES),
+            len(todo),
+        )
+        actor_type: Any = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=_TRIES - 1)(UtteranceEvaluator)
+        arguments = (job.model_dump_json(), evaluation.metrics, evaluation.title)
+        waiting = iter(todo)
+        running: dict[Any, tuple[Any, Item]] = {}
+        for item in itertools.islice(waiting, num_workers):
+            actor = actor_type.remote(*arguments)
+            running[actor.publish.remote(item.to_json())] = actor, item
+        while running:
+            (ready,), _ = ray.wait(list(running), num_returns=1)
+            actor, item = running.pop(ready)
+            if following := next(waiting, None):
+                running[actor.publish.remote(following.to_json())] = actor, following
+            try:
+                yield ray.get(ready)
+            except (ray.exceptions.ActorDiedError, ray.exceptions.ActorUnavailableError):
+                died = f"{item.utterance_id}: its worker died {_TRIES} times; if of a metric, leave it out (--metrics)"
+                yield {"number": item.number, "error": died, "cpu_s": "{}"}

@@ -1,0 +1,270 @@
+"""Scores of one utterance against its original: what each metric is, and its value. Everything at 16 kHz.
+
+Metrics come in families that are computed together (pitch gives two). A family that fails on one utterance raises
+:class:`Unscored` and the others go on. The packages are those of the extra ``evaluate``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from syllabary.shards.errors import InputError, explain
+from syllabary.workers.report.card import Metric
+
+Samples = NDArray[np.float32]
+RATE = 16_000
+SILENCE = 1e-4  # RMS below which there is nothing to compare: -80 dB
+_PITCH_STEP_S, _PITCH_FLOOR, _PITCH_CEILING = 0.01, 60.0, 500.0
+
+
+class Unscored(Exception):  # noqa: N818 - a finding, not an error
+    """A metric has no value on this utterance; the message says why."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A value and its weight in means: 1, or the number of reference words or characters."""
+
+    value: float
+    weight: float = 1.0
+
+
+METRICS = (
+    Metric(name="pesq_wb", label="PESQ-WB", unit="MOS-LQO", direction="higher", low=1.0, high=4.64,
+           description="Perceived quality against the original, ITU-T P.862.2, of package pesq."),
+    Metric(name="stoi", label="STOI", unit="", direction="higher", low=0.0, high=1.0,
+           description="Short-time objective intelligibility (Taal et al. 2011), of package pystoi."),
+    Metric(name="estoi", label="ESTOI", unit="", direction="higher", low=0.0, high=1.0,
+           description="Extended STOI (Jensen and Taal 2016): the better ruler where noise is not stationary."),
+    Metric(name="si_sdr", label="SI-SDR", unit="dB", direction="higher",
+           description="Scale-invariant signal-to-distortion ratio. Means little for vocoders: they keep no phase."),
+    Metric(name="mel_distance", label="Mel distance", unit="dB", direction="lower", low=0.0,
+           description="Mean absolute difference of 80-band log-mel spectra, 25 ms windows every 10 ms, floor -100 dB. "
+                       "Says little of narrowband codecs, whose upper half is missing."),
+    Metric(name="distill_mos", label="DistillMOS", unit="MOS", direction="higher", low=1.0, high=5.0,
+           description="Naturalness without a reference (Stahl and Gamper 2025), segments of 7.68 s at most half "
+                       "overlapped. Misleads alone: it likes clean sound, whatever it says."),
+    Metric(name="speaker_similarity", label="Speaker similarity", unit="cosine", direction="higher", low=0.0, high=1.0,
+           description="Cosine of GE2E voice embeddings with Resemblyzer's weights, silence not trimmed. Two clips of "
+                       "one speaker score about 0.9, of two speakers about 0.6."),
+    Metric(name="f0_rmse", label="F0 RMSE", unit="cents", direction="lower", low=0.0,
+           description="Root mean square pitch error over frames voiced in both (Praat autocorrelation, 10 ms)."),
+    Metric(name="voicing_error", label="Voicing error", unit="%", direction="lower", low=0.0, high=100.0,
+           description="Frames that are voiced in one and not in the other (Praat autocorrelation, 10 ms)."),
+    Metric(name="wer", label="WER", unit="%", direction="lower", low=0.0,
+           description="Word errors of a recogniser (moonshine tiny-en) against the transcript, weighted by words."),
+    Metric(name="cer", label="CER", unit="%", direction="lower", low=0.0,
+           description="Character errors of the same recogniser against the transcript, weighted by characters."),
+    Metric(name="wer_self", label="WER against itself", unit="%", direction="lower", low=0.0,
+           description="Word errors against what the recogniser hears in the original: a pseudo-reference, for speech "
+                       "without transcripts. The original has 0 by construction."),
+    Metric(name="cer_self", label="CER against itself", unit="%", direction="lower", low=0.0,
+           description="Character errors against what the recogniser hears in the original: a pseudo-reference."),
+    Metric(name="wavlm_similarity", label="WavLM similarity", unit="cosine", direction="higher", low=0.0, high=1.0,
+           description="Mean cosine of WavLM's last hidden states, frame by frame; needs --peer NAME=DIR of one."),
+)  # fmt: skip
+# A family of metrics is computed in one go; with the package that it needs.
+FAMILIES: Mapping[str, tuple[tuple[str, ...], str | None]] = {
+    "pesq": (("pesq_wb",), "pesq"),
+    "stoi": (("stoi",), "pystoi"),
+    "estoi": (("estoi",), "pystoi"),
+    "si_sdr": (("si_sdr",), None),
+    "mel": (("mel_distance",), None),
+    "mos": (("distill_mos",), "distillmos"),
+    "speaker": (("speaker_similarity",), "resemblyzer"),
+    "pitch": (("f0_rmse", "voicing_error"), "parselmouth"),
+    "words": (("wer", "cer", "wer_self", "cer_self"), "moonshine_voice"),
+    "wavlm": (("wavlm_similarity",), "transformers"),
+}
+
+
+def chosen_metrics(names: Iterable[str], *, with_wavlm: bool) -> tuple[str, ...]:
+    """The metrics asked for (all without names), in the order of :data:`METRICS`.
+
+    Raises:
+        InputError: an unknown metric, one whose package is not installed, or WavLM's without a checkpoint.
+    """
+    known = [metric.name for metric in METRICS]
+    wanted = set(names) or set(known) - (set() if with_wavlm else {"wavlm_similarity"})
+    if unknown := sorted(wanted - set(known)):
+        raise InputError(explain("unknown metric", value=unknown[0], expected=f"of {', '.join(known)}"))
+    if "wavlm_similarity" in wanted and not with_wavlm:
+        raise InputError(explain("wavlm_similarity without a checkpoint", fix="give --peer wavlm=<directory>"))
+    for family in families_of(wanted):
+        require_package(FAMILIES[family][1], f"metric {FAMILIES[family][0][0]}")
+    return tuple(name for name in known if name in wanted)
+
+
+def families_of(metrics: Iterable[str]) -> tuple[str, ...]:
+    """The families that some of the metrics belong to."""
+    wanted = set(metrics)
+    return tuple(name for name, (members, _) in FAMILIES.items() if wanted & set(members))
+
+
+def require_package(package: str | None, what: str) -> None:
+    """Raise InputError, naming the extra, when ``package`` is not installed."""
+    if package is None or importlib.util.find_spec(package) is not None:
+        return
+    fix = "install the extra: pip install 'syllabary[evaluate]' (see the README), or leave it out"
+    raise InputError(explain(f"{what} needs a package that is not installed", value=package, fix=fix))
+
+
+class Original:
+    """The original of an utterance, float32 [num_samples] at 16 kHz, and what is computed from it once."""
+
+    def __init__(self, samples: Samples, transcript: str | None = None) -> None:
+        self.samples, self.transcript = samples, transcript
+
+    @cached_property
+    def log_mel(self) -> NDArray[np.float64]:
+        """Log-mel spectrum in dB [bands, frames]."""
+        return log_mel(self.samples)
+
+    @cached_property
+    def pitch(self) -> NDArray[np.float64]:
+        """Hz every 10 ms, 0 where unvoiced."""
+        return pitch_of(self.samples)
+
+
+Measure = Callable[[Original, Samples], Mapping[str, Measured]]
+
+
+def checked(original: Original, degraded: Samples) -> Samples:
+    """The degraded samples, cut or padded to the original's length.
+
+    Raises:
+        Unscored: one of the two is silent or not finite.
+    """
+    if not np.isfinite(degraded).all():
+        raise Unscored("the output is not finite")
+    for name, samples in (("original", original.samples), ("output", degraded)):
+        if not len(samples) or float(np.sqrt(np.mean(np.square(samples, dtype=np.float64)))) < SILENCE:
+            raise Unscored(f"the {name} is silent")
+    length = len(original.samples)
+    return degraded[:length] if len(degraded) >= length else np.pad(degraded, (0, length - len(degraded)))
+
+
+def pesq_wb(original: Original, degraded: Samples) -> Mapping[str, Measured]:
+    """PESQ, wideband. Raises Unscored where it finds no utterance."""
+    from pesq import PesqError, pesq
+
+    try:
+        return {"pesq_wb": Measured(float(pesq(RATE, original.samples, degraded, "wb")))}
+    except PesqError as error:
+        raise Unscored(f"pesq: {_text(error)}") from error
+
+
+def stoi(original: Original, degraded: Samples) -> Mapping[str, Measured]:
+    """STOI."""
+    return {"stoi": Measured(_stoi(original, degraded, extended=False))}
+
+
+def estoi(original: Original, degraded: Samples) -> Mapping[str, Measured]:
+    """Extended STOI."""
+    return {"estoi": Measured(_stoi(original, degraded, extended=True))}
+
+
+def _stoi(original: Original, degraded: Samples, *, extended: bool) -> float:
+    import pystoi
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)  # too short: the package warns and makes a value up
+        try:
+            # The extended form adds noise of 1e-16 from numpy's global generator.
+            np.random.seed(0)
+            return float(pystoi.stoi(original.samples, degraded, RATE, extended=extended))
+        except RuntimeWarning as error:
+            raise Unscored("stoi: fewer than 30 frames of speech") from error
+
+
+def si_sdr(original: Original, degraded: Samples) -> Mapping[str, Measured]:
+    """10 log10 |a s|^2 / |a s - d|^2 with a = <d, s> / |s|^2, means removed (Le Roux et al. 2019); at most 100 dB."""
+    s = original.samples.astype(np.float64) - original.samples.mean(dtype=np.float64)
+    d = degraded.astype(np.float64) - degraded.mean(dtype=np.float64)
+    target = (d @ s) / (s @ s) * s
+    error = d - target
+    power = float(target @ target)
+    return {
+        "si_sdr": Measured(float(np.clip(10 * np.log10((power + 1e-20) / (error @ error + 1e-10 * power)), -100, 100)))
+    }
+
+
+def mel_distance(original: Original, degraded: Samples) -> Mapping[str, Measured]:
+    """Mean absolute difference of log-mel spectra, dB."""
+    return {"mel_distance": Measured(float(np.abs(original.log_mel - log_mel(degraded)).mean()))}
+
+
+def pitch(original: Original, degraded: Samples) -> Mapping[str, Measured]:
+    """F0 RMSE in cents and voicing error in percent; no F0 RMSE where no frame is voiced in both."""
+    reference, found = original.pitch, pitch_of(degraded)
+    num = min(len(reference), len(found))
+    reference, found = reference[:num], found[:num]
+    if not num:
+        raise Unscored("pitch: too short")
+    voiced = (reference > 0) & (found > 0)
+    measured = {"voicing_error": Measured(100 * float(((reference > 0) != (found > 0)).mean()))}
+    if voiced.any():
+        cents = 1200 * np.log2(found[voiced] / reference[voiced])
+        measured["f0_rmse"] = Measured(float(np.sqrt(np.mean(cents**2))))
+    return measured
+
+
+def pitch_of(samples: Samples) -> NDArray[np.float64]:
+    """Praat's autocorrelation pitch, Hz every 10 ms, 0 where unvoiced."""
+    import parselmouth
+
+    try:
+        found = parselmouth.Sound(samples.astype(np.float64), RATE).to_pitch_ac(
+            time_step=_PITCH_STEP_S, pitch_floor=_PITCH_FLOOR, pitch_ceiling=_PITCH_CEILING
+        )
+    except parselmouth.PraatError as error:
+        raise Unscored(f"pitch: {_text(error)}") from error
+    return np.asarray(found.selected_array["frequency"], np.float64)
+
+
+def log_mel(samples: Samples, num_bands: int = 80, window: int = 400, hop: int = 160) -> NDArray[np.float64]:
+    """10 log10 of the mel power spectrum [bands, frames], floor -100 dB of full scale, filters of height 1."""
+    hann_sum = window / 2
+    filters = mel_filters(num_bands, window)
+    power = mel_power(samples, num_bands, window, hop) / (filters.max(axis=1)[:, None] * hann_sum**2)
+    return 10 * np.log10(np.maximum(power, 1e-10))
+
+
+def mel_power(samples: Samples, num_bands: int, window: int, hop: int) -> NDArray[np.float64]:
+    """Mel power spectrum [bands, frames]: centred periodic Hann windows, Slaney's scale and area normalization."""
+    padded = np.pad(samples.astype(np.float64), window // 2)
+    frames = np.lib.stride_tricks.sliding_window_view(padded, window)[::hop]
+    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(window) / window)
+    power = np.abs(np.fft.rfft(frames * hann, axis=1)) ** 2
+    result: NDArray[np.float64] = (power @ mel_filters(num_bands, window).T).T
+    return result
+
+
+def mel_filters(num_bands: int, window: int) -> NDArray[np.float64]:
+    """Triangular filters [bands, window // 2 + 1] from 0 to 8 kHz on Slaney's scale, each of area 2 / bandwidth."""
+    edges = _slaney_hz(np.linspace(0, _slaney_mel(RATE / 2), num_bands + 2))
+    bins = np.fft.rfftfreq(window, 1 / RATE)
+    rising = (bins - edges[:-2, None]) / np.diff(edges)[:-1, None]
+    falling = (edges[2:, None] - bins) / np.diff(edges)[1:, None]
+    area = 2 / (edges[2:] - edges[:-2])
+    return np.maximum(0, np.minimum(rising, falling)) * area[:, None]
+
+
+def _slaney_mel(hz: float) -> float:
+    return hz * 3 / 200 if hz < 1000 else 15 + 27 * float(np.log(hz / 1000) / np.log(6.4))
+
+
+def _slaney_hz(mel: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.where(mel < 15, mel * 200 / 3, 1000 * np.exp((mel - 15) * np.log(6.4) / 27))
+
+
+def _text(error: BaseException) -> str:
+    first = error.args[0] if error.args else error
+    return (first.decode() if isinstance(first, bytes) else str(first)).strip().replace("\n", " ")

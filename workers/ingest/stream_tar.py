@@ -1,0 +1,149 @@
+"""Sharding a ``.tar``: one process reads it once, Ray tasks write the shards as their recordings come complete."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from syllabary.shards import outputs, store
+from syllabary.shards.dataset.index import committed_shards
+from syllabary.shards.errors import ConflictError, DamageError, explain
+from syllabary.shards.ingest import ingest
+from syllabary.shards.ingest.config import IngestConfig
+from syllabary.shards.ingest.duplicates import mark_duplicates, mark_of
+from syllabary.shards.ingest.planning import Packer, ShardPlan, publish_plan
+from syllabary.shards.ingest.recordings import Recording, RecordingError
+from syllabary.shards.ingest.tar_source import Streamed, TarStream, head_mark
+from syllabary.workers.cluster.session import ray_session
+from syllabary.workers.control.jobs import ShardJob
+from syllabary.workers.control.run_verb import Progress, say
+from syllabary.workers.ingest.tasks import run_all, write_streamed_shard
+
+STAGE = "shard"
+Put = Callable[[Path], Any]
+Arguments = tuple[str, ShardPlan, IngestConfig, dict[str, Any], dict[str, Any]]
+
+
+def shard_tar(job: ShardJob, config: IngestConfig) -> tuple[dict[str, Any], int]:
+    """The summary of the shards of a tar, and how many of them this run wrote.
+
+    A run that was killed reads the tar again, for its md5, but decodes nothing that is done.
+
+    Raises:
+        ConflictError: the output was made from another tar.
+        DamageError: wrong md5; nothing made from the tar stays.
+        FormatError: the tar ends early.
+    """
+    ingest.claim_output(job.out, job.source, config, {"tar_head_sha256": head_mark(job.source)})
+    if (done := outputs.read_done(job.out)) is not None:
+        _require_same_size(job, done)
+        return done, 0
+    feed, wrote = _stream(job, config)
+    publish_plan(job.out, 0, feed.plans)
+    about = {"source_md5": feed.stream.md5, "source_size_bytes": feed.stream.size_bytes}
+    return ingest.finish(job.out, feed.plans, config, about), wrote
+
+
+def _stream(job: ShardJob, config: IngestConfig) -> tuple[TarFeed, int]:
+    try:
+        with tempfile.TemporaryDirectory(prefix="syllabary-") as spool, ray_session(num_cpus=job.num_workers):
+            feed = TarFeed(TarStream(job.source, config, Path(spool)), job.out, config, _put)
+            return feed, _write(feed, job.out)
+    except DamageError:
+        for part in ("index", "ledger", "shards"):
+            store.delete(store.join(job.out, part))
+        raise
+
+
+def _require_same_size(job: ShardJob, done: dict[str, Any]) -> None:
+    size_bytes = store.size_bytes(job.source)
+    if size_bytes != done["source_size_bytes"]:
+        what = f"{job.out} was made of a tar of {done['source_size_bytes']:,} bytes and not"
+        raise ConflictError(explain(what, value=size_bytes, fix="use another --out"))
+
+
+def _write(feed: TarFeed, out: str) -> int:
+    total = store.size_bytes(feed.stream.uri) / 1e6
+    say(STAGE, f"streams {feed.stream.uri}, {total:,.0f} MB")
+    progress = Progress(STAGE, total, "MB of tar")
+    wrote = 0
+    for _ in run_all(write_streamed_shard, feed.tasks(), out):
+        wrote += 1
+        progress.add(feed.bytes_passed / 1e6 - progress.done)
+    progress.finish()
+    return wrote
+
+
+def _put(audio: Path) -> Any:
+    import numpy as np
+    import ray
+
+    return ray.put(np.fromfile(audio, dtype=np.uint8))
+
+
+class TarFeed:
+    """Turns the stream of recordings into the argument tuples of shard tasks.
+
+    Attributes:
+        plans: every shard so far, also those that are committed already.
+    """
+
+    def __init__(self, stream: TarStream, out: str, config: IngestConfig, put: Put) -> None:
+        self.stream, self.plans = stream, list[ShardPlan]()
+        self.bytes_passed = 0
+        self._out, self._config, self._put = out, config, put
+        self._committed = set(committed_shards(out))
+        self._packer = Packer(config)
+        self._held: dict[str, Streamed] = {}
+        self._originals: dict[str, Streamed] = {}
+
+    def tasks(self) -> Iterator[Arguments]:
+        """Arguments of :func:`syllabary.workers.ingest.tasks.write_streamed_shard` for every shard that is not
+        committed."""
+        for item in self.stream.recordings():
+            self.bytes_passed += item.recording.size_bytes
+            recording = self._judge(item)
+            self._held[recording.recording_id] = item
+            if (plan := self._packer.add(recording)) is not None:
+                yield from self._task(plan)
+        for plan in self._packer.rest():
+            yield from self._task(plan)
+
+    def _task(self, plan: ShardPlan) -> Iterator[Arguments]:
+        self.plans.append(plan)
+        held = {recording.recording_id: self._held.pop(recording.recording_id) for recording in plan.recordings}
+        if plan.shard not in self._committed:
+            audio = {name: self._put(item.audio) for name, item in held.items() if item.audio is not None}
+            activity = {name: item.voice_activity for name, item in held.items()}
+            yield self._out, plan, self._config, audio, activity
+        for item in held.values():
+            if item.audio is not None:
+                item.audio.unlink()
+
+    def _judge(self, item: Streamed) -> Recording:
+        """The recording, marked as a duplicate when its samples came by before, undamaged."""
+        mark = mark_of(item.recording, lambda _, __: _audio_of(item)) if self._config.drop_duplicates else ""
+        first = self._originals.setdefault(mark, item) if mark else item
+        if first is item:
+            return item.recording
+
+        def fetch(recording: Recording, folder: Path) -> Path:
+            if recording is item.recording:
+                return _audio_of(item)
+            # The first one may have left the spool long ago: it is still in the tar.
+            path = folder / "audio"
+            path.write_bytes(store.read_range(self.stream.uri, first.offset, recording.size_bytes))
+            return path
+
+        (judged,) = mark_duplicates([item.recording], [first.recording], fetch)
+        if not judged.verdict:
+            self._originals[mark] = item
+        return judged
+
+
+def _audio_of(item: Streamed) -> Path:
+    if item.audio is None:
+        raise RecordingError(item.recording.detail)
+    return item.audio

@@ -1,0 +1,89 @@
+"""``syllabary shard``: a speech corpus becomes indexed WebDataset shards, every second accounted for."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from syllabary.shards.ingest import ingest
+from syllabary.shards.ingest import ledger as ingest_ledger
+from syllabary.shards.ingest.config import IngestConfig
+from syllabary.shards.ingest.manifest import list_manifest
+from syllabary.shards.ingest.planning import ShardPlan
+from syllabary.shards.ingest.recordings import Recording
+from syllabary.shards.ingest.sources import list_recordings
+from syllabary.shards.ingest.splits import split_of
+from syllabary.shards.outputs import read_done
+from syllabary.workers.cluster.session import ray_session
+from syllabary.workers.control.jobs import ShardJob
+from syllabary.workers.control.run_verb import Progress, say
+from syllabary.workers.ingest.stream_tar import shard_tar
+from syllabary.workers.ingest.tasks import run_all, write_planned_shard
+from syllabary.workers.recipes.recipe import resolve
+
+STAGE = "shard"
+
+
+def write_shards(job: ShardJob) -> dict[str, Any]:
+    """Write the shards that are not there yet; see :mod:`syllabary.shards.ingest.ingest`.
+
+    Returns:
+        The summary of ``done.json``, and ``wrote``: the number of shards written by this run.
+    """
+    config = resolve(job.recipe, config_uri=job.config, overrides=job.overrides).ingest
+    summary, wrote = shard_tar(job, config) if job.source.endswith(".tar") else _shard_files(job, config)
+    return _report(summary, wrote)
+
+
+def _shard_files(job: ShardJob, config: IngestConfig) -> tuple[dict[str, Any], int]:
+    say(STAGE, f"lists {job.source}")
+    manifest = job.source.endswith(".jsonl")
+    recordings = list_manifest(job.source) if manifest else list_recordings(job.source, config)
+    if job.hold_out == "recordings_if_no_speaker":
+        config = with_held_out(config, recordings)
+    ingest.claim_output(job.out, job.source, config)
+    plans = ingest.update_plan(job.out, recordings, config)
+    todo = ingest.pending(job.out, plans)
+    say(STAGE, f"{len(recordings):,} recordings in {len(plans):,} shards, {len(todo):,} of them to write")
+    if todo:
+        _write(job, config, plans, todo)
+    summary = read_done(job.out) if not todo else None
+    return summary or ingest.finish(job.out, plans, config), len(todo)
+
+
+def with_held_out(config: IngestConfig, recordings: list[Recording]) -> IngestConfig:
+    """The configuration, or the same split by recording where no speaker of ``recordings`` falls into valid."""
+    if any(split_of(r.speaker, r.recording_id, config) == "valid" for r in recordings):
+        return config
+    num_speakers = len({r.speaker for r in recordings})
+    say(STAGE, f"none of {num_speakers:,} speakers hashes into valid: splits by recording, which shares speakers")
+    return config.model_copy(update={"split_by": "recording"})
+
+
+def _write(job: ShardJob, config: IngestConfig, plans: list[ShardPlan], todo: list[ShardPlan]) -> None:
+    num_recordings = sum(len(plan.recordings) for plan in plans)
+    sizes = {plan.shard: sum(recording.size_bytes for recording in plan.recordings) / 1e6 for plan in todo}
+    progress = Progress(STAGE, sum(sizes.values()), "MB of audio")
+    quarantined = 0
+    with ray_session(num_cpus=job.num_workers):
+        for result in run_all(write_planned_shard, ((job.out, plan, config) for plan in todo), job.out):
+            quarantined += result["num_quarantined"]
+            ingest.require_few_quarantined(quarantined, num_recordings, config, result["reason"])
+            progress.add(sizes[result["shard"]])
+    progress.finish()
+
+
+def _report(summary: dict[str, Any], wrote: int) -> dict[str, Any]:
+    _print_lines(ingest_ledger.as_table(summary["ledger"]))
+    for split, figures in summary["splits"].items():
+        utterances, speakers = f"{figures['num_utterances']:,} utterances", f"{figures['num_speakers']:,} speakers"
+        say(STAGE, f"{split}: {utterances}, {speakers}, {figures['duration_s']:,.1f} s")
+        if not figures["num_utterances"]:
+            say(STAGE, f"note: {split} is empty; ingest.split_by=recording or other split percentages would fill it")
+    return {**summary, "wrote": wrote}
+
+
+def _print_lines(lines: Iterable[str]) -> None:
+    sys.stderr.write("\n".join(lines) + "\n")
+    sys.stderr.flush()

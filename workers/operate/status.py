@@ -1,0 +1,312 @@
+"""``syllabary status URI``: what an output folder holds, how far it is, and what failed.
+
+Reads claims, commits, ledgers and summaries; no audio, no tokens, no weights. A folder that is being written may be
+looked at: what is committed at that moment is what is told.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from syllabary.shards import outputs, store
+from syllabary.shards.archive.ledger import QUARANTINED, TOKENIZED, read_ledger, shards_in
+from syllabary.shards.dataset import index
+from syllabary.shards.errors import NotFoundError, StorageError, SyllabaryError, explain
+from syllabary.shards.ingest import ledger as ingest_ledger
+from syllabary.shards.ingest.planning import read_plans
+from syllabary.workers.control.jobs import StatusJob
+from syllabary.workers.control.run_layout import POINTER, PipelineLayout
+from syllabary.workers.report.card import REPORT, UTTERANCES
+from syllabary.workers.training.checkpoints import CheckpointStore, Manifest
+
+COMPLETE, UNFINISHED, DAMAGED = "complete", "unfinished", "damaged"
+_READERS = 16
+_MOST_FAILURES = 20
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why something of an output failed: how many items for that reason, and their seconds where known."""
+
+    reason: str
+    count: int
+    duration_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Status:
+    """What one folder holds.
+
+    Attributes:
+        uri: of the folder.
+        holds: the kind of output.
+        state: complete, unfinished or damaged.
+        progress: how far it is, in words.
+        done, total: the same in numbers of ``unit``, where known.
+        duration_s: of the audio in it, where it has any.
+        size_bytes: of all its files.
+        failures: what failed, most frequent first.
+    """
+
+    uri: str
+    holds: str
+    state: str = UNFINISHED
+    progress: str = ""
+    done: int | None = None
+    total: int | None = None
+    unit: str = ""
+    duration_s: float | None = None
+    size_bytes: int = 0
+    failures: tuple[Failure, ...] = ()
+
+
+def status(job: StatusJob) -> dict[str, Any]:
+    """The status of the folder at ``job.uri``, of each stage below it when it is a run, and a table as ``text``.
+
+    Raises:
+        NotFoundError: nothing is there, or nothing of ours.
+        StorageError: the store fails or refuses.
+    """
+    found = look(job.uri)
+    return {"outputs": [asdict(one) for one in found], "text": as_table(found)}
+
+
+def look(uri: str) -> list[Status]:
+    """The status of a folder; of a run, its own and then those of its stages that exist."""
+    uri = store.normalize(uri)
+    holds = kind_of(uri)
+    if holds is None:
+        raise NotFoundError(_nothing(uri))
+    if holds != "run":
+        return [_described(uri, holds)]
+    stages = [_described(place, kind) for place in _places(uri) if (kind := kind_of(place)) is not None]
+    stages = [_of_run(stage, stages) for stage in stages]
+    return [replace(_described(uri, holds), size_bytes=_size_bytes(uri)), *stages]
+
+
+def kind_of(uri: str) -> str | None:
+    """The kind of output at a URI, or None where it is none of ours."""
+    for name in (outputs.CLAIM, "config.json"):  # a tokenizer directory has only the latter
+        target = store.join(uri, name)
+        if store.exists(target) and isinstance(kind := outputs.read_json(target).get("kind"), str):
+            return kind
+    return "registry" if store.exists(store.join(uri, POINTER)) else None
+
+
+def as_table(found: list[Status]) -> str:
+    """One line an output, and below it why what failed, failed."""
+    names = _names(found)
+    width = max(len(name) for name in (*names, "output"))
+    lines = [f"{'output':<{width}}  {'holds':<10} {'state':<10} {'audio':>12} {'bytes':>17}  progress"]
+    for name, one in zip(names, found, strict=True):
+        audio = _clock(one.duration_s) if one.duration_s is not None else "-"
+        line = f"{name:<{width}}  {one.holds:<10} {one.state:<10} {audio:>12} {one.size_bytes:>17,}  {one.progress}"
+        lines.append(line.rstrip())
+        for failure in one.failures[:_MOST_FAILURES]:
+            span = f", {_clock(failure.duration_s)}" if failure.duration_s is not None else ""
+            lines.append(f"{'':<{width}}  failed: {failure.count:,} x {failure.reason}{span}")
+        if (more := len(one.failures) - _MOST_FAILURES) > 0:
+            lines.append(f"{'':<{width}}  failed: {more:,} other reasons; --json has them all")
+    return "\n".join(lines)
+
+
+def _names(found: list[Status]) -> list[str]:
+    root = found[0].uri
+    return [root, *(f"  {one.uri[len(root) + 1 :]}" for one in found[1:])]
+
+
+def _nothing(uri: str) -> str:
+    if not store.exists(uri):
+        return explain("nothing there", value=uri, fix="check the URI")
+    expected = f"a folder with {outputs.CLAIM}, or a tokenizer directory"
+    return explain("no output of syllabary", value=uri, expected=expected, fix="give the --out or --archive of a verb")
+
+
+def _places(run: str) -> list[str]:
+    names = {entry.name.partition("/")[0] for entry in store.list_files(run) if "/" in entry.name}
+    order = list(PipelineLayout(run).stages().values())
+    places = [store.join(run, name) for name in sorted(names)]
+    return [p for p in order if p in places] + [p for p in places if p not in order]
+
+
+def _described(uri: str, holds: str) -> Status:
+    """The status of one folder; damage of its own files is its state, never a failed command."""
+    blank = Status(uri, holds, size_bytes=_size_bytes(uri))
+    try:
+        return _DESCRIBERS.get(holds, _plain)(blank)
+    except SyllabaryError as error:
+        if isinstance(error, StorageError) and not isinstance(error, NotFoundError):
+            raise
+        return replace(blank, state=DAMAGED, failures=(Failure(str(error), 1),))
+
+
+def _of_run(stage: Status, stages: list[Status]) -> Status:
+    """An archive alone does not know how many shards there are; beside its shards it does."""
+    shards = next((one for one in stages if one.holds == "shards"), None)
+    if stage.holds != "archive" or shards is None or shards.total is None:
+        return stage
+    return replace(stage, total=shards.total, progress=f"{stage.done:,}/{shards.total:,} parts")
+
+
+def _state(uri: str) -> str:
+    return COMPLETE if outputs.read_done(uri) is not None else UNFINISHED
+
+
+def _shards(blank: Status) -> Status:
+    outputs.read_claim(blank.uri, "shards")
+    committed = index.committed_shards(blank.uri)
+    planned = sum(len(generation) for generation in read_plans(blank.uri)) or None
+    done = outputs.read_done(blank.uri)
+    rows = done["ledger"] if done else ingest_ledger.totals(ingest_ledger.read_ledger(blank.uri, committed))
+    total = planned or (len(committed) if done else None)
+    stored_s = sum(row["duration_s"] for row in rows if row["status"] == "shard")
+    return replace(
+        blank, state=_state(blank.uri), done=len(committed), total=total, unit="shards", duration_s=round(stored_s, 3),
+        progress=f"{len(committed):,}/{total:,} shards" if total else f"{len(committed):,} shards",
+        failures=tuple(
+            Failure(f"quarantined: {row['detail']}", row["num_recordings"], row["duration_s"])
+            for row in rows if row["status"] == "quarantined"
+        ),
+    )  # fmt: skip
+
+
+def _archive(blank: Status) -> Status:
+    outputs.read_claim(blank.uri, "archive")
+    parts = shards_in(blank.uri)
+    done = outputs.read_done(blank.uri)
+    if done and not done.get("num_quarantined", 1):
+        tokenized_s: float = done["tokenized_s"]
+        failures: tuple[Failure, ...] = ()
+    else:
+        tokenized_s, failures = _archive_ledgers(blank.uri, parts)
+    total = int(done["num_parts"]) if done and "num_parts" in done else None
+    state = _state(blank.uri) if total in (None, len(parts)) else UNFINISHED
+    progress = f"{len(parts):,}/{total:,} parts" if total else f"{len(parts):,} parts"
+    return replace(
+        blank, state=state, done=len(parts), total=total, unit="parts", duration_s=tokenized_s, progress=progress,
+        failures=failures,
+    )  # fmt: skip
+
+
+def _archive_ledgers(uri: str, parts: list[str]) -> tuple[float, tuple[Failure, ...]]:
+    with ThreadPoolExecutor(_READERS) as pool:
+        tables = list(pool.map(lambda shard: read_ledger(uri, shard).rows, parts))
+    if not tables:
+        return 0.0, ()
+    rows = pa.concat_tables(tables)
+    seconds = pc.divide(pc.cast(rows["num_samples"], pa.float64()), pc.cast(rows["sample_rate"], pa.float64()))
+    sums = rows.select(["status", "reason"]).append_column("duration_s", seconds).group_by(["status", "reason"])
+    found = sums.aggregate([("duration_s", "sum"), ("duration_s", "count")]).to_pylist()
+    tokenized_s = sum(row["duration_s_sum"] for row in found if row["status"] == TOKENIZED)
+    failures = [
+        Failure(f"quarantined: {row['reason']}", row["duration_s_count"], round(row["duration_s_sum"], 3))
+        for row in found if row["status"] == QUARANTINED
+    ]  # fmt: skip
+    return round(tokenized_s, 3), tuple(sorted(failures, key=lambda f: (-f.count, f.reason)))
+
+
+def _training(blank: Status) -> Status:
+    claim, done = outputs.read_claim(blank.uri), outputs.read_done(blank.uri)
+    total = int(claim["config"]["train"]["num_steps"])
+    checkpoints = CheckpointStore(blank.uri)
+    steps = checkpoints.steps()
+    reached = int(done["steps"]) if done else max(steps, default=0)
+    told = " checkpointed" if done is None else _learned(done)
+    quarantined = done["quarantined"] if done else _quarantined(checkpoints, steps)
+    return replace(
+        blank, state=_state(blank.uri), done=reached, total=total, unit="steps",
+        progress=f"{reached:,}/{total:,} steps{told}",
+        failures=tuple(Failure(f"quarantined {name}: {reason}", 1) for name, reason in sorted(quarantined.items())),
+    )  # fmt: skip
+
+
+def _learned(done: dict[str, Any]) -> str:
+    names = [name.removeprefix("final_valid_") for name in done if name.startswith("final_valid_")]
+    return "".join(f", {n} {done[f'first_valid_{n}']:.4f} → {done[f'final_valid_{n}']:.4f}" for n in sorted(names))
+
+
+def _quarantined(checkpoints: CheckpointStore, steps: list[int]) -> dict[str, str]:
+    return dict(Manifest.read(checkpoints.step_uri(steps[-1])).state["quarantined"]) if steps else {}
+
+
+def _tokenizer(blank: Status) -> Status:
+    config = outputs.read_json(store.join(blank.uri, "config.json"))
+    needed = ("encoder.safetensors", "decoder.safetensors")
+    missing = [name for name in needed if not store.exists(store.join(blank.uri, name))]
+    digests = " · ".join(f"{part} {str(config.get(f'{part}_digest'))[:12]}" for part in ("encoder", "decoder"))
+    failures = tuple(Failure(f"missing {name}", 1) for name in missing)
+    return replace(blank, state=UNFINISHED if missing else COMPLETE, progress=digests, failures=failures)
+
+
+def _restored(blank: Status) -> Status:
+    return _plain(blank) if outputs.read_done(blank.uri) else _so_far(blank, "audio", "files")
+
+
+def _evaluation(blank: Status) -> Status:
+    """What could not be scored is in the report; before there is one, how many utterances have results."""
+    if outputs.read_done(blank.uri) is None:
+        return _so_far(blank, UTTERANCES, "utterances scored")
+    failed = outputs.read_json(store.join(blank.uri, REPORT))["failures"]
+    reasons = Counter(f"{one['system']} {one['metric']}: {one['reason']}" for one in failed)
+    return replace(_plain(blank), failures=tuple(Failure(why, count) for why, count in reasons.most_common()))
+
+
+def _so_far(blank: Status, folder: str, unit: str) -> Status:
+    count = len(store.list_files(store.join(blank.uri, folder)))
+    return replace(blank, done=count, unit=unit, progress=f"{count:,} {unit} so far")
+
+
+def _packed(blank: Status) -> Status:
+    splits = outputs.read_done(blank.uri) or {}
+    told = [f"{split} {found['num_documents']:,} documents" for split, found in splits.items()]
+    return replace(blank, state=_state(blank.uri), progress=", ".join(told))
+
+
+def _spans(blank: Status) -> Status:
+    """Salient spans are one file, whole or not there."""
+    there = store.exists(store.join(blank.uri, "spans.parquet"))
+    return replace(blank, state=COMPLETE if there else UNFINISHED, progress="salient spans")
+
+
+def _registry(blank: Status) -> Status:
+    pointer = outputs.read_json(store.join(blank.uri, POINTER))
+    return replace(blank, state=COMPLETE, progress=f"in use: {pointer['tokenizer']}")
+
+
+def _plain(blank: Status) -> Status:
+    """What is known of any output: whether it is complete, and the numbers of its summary."""
+    done = outputs.read_done(blank.uri) or {}
+    figures = [f"{value:,} {name.removeprefix('num_')}" for name, value in done.items() if isinstance(value, int)]
+    duration_s = done.get("duration_s")
+    return replace(blank, state=_state(blank.uri), progress=", ".join(figures), duration_s=duration_s)
+
+
+_DESCRIBERS: dict[str, Callable[[Status], Status]] = {
+    "shards": _shards,
+    "archive": _archive,
+    "pretrain": _training,
+    "codec": _training,
+    "tokenizer": _tokenizer,
+    "restored": _restored,
+    "evaluation": _evaluation,
+    "packed": _packed,
+    "report": _spans,
+    "registry": _registry,
+}
+
+
+def _size_bytes(uri: str) -> int:
+    return sum(entry.size_bytes for entry in store.list_files(uri))
+
+
+def _clock(seconds: float) -> str:
+    """Hours, minutes, seconds."""
+    whole = round(seconds)
+    return f"{whole // 3600:,}:{whole % 3600 // 60:02}:{whole % 60:02}"

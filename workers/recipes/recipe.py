@@ -1,0 +1,367 @@
+"""Recipes: named functions that return a whole configuration, and the overrides on top of them. Free of torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from syllabary.model.config import ModelConfig
+from syllabary.shards import store
+from syllabary.shards.errors import ConfigError, explain
+from syllabary.shards.ingest.config import IngestConfig
+from syllabary.shards.outputs import digest
+from syllabary.workers.recipes import models as model_ladder
+from syllabary.workers.recipes.training import (
+    AugmentConfig,
+    CodecTrainConfig,
+    OptimizerConfig,
+    PretrainConfig,
+    VocoderConfig,
+)
+
+
+class Recipe(BaseModel):
+    """The whole configuration of a run: one value for each verb to take its part from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    name: str
+    ingest: IngestConfig = IngestConfig()
+    model: ModelConfig = ModelConfig()
+    pretrain: PretrainConfig = PretrainConfig()
+    codec: CodecTrainConfig = CodecTrainConfig()
+
+    @model_validator(mode="after")
+    def _trains_what_it_encodes_with(self) -> Recipe:
+        crop_s, most_s = self.pretrain.crop_s, self.ingest.max_utterance_s
+        longest_s = min(most_s, crop_s or most_s)
+        untrained = self.model.encoder.untrained_dilations(longest_s)
+        if untrained:
+            name = "pretrain.crop_s" if longest_s == crop_s else "ingest.max_utterance_s"
+            raise ValueError(
+                f"{name} {longest_s:g} is shorter than model.encoder.window_s {self.model.encoder.window_s:g}: taps of "
+                f"dilation {', '.join(map(str, untrained))} would be used without ever being trained; set both alike"
+            )
+        return self
+
+
+def paper() -> Recipe:
+    """The paper's tokenizer at 24 kHz: 2.5 frames/s, 47.5 tokens/s, 640 bit/s; 191 M parameters; encoder fine-tuned."""
+    codec = CodecTrainConfig(train_encoder="finetune", standardize_latents=False)
+    return Recipe(name="paper", model=model_ladder.paper_model(), codec=codec)
+
+
+def base16k() -> Recipe:
+    """The paper's architecture at 16 kHz, narrower where rates are high: over four times cheaper, the same 2.5 Hz."""
+    return Recipe(name="base16k", model=model_ladder.base16k_model(), ingest=_INGEST_16K)
+
+
+def small() -> Recipe:
+    """The paper's architecture at an eighth of its channels, 16 kHz: the base of the ablations below."""
+    return Recipe(name="small", model=model_ladder.small_model(), ingest=_INGEST_16K)
+
+
+def fast16k() -> Recipe:
+    """Beyond the paper: spectral front end, inverse-STFT decoder, bottleneck first; same latents, FSQ and packing."""
+    return Recipe(
+        name="fast16k",
+        model=model_ladder.fast16k_model(),
+        ingest=_INGEST_16K,
+        pretrain=_spectral_pretrain(num_steps=24_000),
+        codec=_spectral_codec(num_steps=29_000),
+    )
+
+
+def fast16k_small() -> Recipe:
+    """fast16k at a size that learns on a CPU in hours."""
+    return Recipe(
+        name="fast16k_small",
+        model=model_ladder.fast16k_small_model(),
+        ingest=_INGEST_16K,
+        pretrain=_spectral_pretrain(num_steps=3_000, micro_batch_size=8),
+        codec=_spectral_codec(num_steps=8_000),
+    )
+
+
+def tiny() -> Recipe:
+    """fast16k small enough to learn in minutes on two cores: 16 kHz, 2.5 frames/s."""
+    return Recipe(
+        name="tiny",
+        model=model_ladder.tiny_model(),
+        ingest=_TINY_INGEST,
+        pretrain=_tiny_pretrain(),
+        codec=_tiny_codec(),
+    )
+
+
+def tiny_paper() -> Recipe:
+    """The paper's architecture and training made small enough for minutes on two cores: 16 kHz, 2.5 frames/s."""
+    return Recipe(
+        name="tiny_paper",
+        model=model_ladder.tiny_paper_model(),
+        ingest=_TINY_INGEST.model_copy(update={"max_utterance_s": 4.8}),
+        pretrain=_tiny_paper_pretrain(),
+        codec=_tiny_paper_codec(),
+    )
+
+
+def small_no_daam() -> Recipe:
+    """Ablation of small: no DAAM gate anywhere."""
+    return _variant("small_no_daam", {"model": {"encoder": {"daam": {"enabled": False}}}})
+
+
+def small_daam_k1() -> Recipe:
+    """Ablation of small: one Gaussian a DAAM gate."""
+    return _variant("small_daam_k1", {"model": {"encoder": {"daam": {"num_gaussians": 1}}}})
+
+
+def small_daam_symmetric() -> Recipe:
+    """Ablation of small: the paper's DAAM init, whose four Gaussians stay one."""
+    return _variant("small_daam_symmetric", {"model": {"encoder": {"daam": {"init": "paper"}}}})
+
+
+def small_decoder_daam() -> Recipe:
+    """Ablation of small: DAAM gates in the decoder too."""
+    return _variant("small_decoder_daam", {"model": {"decoder": {"daam": True}}})
+
+
+def small_mask_features() -> Recipe:
+    """Ablation of small: masks before the Conformers (small itself masks after them, as the paper does)."""
+    return _variant("small_mask_features", {"model": {"jepa": {"mask_at": "features"}}})
+
+
+def small_finetune() -> Recipe:
+    """Ablation of small: stage 2 fine-tunes the encoder (small itself freezes it, as the paper's code does)."""
+    return _variant("small_finetune", {"codec": {"train_encoder": "finetune"}})
+
+
+def small_levels8() -> Recipe:
+    """Ablation of small: 8 levels, 5 dims a token: 26 tokens a frame, 960 bit/s."""
+    return _variant("small_levels8", {"model": {"fsq": {"levels": 8, "group_size": 5}}})
+
+
+def small_group8() -> Recipe:
+    """Ablation of small: 8 dims a token: 16 tokens a frame, vocabulary 65,536, no position with fewer ids."""
+    return _variant("small_group8", {"model": {"fsq": {"group_size": 8}}})
+
+
+def small_group4() -> Recipe:
+    """Ablation of small: 4 dims a token: 32 tokens a frame, vocabulary 256."""
+    return _variant("small_group4", {"model": {"fsq": {"group_size": 4}}})
+
+
+def small_5hz() -> Recipe:
+    """Ablation of small: 5 frames a second, 1,280 bit/s."""
+    model = model_ladder.small_model(strides=(8, 8, 5, 5, 2))
+    return Recipe(name="small_5hz", model=model, ingest=_INGEST_16K)
+
+
+def small_12hz() -> Recipe:
+    """Ablation of small: 12.5 frames a second, 3,200 bit/s."""
+    model = model_ladder.small_model(strides=(8, 4, 5, 4, 2))
+    return Recipe(name="small_12hz", model=model, ingest=_INGEST_16K)
+
+
+_INGEST_16K = IngestConfig(max_sample_rate=16_000)
+_TINY_INGEST = IngestConfig(
+    max_utterance_s=6.0, max_sample_rate=16_000, shard_size_mb=4, valid_percent=10, test_percent=10
+)
+_AUGMENT = AugmentConfig(speed_percent=12, input_noise_share=0.3)
+
+
+def _variant(name: str, changes: dict[str, Any]) -> Recipe:
+    """``small`` with some values changed."""
+    values = small().model_dump(mode="json")
+    _merge(values, {"name": name, **changes}, path="")
+    return Recipe.model_validate(values)
+
+
+def _spectral_pretrain(num_steps: int, micro_batch_size: int = 32) -> PretrainConfig:
+    """Clips of 6 s, a small rate with warm-up and cosine: what keeps a JEPA from becoming a clock."""
+    return PretrainConfig(
+        num_steps=num_steps,
+        micro_batch_size=micro_batch_size,
+        crop_s=6.0,
+        precision="auto",
+        augment=_AUGMENT.model_copy(update={"input_noise_share": 0.0}),
+        export_encoder="target",
+        optimizer=OptimizerConfig(lr=2e-4, warmup_steps=num_steps // 10, final_lr_fraction=0.05),
+    )
+
+
+def _spectral_codec(num_steps: int) -> CodecTrainConfig:
+    """Bottleneck first, augmented clips of 6 s."""
+    return CodecTrainConfig(
+        method="bottleneck_first",
+        train_encoder="finetune",
+        num_steps=num_steps,
+        micro_batch_size=10,
+        crop_s=6.0,
+        precision="auto",
+        augment=_AUGMENT,
+        optimizer=OptimizerConfig(lr=3e-4, weight_decay=1e-2, warmup_steps=num_steps // 10, final_lr_fraction=0.02),
+    )
+
+
+def _tiny_pretrain() -> PretrainConfig:
+    return _spectral_pretrain(num_steps=60, micro_batch_size=5).model_copy(
+        update={
+            "num_workers": 2, "checkpoint_every": 30, "validate_every": 30, "num_validation_utterances": 32,
+            "log_every": 5,
+        }
+    )  # fmt: skip
+
+
+def _tiny_codec() -> CodecTrainConfig:
+    return _spectral_codec(num_steps=300).model_copy(
+        update={
+            "num_workers": 2, "micro_batch_size": 5, "checkpoint_every": 50, "validate_every": 75,
+            "num_validation_utterances": 32, "log_every": 5, "vocoder": VocoderConfig(discriminator_start_step=20),
+        }
+    )  # fmt: skip
+
+
+def _tiny_paper_pretrain() -> PretrainConfig:
+    return PretrainConfig(
+        num_steps=120,
+        num_workers=2,
+        micro_batch_size=4,
+        export_encoder="target",
+        optimizer=OptimizerConfig(lr=5e-4, warmup_steps=20, final_lr_fraction=0.1),
+        checkpoint_every=40,
+        validate_every=40,
+        num_validation_utterances=32,
+        log_every=5,
+    )
+
+
+def _tiny_paper_codec() -> CodecTrainConfig:
+    return CodecTrainConfig(
+        num_steps=240,
+        num_workers=2,
+        micro_batch_size=4,
+        crop_s=1.6,
+        optimizer=OptimizerConfig(lr=2e-3, warmup_steps=20, final_lr_fraction=0.1),
+        discriminator_start_step=160,
+        checkpoint_every=40,
+        validate_every=80,
+        num_validation_utterances=32,
+        log_every=5,
+    )
+
+
+_ALL = (
+    paper,
+    base16k,
+    fast16k,
+    fast16k_small,
+    small,
+    tiny,
+    tiny_paper,
+    small_no_daam,
+    small_daam_k1,
+    small_daam_symmetric,
+    small_decoder_daam,
+    small_mask_features,
+    small_finetune,
+    small_levels8,
+    small_group8,
+    small_group4,
+    small_5hz,
+    small_12hz,
+)
+RECIPES: Mapping[str, Callable[[], Recipe]] = {recipe.__name__: recipe for recipe in _ALL}
+
+
+def resolve(name: str, *, config_uri: str | None = None, overrides: Iterable[str] = ()) -> Recipe:
+    """A recipe with a YAML file and then ``a.b=c`` overrides laid over it.
+
+    Raises:
+        ConfigError: unknown recipe, unknown key, or a value that breaks a rule; the message names value, rule and fix.
+    """
+    if name not in RECIPES:
+        raise ConfigError(
+            explain(
+                "unknown recipe",
+                value=name,
+                expected=f"one of {', '.join(sorted(RECIPES))}",
+                fix="see `syllabary recipes`",
+            )
+        )
+    values = RECIPES[name]().model_dump(mode="json")
+    if config_uri:
+        _merge(values, _read_yaml(config_uri), path="")
+    for override in overrides:
+        _override(values, override)
+    return validate(values)
+
+
+def validate(values: Mapping[str, Any]) -> Recipe:
+    """A recipe from its resolved dictionary. Raises ConfigError with one line for the first broken rule."""
+    try:
+        return Recipe.model_validate_json(json.dumps(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        shown = None if isinstance(first["input"], dict) else first["input"]
+        raise ConfigError(
+            explain(
+                f"{where or 'recipe'}: {message}",
+                value=shown,
+                fix="see `syllabary show " + str(values.get("name")) + "`",
+            )
+        ) from error
+
+
+@cache
+def digest_of(recipe: Recipe, *sections: str) -> str:
+    """sha256 (hex) of the named sections of a recipe (all when none is named)."""
+    values = recipe.model_dump(mode="json")
+    return digest({key: values[key] for key in sections} if sections else values)
+
+
+def _read_yaml(uri: str) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(store.read_bytes(uri))
+    except yaml.YAMLError as error:
+        raise ConfigError(explain(f"not YAML ({error})", value=uri)) from error
+    if not isinstance(values, dict):
+        raise ConfigError(explain("configuration file is not a mapping", value=uri, expected="sections and keys"))
+    return values
+
+
+def _merge(base: dict[str, Any], extra: Mapping[str, Any], path: str) -> None:
+    for key, value in extra.items():
+        where = f"{path}{key}"
+        if key not in base:
+            raise ConfigError(
+                explain("unknown configuration key", value=where, expected=f"one of {', '.join(sorted(base))}")
+            )
+        if (
+            isinstance(value, dict)
+            and isinstance(base[key], dict)
+            and value.get("kind", base[key].get("kind")) == base[key].get("kind")
+        ):
+            _merge(base[key], value, where + ".")
+        else:
+            base[key] = value
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise ConfigError(explain("override is not key=value", value=override, expected="--set a.b=c"))
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(explain(f"override value is not YAML ({error})", value=override)) from error
+    tree: Any = value
+    for part in reversed(path.split(".")):
+        tree = {part: tree}
+    _merge(values, tree, path="")

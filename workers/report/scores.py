@@ -1,0 +1,25 @@
+"""``scores.parquet`` of a report, read back: one row an utterance, system and metric."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from syllabary.shards import store
+from syllabary.shards.errors import FormatError, explain
+from syllabary.workers.report.card import SCORES, SCORES_COLUMNS
+
+
+def read_scores(report: str) -> pa.Table:
+    """The columns ``SCORES_COLUMNS`` of the report at ``report``.
+
+    Raises:
+        NotFoundError: there are none.
+        FormatError: damaged ones.
+    """
+    uri = store.join(report, SCORES)
+    data = store.read_bytes(uri)
+    try:
+        return pq.read_table(pa.BufferReader(data), columns=list(SCORES_COLUMNS)).select(list(SCORES_COLUMNS))
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise FormatError(explain("damaged scores", value=uri, fix="evaluate again")) from error

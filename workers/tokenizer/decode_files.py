@@ -1,0 +1,64 @@
+"""``syllabary decode FILE…``: token files to audio files with exactly the samples and the rate they came from."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from syllabary.shards import store
+from syllabary.shards.audio import encode_flac
+from syllabary.shards.errors import ConflictError, InputError, explain
+from syllabary.workers.control.jobs import DecodeJob
+from syllabary.workers.control.run_verb import Progress
+from syllabary.workers.tokenizer.encode_files import target_uris
+from syllabary.workers.tokenizer.token_file import TokenFile, read_token_file
+from syllabary.workers.tokenizer.tokenizer import Tokenizer
+
+
+def decode_files(job: DecodeJob) -> dict[str, Any]:
+    """Decode every token file; returns the audio files. Nothing is written when any input cannot be read or decoded."""
+    targets = target_uris(job.files, job.out, f".{job.audio_format}")
+    tokenizer = Tokenizer.load(job.tokenizer, device=job.device)
+    contents = [_matching(uri, tokenizer) for uri in job.files]
+    progress = Progress("decode", sum(c.num_samples / c.sample_rate for c in contents), "s of audio")
+    for content, target in zip(contents, targets, strict=True):
+        wav = tokenizer.decode(content.tokens, content.num_samples, content.sample_rate)
+        store.publish_bytes(target, _audio_bytes(wav, content.sample_rate, job.audio_format))
+        progress.add(content.num_samples / content.sample_rate)
+    progress.finish()
+    return {"files": targets, "decoder_digest": tokenizer.decoder_digest}
+
+
+def _matching(uri: str, tokenizer: Tokenizer) -> TokenFile:
+    """The token file, if this tokenizer can decode it.
+
+    Raises:
+        ConflictError: another encoder made it.
+        InputError: its tokens are not those of its length; names the file.
+    """
+    content = read_token_file(uri)
+    if content.encoder_digest != tokenizer.encoder_digest:
+        raise ConflictError(
+            explain(
+                f"tokens of another encoder in {uri}",
+                value=content.encoder_digest[:16],
+                expected=tokenizer.encoder_digest[:16],
+                fix="use the tokenizer that wrote them",
+            )
+        )
+    try:
+        tokenizer.require_decodable(content.tokens, content.num_samples, content.sample_rate)
+    except InputError as error:
+        raise InputError(f"{uri}: {error}") from error
+    return content
+
+
+def _audio_bytes(wav: np.ndarray, sample_rate: int, audio_format: str) -> bytes:
+    if audio_format == "flac":
+        return encode_flac(wav, sample_rate)
+    buffer = io.BytesIO()
+    soundfile.write(buffer, wav, sample_rate, format="WAV", subtype="PCM_16")
+    return buffer.getvalue()

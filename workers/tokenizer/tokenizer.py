@@ -1,0 +1,353 @@
+"""The tokenizer as users import it: waveforms to tokens and back.
+
+    tokenizer = Tokenizer.load("s3://bucket/tokenizer")
+    encoded = tokenizer.encode(wav, 16_000)                     # encoded.tokens: uint16 [num_frames, num_groups]
+    wav = tokenizer.decode(encoded.tokens, encoded.num_samples, 16_000)
+
+Canonical by construction: every utterance is encoded alone, at its own length, by one thread. Kernels sum in another
+order at another thread count, batch size or padded length (measured: both the convolutions and the matrix products
+do), so none of these may vary. A list is encoded in parallel, one thread an utterance, as many at a time as torch has
+threads: on a CPU that is also the fastest way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar, overload
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, UInt8, UInt16
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from syllabary.model.config import ModelConfig
+from syllabary.model.framing import Framing, Span
+from syllabary.model.fsq import Fsq
+from syllabary.model.loudness import loudness_gain
+from syllabary.shards.archive.packing import Packing
+from syllabary.shards.audio import resample, resampled_length
+from syllabary.shards.errors import InputError, explain
+from syllabary.workers.recipes.bitrates import packing_of
+from syllabary.workers.tokenizer.canonical import canonical_arithmetic
+from syllabary.workers.tokenizer.checks import (
+    checked_device,
+    checked_digits,
+    checked_length,
+    checked_lengths,
+    checked_rate,
+    checked_waveform,
+)
+from syllabary.workers.tokenizer.directory import Digests, TokenizerFiles, load_tokenizer, save_tokenizer
+from syllabary.workers.tokenizer.networks import build_encoder, build_generator
+
+__all__ = ["Encoded", "Tokenizer", "save_tokenizer"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Tokens of one utterance.
+
+    Attributes:
+        tokens: uint16 [num_frames, num_groups].
+        salience: uint8 [num_frames]: how much the last DAAM gate lifts a frame (0 without DAAM).
+        margin: smallest distance of any value to a quantization edge, in units of the tanh range; a tokenizer run on
+            another kind of processor can differ only where it is about 1e-5 or less.
+        num_samples: of the utterance, at ``sample_rate``.
+        sample_rate: of the utterance, Hz.
+    """
+
+    tokens: UInt16[np.ndarray, "frames groups"]
+    salience: UInt8[np.ndarray, "frames"]
+    margin: float
+    num_samples: int
+    sample_rate: int
+
+
+@dataclass(frozen=True)
+class _Frames:
+    """Frames of one window: level_indices [dim, frames], density [frames], margin [frames], latents [dim, frames]."""
+
+    level_indices: Tensor
+    density: Tensor
+    margin: Tensor
+    latents: Tensor
+
+
+class Tokenizer:
+    """A tokenizer directory in memory. Build it with :meth:`load`."""
+
+    def __init__(self, files: TokenizerFiles, device: str = "cpu") -> None:
+        self.config: ModelConfig = files.config
+        self.framing: Framing = files.config.framing
+        self.packing: Packing = packing_of(files.config)
+        self.digests: Digests = files.digests
+        self.device = checked_device(device)
+        self._encoder = build_encoder(files.config, files.encoder_state, self.device)
+        self._fsq = Fsq(files.config.fsq, files.config.encoder.latent_dim)
+        self._generator = None
+        if files.decoder_state is not None:
+            self._generator = build_generator(files.config, files.decoder_state, self.device)
+
+    @classmethod
+    def load(cls, uri: str, *, decoder: bool = True, device: str = "cpu") -> Tokenizer:
+        """Read, check and build the tokenizer at ``uri``; ``decoder=False`` reads only what encoding needs.
+
+        Raises:
+            NotFoundError, FormatError, VersionError, DamageError: see
+            ``syllabary.workers.tokenizer.directory.load_tokenizer``.
+        """
+        return cls(load_tokenizer(uri, decoder=decoder), device)
+
+    @property
+    def computed_on(self) -> str:
+        """torch's version and the kind of CPU (its instruction set) or GPU, for people.
+
+        Elsewhere sums may be rounded otherwise in their last bits, and a latent that lies on the border of two levels
+        may fall on its other side.
+        """
+        on_cpu = self.device.type == "cpu"
+        kind = torch.backends.cpu.get_cpu_capability() if on_cpu else torch.cuda.get_device_name(self.device)
+        return f"torch {torch.__version__}, {self.device.type} {kind}"
+
+    @property
+    def encoder_digest(self) -> str:
+        """sha256 of what fixes the tokens."""
+        return self.digests.encoder
+
+    @property
+    def decoder_digest(self) -> str:
+        """sha256 of what fixes the sound of given tokens."""
+        return self.digests.decoder
+
+    @property
+    def sample_rate(self) -> int:
+        """The model's own sample rate, Hz."""
+        return self.config.encoder.sample_rate
+
+    def num_frames(self, num_samples: int, sample_rate: int) -> int:
+        """Frames of an utterance: ceil(ceil(num_samples * model rate / sample_rate) / hop_length)."""
+        return self.framing.num_frames(resampled_length(num_samples, sample_rate, self.sample_rate))
+
+    @overload
+    def encode(self, wav: list[NDArray[np.floating]], sample_rate: int) -> list[Encoded]: ...
+    @overload
+    def encode(self, wav: NDArray[np.floating], sample_rate: int) -> Encoded: ...
+    def encode(
+        self, wav: NDArray[np.floating] | list[NDArray[np.floating]], sample_rate: int
+    ) -> Encoded | list[Encoded]:
+        """Tokens of one waveform, or of a list of them.
+
+        Args:
+            wav: floating samples in -1..1, [num_samples], mono; or a list of such.
+            sample_rate: of ``wav``, Hz; other rates than the model's are resampled.
+
+        Raises:
+            InputError (a ValueError): not floating, not mono, empty, NaN or inf, far out of range, or a bad rate.
+        """
+        return self._each(lambda one: self._encode(one, sample_rate), wav)
+
+    @overload
+    def latents(self, wav: list[NDArray[np.floating]], sample_rate: int) -> list[Float32[np.ndarray, "dim frames"]]: ...
+    @overload
+    def latents(self, wav: NDArray[np.floating], sample_rate: int) -> Float32[np.ndarray, "dim frames"]: ...
+    def latents(
+        self, wav: NDArray[np.floating] | list[NDArray[np.floating]], sample_rate: int
+    ) -> NDArray[np.float32] | list[NDArray[np.float32]]:
+        """The encoder's output before quantization, float32 [latent_dim, num_frames], for uses other than tokens.
+
+        Arguments and errors are those of :meth:`encode`; a list gives a list.
+        """
+        return self._each(lambda one: self._latents(one, sample_rate), wav)
+
+    @overload
+    def salience(self, wav: list[NDArray[np.floating]], sample_rate: int) -> list[Float32[np.ndarray, "frames"]]: ...
+    @overload
+    def salience(self, wav: NDArray[np.floating], sample_rate: int) -> Float32[np.ndarray, "frames"]: ...
+    def salience(
+        self, wav: NDArray[np.floating] | list[NDArray[np.floating]], sample_rate: int
+    ) -> NDArray[np.float32] | list[NDArray[np.float32]]:
+        """How much the last DAAM gate lifts each frame, g / (1 + g) of its density g: float32 [num_frames] in 0..1.
+
+        Arguments are those of :meth:`encode`; a list gives a list.
+
+        Raises:
+            InputError: the tokenizer has no DAAM gate, or as for :meth:`encode`.
+        """
+        if not self.config.encoder.daam.enabled:
+            raise InputError(
+                explain(
+                    "salience of a tokenizer without DAAM",
+                    value=self.encoder_digest[:16],
+                    expected="a recipe with encoder.daam.enabled",
+                    fix="train one, or use tokens only",
+                )
+            )
+        return self._each(lambda one: _salience(self._encode_windows(one, sample_rate)[1]).cpu().numpy(), wav)
+
+    @overload
+    def decode(
+        self, tokens: list[NDArray[np.integer]], num_samples: Sequence[int], sample_rate: int | None = None
+    ) -> list[Float32[np.ndarray, "samples"]]: ...
+    @overload
+    def decode(
+        self, tokens: NDArray[np.integer], num_samples: int, sample_rate: int | None = None
+    ) -> Float32[np.ndarray, "samples"]: ...
+    def decode(
+        self,
+        tokens: NDArray[np.integer] | list[NDArray[np.integer]],
+        num_samples: int | Sequence[int],
+        sample_rate: int | None = None,
+    ) -> NDArray[np.float32] | list[NDArray[np.float32]]:
+        """The waveform of tokens, or of a list of them: float32 with exactly ``num_samples`` samples each.
+
+        Args:
+            tokens: [num_frames, num_groups], or the same in one flat row as an archive has it; or a list of such.
+            num_samples: of the utterance at ``sample_rate``, or one a list item.
+            sample_rate: to decode to, Hz; None is the model's own.
+
+        Raises:
+            InputError (a ValueError): as for :meth:`require_decodable`.
+        """
+        if not isinstance(tokens, list) or (tokens and np.ndim(tokens[0]) == 0):
+            return self._decode(tokens, num_samples, sample_rate)
+        lengths = checked_lengths(num_samples, len(tokens))
+        return self._parallel(lambda pair: self._decode(*pair, sample_rate), list(zip(tokens, lengths, strict=True)))
+
+    def require_decodable(self, tokens: ArrayLike, num_samples: object, sample_rate: int | None = None) -> None:
+        """Refuse what :meth:`decode` would refuse of one utterance, without decoding it.
+
+        Raises:
+            InputError (a ValueError): a count that is no multiple of the group count, another shape or type, a token
+                that its position cannot take, a length that does not match the number of frames, or the tokenizer was
+                loaded without its decoder.
+        """
+        self._checked_digits(tokens, num_samples, sample_rate)
+
+    def _latents(self, wav: NDArray[np.floating], sample_rate: int) -> NDArray[np.float32]:
+        _, windows = self._encode_windows(wav, sample_rate)
+        return torch.cat([w.latents for w in windows], dim=1).cpu().numpy()
+
+    def _encode(self, wav: NDArray[np.floating], sample_rate: int) -> Encoded:
+        num_samples, windows = self._encode_windows(wav, sample_rate)
+        indices = torch.cat([w.level_indices for w in windows], dim=1)
+        return Encoded(
+            tokens=self.packing.pack(indices.T.cpu().numpy()),
+            salience=(_salience(windows) * 255).round().to(torch.uint8).cpu().numpy(),
+            margin=float(torch.cat([w.margin for w in windows]).min()),
+            num_samples=num_samples,
+            sample_rate=sample_rate,
+        )
+
+    def _encode_windows(self, wav: NDArray[np.floating], sample_rate: int) -> tuple[int, list[_Frames]]:
+        samples = checked_waveform(wav, sample_rate)
+        at_model_rate = self._at_one_loudness(resample(samples, sample_rate, self.sample_rate))
+        num_frames = self.framing.num_frames(len(at_model_rate))
+        padded = torch.zeros(num_frames * self.framing.hop_length)
+        padded[: len(at_model_rate)] = torch.from_numpy(at_model_rate)
+        windows = self.framing.encode_windows(num_frames)
+        with canonical_arithmetic(self.device):
+            return len(samples), [self._encode_window(padded, window) for window in windows]
+
+    def _at_one_loudness(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The whole utterance at the level that the encoder has learned: one gain for all of its windows."""
+        config = self.config.encoder
+        gain = loudness_gain(torch.from_numpy(samples), config.sample_rate, config.loudness_dbfs)
+        return samples * np.float32(gain)
+
+    def _encode_window(self, padded: Float[Tensor, "samples"], window: Span) -> _Frames:
+        hop = self.framing.hop_length
+        clip = padded[window.start * hop : window.stop * hop].clone()[None].to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.encoder.precision == "bf16"):
+            encoded = self._encoder(clip, torch.tensor([clip.shape[1]]))
+        quantized = self._fsq(encoded.latents)
+        kept = slice(window.keep_start - window.start, window.keep_stop - window.start)
+        return _Frames(
+            quantized.level_indices[0, :, kept],
+            encoded.gate[0, kept].float(),
+            quantized.margin[0, kept],
+            encoded.latents[0, :, kept].float(),
+        )
+
+    def _decode(self, tokens: ArrayLike, num_samples: object, sample_rate: int | None) -> NDArray[np.float32]:
+        digits, length, rate = self._checked_digits(tokens, num_samples, sample_rate)
+        model_length = resampled_length(length, rate, self.sample_rate)
+        values = self._fsq.values_of(torch.from_numpy(digits.T.copy())[None].to(self.device))
+        with canonical_arithmetic(self.device):
+            waveform = self._decode_chunks(values)[:model_length].numpy()
+        return np.ascontiguousarray(resample(waveform, self.sample_rate, rate)[:length])
+
+    def _decode_chunks(self, values: Float[Tensor, "1 dim frames"]) -> Float[Tensor, "samples"]:
+        """Chunk by chunk with the generator's whole context, so that memory is bounded and joins are exact.
+
+        DAAM gates in a generator see a whole chunk; such chunks are faded into one another over one frame.
+        """
+        assert self._generator is not None
+        hop, fade = self.framing.hop_length, 0 if self._generator.is_local else self.framing.hop_length
+        joined, faded_from = torch.zeros(values.shape[-1] * hop), torch.zeros(0)
+        for chunk in self.framing.decode_chunks(values.shape[-1], self._generator.context_frames):
+            part = values[..., chunk.start : chunk.stop].contiguous()
+            waveform = self._generator(part, torch.tensor([part.shape[-1] * hop]))[0].cpu()
+            first, last = chunk.keep_start * hop, chunk.keep_stop * hop
+            offset = chunk.start * hop
+            joined[first:last] = waveform[first - offset : last - offset]
+            if fade and chunk.keep_start:
+                _fade_in(joined[first : first + fade], faded_from, waveform[first - offset : first - offset + fade])
+            faded_from = waveform[last - offset : last - offset + fade]
+        return joined
+
+    def _checked_digits(
+        self, tokens: ArrayLike, num_samples: object, sample_rate: int | None
+    ) -> tuple[NDArray[np.uint8], int, int]:
+        """Digits uint8 [num_frames, num_dims], number of samples and sample rate."""
+        if self._generator is None:
+            raise InputError(
+                explain(
+                    "decode with a tokenizer loaded without its decoder", fix="use Tokenizer.load(uri, decoder=True)"
+                )
+            )
+        rate = checked_rate(self.sample_rate if sample_rate is None else sample_rate)
+        length, digits = checked_length(num_samples), checked_digits(tokens, self.packing)
+        frames = self.num_frames(length, rate)
+        if len(digits) != frames:
+            raise InputError(
+                explain(
+                    f"frames of {length} samples at {rate} Hz",
+                    value=len(digits),
+                    expected=str(frames),
+                    fix="give the num_samples and sample_rate of the utterance",
+                )
+            )
+        return digits, length, rate
+
+    def _each(self, action: Callable[[T], R], items: T | list[T]) -> R | list[R]:
+        """The action on the item, or on every item of a list."""
+        return self._parallel(action, items) if isinstance(items, list) else action(items)
+
+    def _parallel(self, action: Callable[[T], R], items: list[T]) -> list[R]:
+        """The action on every item, in order; on a CPU one thread an item, as many at a time as torch has threads."""
+        num_threads = min(torch.get_num_threads(), len(items)) if self.device.type == "cpu" else 1
+        if num_threads <= 1:
+            return [action(item) for item in items]
+        before = torch.get_num_threads()
+        try:
+            with ThreadPoolExecutor(num_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                return list(pool.map(action, items))
+        finally:
+            torch.set_num_threads(before)
+
+
+def _fade_in(out: Float[Tensor, "samples"], old: Float[Tensor, "samples"], new: Float[Tensor, "samples"]) -> None:
+    """Fill ``out`` with a linear fade from ``old`` to ``new``; all of one length."""
+    share = torch.linspace(0, 1, len(out))
+    out.copy_(old[: len(out)] * (1 - share) + new[: len(out)] * share)
+
+
+def _salience(windows: list[_Frames]) -> Float[Tensor, "frames"]:
+    density = torch.cat([w.density for w in windows])
+    return density / (1 + density)

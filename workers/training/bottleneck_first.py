@@ -1,0 +1,251 @@
+"""Stage 2 by its bottleneck first (beyond the paper): tokens learn log-mel spectra, then a vocoder learns waveforms.
+
+Phase 1, ``codec.bottleneck``: encoder, FSQ routed by clip, trunk and mel head, no adversary. Phase 2,
+``codec.vocoder``: the moving average of all that stays at rest, and the vocoder learns on short crops of its features,
+with mel losses and discriminators. Each phase has its engine, warm-up and schedule; what is validated, heard and
+exported is the average.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from syllabary.model.averaging import Averaged
+from syllabary.model.codec import Codec
+from syllabary.model.config import IstftDecoderConfig
+from syllabary.model.discriminators import Discriminators
+from syllabary.model.fsq import Routing
+from syllabary.model.losses import GeneratorLosses, discriminator_loss, generator_losses, mean_score, spread_loss
+from syllabary.model.mel import mel_windows
+from syllabary.model.spectral.bottleneck import Bottleneck, bottleneck_mel, mel_l1, mel_loss_in_time, random_crops
+from syllabary.model.spectral.istft import Generator, Vocoder
+from syllabary.workers.recipes.training import CodecTrainConfig, OptimizerConfig
+from syllabary.workers.training.clips import Batch
+from syllabary.workers.training.codec import (
+    Share,
+    illustrate,
+    load_encoder,
+    publish_codec,
+    shares_of,
+    validate_codec,
+    validate_mel_head,
+)
+from syllabary.workers.training.engine import (
+    backward,
+    build_engine,
+    frozen,
+    learning_rate,
+    lowered,
+    set_learning_rate,
+    step_engine,
+    sum_over_ranks,
+)
+from syllabary.workers.training.rank import RankSetup
+from syllabary.workers.training.standardize import standardize_latents
+
+
+class PhasedCodecStage:
+    """Bottleneck, vocoder and discriminators, each with its engine."""
+
+    name, headline, unit = "train-codec", "mel", "L1 of log-mel spectra"
+
+    def __init__(self, setup: RankSetup) -> None:
+        self._setup, self._job = setup, setup.job
+        self._config, self._model = setup.job.recipe.codec, setup.job.recipe.model
+        decoder = self._model.decoder
+        assert isinstance(decoder, IstftDecoderConfig)
+        codec = Codec(self._model).to(setup.device)
+        assert isinstance(codec.generator, Generator)
+        load_encoder(codec, setup.job.encoder_uri or "")
+        if self._config.standardize_latents:
+            standardize_latents(codec.encoder, setup)
+        decay = self._config.average_decay
+        self._bottleneck = Averaged(Bottleneck(codec, decoder).to(setup.device), decay)
+        self._vocoder: Averaged[Vocoder] = Averaged(codec.generator.vocoder, decay)
+        self._discriminators = Discriminators(self._model.discriminator).to(setup.device)
+        self._mel = bottleneck_mel(self._model).to(setup.device)
+        self._mels = mel_windows(self._model.losses, self._model.encoder.sample_rate).to(setup.device)
+        self._averaged = _averaged_codec(codec, self._bottleneck.average, self._vocoder.average)
+        self.engines: Mapping[str, Any] = self._build_engines()
+
+    def _build_engines(self) -> dict[str, Any]:
+        config, universal = self._config, self._setup.load_universal
+        vocoder = config.model_copy(update={"optimizer": config.vocoder.optimizer})
+        fraction = config.bottleneck.encoder_lr_fraction
+        live, judges = self._bottleneck.live, self._discriminators
+        if not fraction:
+            live.encoder.requires_grad_(False)
+        groups = [(live.encoder, fraction), (live.trunk, 1.0), (live.head, 1.0)]
+        return {
+            "bottleneck": build_engine(
+                self._bottleneck, groups, config, config.optimizer.lr, load_universal=universal
+            ),
+            "vocoder": build_engine(
+                self._vocoder, [(self._vocoder.live, 1.0)], vocoder, vocoder.optimizer.lr, load_universal=universal
+            ),
+            "discriminators": build_engine(
+                judges, [(judges, 1.0)], vocoder, config.vocoder.discriminator_lr, load_universal=universal
+            ),
+        }  # fmt: skip
+
+    def train_step(self, step: int, batches: list[Batch], lr: float, *, detailed: bool) -> dict[str, float]:
+        """See :class:`syllabary.workers.training.loop.Stage`; each phase follows its own schedule, not ``lr``."""
+        first = self._config.bottleneck_steps
+        sums: dict[str, Tensor] = {}
+        run = self._bottleneck_step if step <= first else self._vocoder_step
+        norms = {}
+        for batch, share in zip(batches, shares_of(batches, self._setup.device), strict=True):
+            found, norms = run(step if step <= first else step - first, batch.to(self._setup.device), share)
+            for name, value in found.items():
+                sums[name] = sums.get(name, 0) + value.double() * share.weight
+        self._follow(step <= first)
+        means = sum_over_ranks(torch.stack(list(sums.values()))).tolist()
+        return dict(zip(sums, means, strict=True)) | norms
+
+    def _follow(self, is_first_phase: bool) -> None:
+        (self._bottleneck if is_first_phase else self._vocoder).update()
+
+    def _bottleneck_step(self, step: int, batch: Batch, share: Share) -> tuple[dict[str, Tensor], dict[str, float]]:
+        engine, steps = self.engines["bottleneck"], self._config.bottleneck_steps
+        engine.train()
+        rate = learning_rate(self._config.optimizer, step, steps)
+        set_learning_rate(engine, rate)
+        found = engine(batch.heard, batch.num_samples, self._routing(step / steps))
+        positions = -(-batch.num_samples // self._mel.hop_length)
+        wanted = self._mel(batch.waveform)
+        mel = mel_loss_in_time(found.mel, wanted, positions)
+        spread = spread_loss(found.latents, found.num_frames)
+        total = mel + self._config.bottleneck.spread_weight * spread
+        backward(engine, total * share.scale)
+        plain = mel_l1(found.mel.detach(), wanted, positions)
+        stats = {"total": total.detach(), "mel": plain, "mel_in_time": mel.detach(), "spread": spread.detach()}
+        return stats, step_engine(engine) | {"bottleneck_learning_rate": rate}
+
+    def _routing(self, progress: float) -> Routing:
+        phases = self._config.bottleneck.routing
+        phase = next(phase for phase in phases if progress <= phase.until or phase is phases[-1])
+        return Routing(phase.rounded, phase.noisy)
+
+    def _vocoder_step(self, step: int, batch: Batch, share: Share) -> tuple[dict[str, Tensor], dict[str, float]]:
+        config = self._config.vocoder
+        rate, discriminator_rate = self._vocoder_rates(step)
+        features, target = self._crops(batch)
+        lengths = torch.full((len(target),), target.shape[1])
+        engine = self.engines["vocoder"]
+        engine.train()
+        generated = engine(features, None).float()
+        stats: dict[str, Tensor] = {}
+        norms: dict[str, float] = {"vocoder_learning_rate": rate}
+        judged = None
+        if step > config.discriminator_start_step:
+            learns = step % config.discriminate_every == 0
+            judged, stats, more = self._judge(generated, target, lengths, share, learns, discriminator_rate)
+            norms |= more
+        losses = generator_losses(generated, target, lengths, self._model.losses, judged=judged, mels=self._mels)
+        backward(engine, losses.total * share.scale)
+        return stats | _named(losses), norms | step_engine(engine)
+
+    def _vocoder_rates(self, step: int) -> tuple[float, float]:
+        """Rates of vocoder and discriminators, set in their engines: both follow the vocoder's schedule."""
+        config, steps = self._config.vocoder, self._config.num_steps - self._config.bottleneck_steps
+        rate = learning_rate(config.optimizer, step, steps)
+        set_learning_rate(self.engines["vocoder"], rate)
+        judging = rate / config.optimizer.lr * config.discriminator_lr
+        set_learning_rate(self.engines["discriminators"], judging)
+        return rate, judging
+
+    @torch.no_grad()
+    def _crops(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Crops of the averaged trunk's features and of the samples they stand for, several from each clip."""
+        config, rest = self._config.vocoder, self._bottleneck.average
+        with lowered(self._config, self._setup.device):
+            encoded = rest.encoder(batch.heard, batch.num_samples)
+            features = rest.trunk(rest.fsq(encoded.latents).values, _mask(encoded.num_frames, encoded.latents))
+        k = self._vocoder.live.samples_per_position
+        length = max(1, round(config.crop_s * self._model.encoder.sample_rate / k))
+        positions = -(-batch.num_samples // k)
+        pairs = [
+            random_crops(features.float(), batch.waveform, positions, length, k) for _ in range(config.crops_per_clip)
+        ]
+        return torch.cat([f for f, _ in pairs]), torch.cat([w for _, w in pairs])
+
+    def _judge(
+        self, generated: Tensor, target: Tensor, lengths: Tensor, share: Share, learns: bool, rate: float
+    ) -> tuple[Any, dict[str, Tensor], dict[str, float]]:
+        """What the discriminators make of both; when it is their turn they learn from it first."""
+        engine, judges = self.engines["discriminators"], self._discriminators
+        stats: dict[str, Tensor] = {}
+        norms: dict[str, float] = {}
+        if learns:
+            engine.train()
+            real, fake = engine(target, lengths), engine(generated.detach(), lengths)
+            loss = discriminator_loss(real, fake)
+            backward(engine, loss * share.scale)
+            norms = {f"discriminator_{name}": value for name, value in step_engine(engine).items()}
+            stats = {
+                "discriminator_loss": loss.detach(),
+                "discriminator_real": mean_score(real),
+                "discriminator_generated": mean_score(fake),
+            }
+        with frozen(judges), lowered(self._config, self._setup.device):
+            with torch.no_grad():
+                real = judges(target, lengths)
+            return (real, judges(generated, lengths)), stats, norms
+
+    def validate(self) -> dict[str, float]:
+        """See :class:`syllabary.workers.training.loop.Stage`: figures of the average, by mel head until the vocoder
+        learns."""
+        device, batches = self._setup.device, self._setup.validation
+        heard = validate_codec(self._averaged, batches, device, self._model)
+        head = validate_mel_head(self._bottleneck.average, self._mel, batches, device)
+        speaks = float(self._vocoder.num_updates) > 0
+        return heard | head | {"mel": heard["mel"] if speaks else head["mel_head"]}
+
+    def warnings(self, found: Mapping[str, float]) -> list[str]:
+        """A code that says little: most of its dims never leave one level."""
+        dead, dims = int(found["dead_dims"]), self._model.encoder.latent_dim
+        return [f"{dead} of {dims} latent dims only ever take one level"] if 2 * dead > dims else []
+
+    def illustrate(self, step: int) -> None:
+        """Reconstructions of the first held-out clips, once the vocoder has begun."""
+        if step > self._config.bottleneck_steps:
+            illustrate(self._averaged, self._setup, step, self._config.num_samples_kept)
+
+    def publish(self) -> Mapping[str, Any]:
+        """Averaged encoder and generator, and the configuration they were trained by."""
+        return publish_codec(self._averaged, self._job)
+
+    def marks(self) -> list[tuple[int, str]]:
+        """Where the vocoder and the discriminators start."""
+        first = self._config.bottleneck_steps
+        return [(first, "vocoder"), (first + self._config.vocoder.discriminator_start_step, "discriminators")]
+
+
+def optimizer_of_phase(config: CodecTrainConfig, step: int) -> OptimizerConfig:
+    """The optimizer settings in force at a step."""
+    return config.optimizer if step <= config.bottleneck_steps else config.vocoder.optimizer
+
+
+def _averaged_codec(codec: Codec, bottleneck: Bottleneck, vocoder: Vocoder) -> Codec:
+    """A codec around averaged weights, which stay the very tensors that follow."""
+    averaged: Codec = copy.deepcopy(codec).requires_grad_(False).eval()
+    assert isinstance(averaged.generator, Generator)
+    averaged.encoder = bottleneck.encoder
+    averaged.generator.trunk, averaged.generator.vocoder = bottleneck.trunk, vocoder
+    return averaged
+
+
+def _mask(num_frames: Tensor, latents: Tensor) -> Tensor | None:
+    from syllabary.model.padding import frame_mask
+
+    return frame_mask(num_frames, latents.shape[-1], latents.device)
+
+
+def _named(losses: GeneratorLosses) -> dict[str, Tensor]:
+    return {f.name: getattr(losses, f.name).detach() for f in fields(losses)}

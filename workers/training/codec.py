@@ -1,0 +1,342 @@
+"""Stage 2 on one rank: the generator's engine and the discriminators' (PAPER section stage 2).
+
+Both engines step from the same weights: a micro-batch first gives the discriminators their gradient (on detached
+speech), then the generator its own through discriminators whose parameters are frozen, so that none of it leaks into
+them; at the end of the step both move. With a frozen encoder the generator alone is in its engine: the encoder has no
+gradient, no optimizer state, no place in checkpoints, and runs once a step, or once an utterance with cached latents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load as from_safetensors
+from safetensors.torch import save as to_safetensors
+from torch import Tensor
+
+from syllabary.model.codec import Codec
+from syllabary.model.config import ModelConfig
+from syllabary.model.discriminators import DiscriminatorOutput, Discriminators
+from syllabary.model.fsq import Routing
+from syllabary.model.losses import (
+    GeneratorLosses,
+    discriminator_loss,
+    generator_losses,
+    mean_score,
+    mrstft_loss,
+    waveform_loss,
+)
+from syllabary.model.mel import LogMel, mel_windows
+from syllabary.model.padding import valid_mask
+from syllabary.model.spectral.bottleneck import Bottleneck, bottleneck_mel, mel_l1
+from syllabary.model.usage import level_usage
+from syllabary.shards import audio, store
+from syllabary.shards.archive.packing import Packing
+from syllabary.shards.errors import ConfigError, explain
+from syllabary.shards.outputs import pretty_json
+from syllabary.workers.training.clips import Batch
+from syllabary.workers.training.curves import spectrograms
+from syllabary.workers.training.driver import RankJob
+from syllabary.workers.training.engine import (
+    backward,
+    build_engine,
+    frozen,
+    gather_from_ranks,
+    lowered,
+    rows_of_all_ranks,
+    set_learning_rate,
+    step_engine,
+    sum_over_ranks,
+    world,
+)
+from syllabary.workers.training.jepa import CONFIG_FILE, ENCODER_FILE
+from syllabary.workers.training.rank import RankSetup, run_rank
+from syllabary.workers.training.standardize import standardize_latents
+from syllabary.workers.training.watches.health import latent_health, per_dim, token_perplexity
+
+SAMPLES = "samples"
+
+
+@torch.no_grad()
+def validate_codec(codec: Codec, batches: list[Batch], device: torch.device, config: ModelConfig) -> dict[str, float]:
+    """Losses and use of the code on this rank's held-out clips, joined over all ranks. Collective."""
+    codec.eval()
+    sums = torch.zeros(4, dtype=torch.float64)
+    mel = bottleneck_mel(config).to(device)
+    digits, latents = [], []
+    for batch in batches:
+        batch = batch.to(device)
+        encoded = codec.encoder(batch.waveform, batch.num_samples)
+        quantized = codec.fsq(encoded.latents)
+        generated = codec.generator(quantized.values, batch.num_samples)[:, : batch.waveform.shape[-1]]
+        mrstft = mrstft_loss(generated, batch.waveform, batch.num_samples, config.losses)
+        difference = waveform_loss(generated, batch.waveform, batch.num_samples)
+        positions = -(-batch.num_samples // mel.hop_length)
+        apart = mel_l1(mel(generated), mel(batch.waveform), positions)
+        count = float(batch.num_samples.sum())
+        sums += count * torch.tensor([float(mrstft), float(difference), float(apart), 1.0], dtype=torch.float64)
+        valid = valid_mask(encoded.num_frames, encoded.latents.shape[-1], device)
+        digits.append(quantized.level_indices.transpose(1, 2)[valid].cpu())
+        latents.append(encoded.latents.transpose(1, 2)[valid].float().cpu())
+    *totals, total = sum(gather_from_ranks(sums)).tolist()  # type: ignore[union-attr]
+    losses = {name: value / total for name, value in zip(("mrstft", "waveform", "mel"), totals, strict=True)}
+    frames = rows_of_all_ranks(latents)
+    spread = latent_health(frames) | per_dim("latent_std", frames.std(dim=0, correction=0))
+    return losses | _code_use(rows_of_all_ranks(digits), config) | spread
+
+
+@torch.no_grad()
+def validate_mel_head(
+    bottleneck: Bottleneck, mel: LogMel, batches: list[Batch], device: torch.device
+) -> dict[str, float]:
+    """``mel_head``: L1 of the spectra that the head gives from tokens of the held-out clips. Collective."""
+    sums = torch.zeros(2, dtype=torch.float64)
+    for batch in batches:
+        batch = batch.to(device)
+        found = bottleneck(batch.waveform, batch.num_samples, Routing())
+        apart = mel_l1(found.mel, mel(batch.waveform), -(-batch.num_samples // mel.hop_length))
+        count = float(batch.num_samples.sum())
+        sums += count * torch.tensor([float(apart), 1.0], dtype=torch.float64)
+    apart_sum, total = sum(gather_from_ranks(sums)).tolist()  # type: ignore[union-attr]
+    return {"mel_head": apart_sum / total}
+
+
+def _code_use(digits: Tensor, config: ModelConfig) -> dict[str, float]:
+    """Use of levels and tokens by digits [frames, dim]."""
+    usage = level_usage(digits, config.fsq.levels)
+    packing = Packing(digits.shape[1], config.fsq.levels, config.fsq.group_size, config.fsq.digit_order)
+    tokens = torch.from_numpy(packing.pack(digits.numpy()).astype(np.int64))
+    shares = {f"level_{i}_share": float(share) for i, share in enumerate(usage.level_share)}
+    for level, share in enumerate(usage.dim_level_share.T):
+        shares |= per_dim(f"level_{level}_share", share)
+    return {
+        "level_entropy_bits": usage.entropy_bits,
+        "level_perplexity": usage.perplexity,
+        "dead_dims": float(usage.dead_dims),
+        "token_perplexity": token_perplexity(tokens),
+        **shares,
+    }
+
+
+@torch.no_grad()
+def illustrate(codec: Codec, setup: RankSetup, step: int, count: int) -> None:
+    """Publish the first ``count`` held-out clips as reconstructed now: FLAC, and spectrograms beside the original."""
+    codec.eval()
+    rate = setup.job.recipe.model.encoder.sample_rate
+    for number, (clip, slot_id) in enumerate(_first_clips(setup.validation, count)):
+        folder = store.join(setup.job.run_uri, SAMPLES, f"clip-{number}")
+        waveform = torch.from_numpy(clip)[None].to(setup.device)
+        rebuilt = codec(waveform, torch.tensor([len(clip)])).waveform[0, : len(clip)].float().cpu().numpy()
+        titles = [(f"original (utterance {slot_id})", clip), (f"reconstructed at step {step:,}", rebuilt)]
+        store.publish_bytes(store.join(folder, "original.flac"), audio.encode_flac(clip, rate))
+        store.publish_bytes(store.join(folder, f"step-{step:08d}.flac"), audio.encode_flac(rebuilt, rate))
+        store.publish_bytes(store.join(folder, f"step-{step:08d}.png"), spectrograms(titles, rate))
+
+
+def _first_clips(batches: list[Batch], count: int) -> list[tuple[np.ndarray, int]]:
+    clips = [
+        (waveform[:n].numpy(), slot.utterance)
+        for batch in batches
+        for waveform, n, slot in zip(batch.waveform, batch.num_samples.tolist(), batch.slots, strict=True)
+    ]
+    return clips[:count]
+
+
+CODEC_FILE = "codec.safetensors"
+
+
+def train_codec_rank(job: RankJob) -> None:
+    """What each Ray Train worker runs."""
+    from syllabary.workers.training.bottleneck_first import PhasedCodecStage
+
+    is_joint = job.recipe.codec.method == "joint"
+    run_rank(job, job.recipe.codec, CodecStage if is_joint else PhasedCodecStage)
+
+
+@dataclass(frozen=True)
+class Share:
+    """A micro-batch's part of the step: ``weight`` times its mean is its part of the mean over all ranks.
+
+    ``scale`` is the weight as DeepSpeed needs it, which divides by ranks and micro-batches.
+    """
+
+    weight: float
+    scale: float
+
+
+def shares_of(batches: list[Batch], device: torch.device) -> list[Share]:
+    """Weights of a step's micro-batches by valid samples, over all ranks. Collective."""
+    counts = [float(batch.num_samples.sum()) for batch in batches]
+    total = float(sum_over_ranks(torch.tensor([sum(counts)], dtype=torch.float64, device=device))[0])
+    spread = world()[1] * len(batches)
+    return [Share(count / total, count / total * spread) for count in counts]
+
+
+class CodecStage:
+    """The codec, its discriminators and their engines."""
+
+    name, headline, unit = "train-codec", "mrstft", "multi-resolution STFT loss"
+
+    def __init__(self, setup: RankSetup) -> None:
+        self._setup, self._job = setup, setup.job
+        self._config, self._model = setup.job.recipe.codec, setup.job.recipe.model
+        self._codec = Codec(self._model).to(setup.device)
+        load_encoder(self._codec, setup.job.encoder_uri or "")
+        if self._config.standardize_latents:
+            standardize_latents(self._codec.encoder, setup)
+        self._is_frozen = self._config.train_encoder == "frozen"
+        if self._is_frozen:
+            self._codec.freeze_encoder()
+        self._discriminators = Discriminators(self._model.discriminator).to(setup.device)
+        self._mels = mel_windows(self._model.losses, self._model.encoder.sample_rate).to(setup.device)
+        self._latents: dict[int, Tensor] = {}
+        self.engines: Mapping[str, Any] = self._build_engines()
+
+    def _build_engines(self) -> dict[str, Any]:
+        trained = self._codec.generator if self._is_frozen else self._codec
+        lr, universal = self._config.optimizer.lr, self._setup.load_universal
+        judged_lr = lr * self._config.discriminator_lr_fraction
+        judges = self._discriminators
+        return {
+            "generator": build_engine(trained, [(trained, 1.0)], self._config, lr, load_universal=universal),
+            "discriminators": build_engine(judges, [(judges, 1.0)], self._config, judged_lr, load_universal=universal),
+        }  # fmt: skip
+
+    def train_step(self, step: int, batches: list[Batch], lr: float, *, detailed: bool) -> dict[str, float]:
+        """See :class:`syllabary.workers.training.loop.Stage`."""
+        adversarial = step > self._config.discriminator_start_step
+        self._prepare(lr)
+        sums: dict[str, Tensor] = {}
+        norms: dict[str, float] = {}
+        for batch, share in zip(batches, shares_of(batches, self._setup.device), strict=True):
+            found = self._micro_step(batch.to(self._setup.device), share, adversarial)
+            for name, value in found.items():
+                sums[name] = sums.get(name, 0) + value.double() * share.weight
+            norms = self._step_engines(adversarial)
+        means = sum_over_ranks(torch.stack(list(sums.values()))).tolist()
+        return dict(zip(sums, means, strict=True)) | norms
+
+    def _step_engines(self, adversarial: bool) -> dict[str, float]:
+        norms = step_engine(self.engines["generator"])
+        if adversarial:
+            judged = step_engine(self.engines["discriminators"])
+            norms |= {f"discriminator_{name}": value for name, value in judged.items()}
+        return norms
+
+    def _prepare(self, lr: float) -> None:
+        self._codec.train()
+        self._discriminators.train()
+        set_learning_rate(self.engines["generator"], lr)
+        set_learning_rate(self.engines["discriminators"], lr * self._config.discriminator_lr_fraction)
+
+    def _micro_step(self, batch: Batch, share: Share, adversarial: bool) -> dict[str, Tensor]:
+        generated = self._generate(batch)
+        stats: dict[str, Tensor] = {}
+        judged = None
+        if adversarial:
+            real, stats = self._judge(batch, generated.detach(), share)
+            judges = self._discriminators
+            with frozen(judges), lowered(self._config, self._setup.device):
+                judged = (real, judges(generated, batch.num_samples))
+        losses = generator_losses(
+            generated, batch.waveform, batch.num_samples, self._model.losses, judged=judged, mels=self._mels
+        )
+        backward(self.engines["generator"], losses.total * share.scale)
+        return stats | _named(losses)
+
+    def _generate(self, batch: Batch) -> Tensor:
+        """Reconstructed speech, as long as the batch [batch, samples]."""
+        engine, length = self.engines["generator"], batch.waveform.shape[-1]
+        if not self._is_frozen:
+            generated: Tensor = engine(batch.heard, batch.num_samples).waveform
+        else:
+            values = self._codec.fsq(self._encode(batch)).values
+            generated = engine(values, batch.num_samples)
+        return generated[:, :length].float()
+
+    @torch.no_grad()
+    def _encode(self, batch: Batch) -> Tensor:
+        """Latents of the frozen encoder [batch, dim, frames], kept for the next epoch when they are cached."""
+        if not self._config.cache_latents:
+            return self._codec.encoder(batch.heard, batch.num_samples).latents
+        rows = [self._cached(batch, i) for i in range(len(batch.slots))]
+        frames = max(row.shape[-1] for row in rows)
+        return torch.stack([torch.nn.functional.pad(row, (0, frames - row.shape[-1])) for row in rows])
+
+    def _cached(self, batch: Batch, i: int) -> Tensor:
+        # Each clip is encoded alone, so that its latents are the same bits whatever batch it is first met in.
+        utterance = batch.slots[i].utterance
+        if utterance not in self._latents:
+            n = batch.num_samples[i : i + 1]
+            self._latents[utterance] = self._codec.encoder(batch.waveform[i : i + 1, : int(n)], n).latents[0]
+        return self._latents[utterance]
+
+    def _judge(self, batch: Batch, generated: Tensor, share: Share) -> tuple[DiscriminatorOutput, dict[str, Tensor]]:
+        """The discriminators' own gradient; returns what they make of real speech, and their statistics."""
+        engine = self.engines["discriminators"]
+        real, fake = engine(batch.waveform, batch.num_samples), engine(generated, batch.num_samples)
+        loss = discriminator_loss(real, fake)
+        backward(engine, loss * share.scale)
+        return real, {
+            "discriminator_loss": loss.detach(),
+            "discriminator_real": mean_score(real),
+            "discriminator_generated": mean_score(fake),
+        }
+
+    def validate(self) -> dict[str, float]:
+        """See :class:`syllabary.workers.training.loop.Stage`."""
+        return validate_codec(self._codec, self._setup.validation, self._setup.device, self._model)
+
+    def warnings(self, found: Mapping[str, float]) -> list[str]:
+        """A code that says little: most of its dims never leave one level."""
+        dead, dims = int(found["dead_dims"]), self._model.encoder.latent_dim
+        return [f"{dead} of {dims} latent dims only ever take one level"] if 2 * dead > dims else []
+
+    def illustrate(self, step: int) -> None:
+        """Reconstructions of the first held-out clips: FLAC and spectrograms."""
+        illustrate(self._codec, self._setup, step, self._config.num_samples_kept)
+
+    def publish(self) -> Mapping[str, Any]:
+        """Encoder and generator, and the configuration they were trained by."""
+        return publish_codec(self._codec, self._job)
+
+    def marks(self) -> list[tuple[int, str]]:
+        """Where the discriminators start."""
+        return [(self._config.discriminator_start_step, "discriminators start")]
+
+
+def publish_codec(codec: Codec, job: RankJob) -> Mapping[str, Any]:
+    """Store the codec's weights and the recipe in the run's folder; returns what done.json says of them."""
+    state = {k: v.detach().cpu().contiguous() for k, v in codec.state_dict().items()}
+    store.publish_bytes(store.join(job.run_uri, CODEC_FILE), to_safetensors(state))
+    store.publish_bytes(store.join(job.run_uri, CONFIG_FILE), pretty_json(job.recipe.model_dump(mode="json")))
+    return {"num_parameters": sum(v.numel() for v in state.values())}
+
+
+def load_encoder(codec: Codec, encoder_uri: str) -> None:
+    """Put the stage-1 run's encoder into the codec.
+
+    Raises:
+        ConfigError: its weights do not fit the recipe's encoder.
+    """
+    state = from_safetensors(store.read_bytes(store.join(encoder_uri, ENCODER_FILE)))
+    expected = codec.encoder.state_dict()
+    wrong = sorted(k for k in {*state, *expected}
+                   if k not in state or k not in expected or state[k].shape != expected[k].shape)  # fmt: skip
+    if wrong:
+        raise ConfigError(
+            explain(
+                f"the encoder at {encoder_uri} does not fit this recipe: {len(wrong)} weights differ, the first",
+                value=wrong[0],
+                fix="use the recipe it was trained with",
+            )
+        )
+    codec.encoder.load_state_dict(state)
+
+
+def _named(losses: GeneratorLosses) -> dict[str, Tensor]:
+    return {f.name: getattr(losses, f.name).detach() for f in fields(losses)}

@@ -1,0 +1,198 @@
+"""The driver's side of training: a Ray Train job, started again when a rank dies, ended with one line when it must.
+
+Ray Train places the ranks and makes their process group. It restarts a group for any exception, also one that no
+restart can mend, so the restarts are made here: a :class:`SyllabaryError` of a rank ends the job at once, anything else
+(a dead worker, a lost node, a rank that hung until the collective timeout) starts the group again from the newest
+checkpoint, ``max_restarts`` times without progress.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from syllabary.shards.errors import JobError, SyllabaryError, explain
+from syllabary.workers.cluster.session import ray_session
+from syllabary.workers.control.run_verb import say
+from syllabary.workers.recipes.recipe import Recipe
+from syllabary.workers.recipes.training import TrainConfig
+from syllabary.workers.training.checkpoints import CheckpointStore
+
+_POLL_S = 0.3
+_START_TIMEOUT_VARIABLE = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
+
+
+@dataclass(frozen=True)
+class RankJob:
+    """What every rank gets: small values and the mailbox, an actor that takes progress lines.
+
+    ``device`` is what the driver made of the configuration's "auto"; a rank that no driver started decides by itself.
+    """
+
+    run_uri: str
+    shards_uri: str
+    recipe: Recipe
+    mailbox: Any
+    encoder_uri: str | None = None
+    device: Literal["cpu", "cuda", "auto"] = "auto"
+
+
+class Mailbox:
+    """Progress lines on their way from rank 0 to the driver (a Ray actor)."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+
+    def put(self, line: str) -> None:
+        """Add a line."""
+        self._lines.append(line)
+
+    def take(self) -> list[str]:
+        """All lines since the last call."""
+        lines, self._lines = self._lines, []
+        return lines
+
+
+def train_on_ray(
+    stage: str, rank_main: Callable[[RankJob], None], train: TrainConfig, make_job: Callable[[Any], RankJob]
+) -> None:
+    """Run ``rank_main`` on ``train.num_workers`` ranks until it succeeds.
+
+    Raises:
+        SyllabaryError: what a rank raised.
+        JobError: the group died more than ``max_restarts`` times without a new checkpoint.
+    """
+    os.environ.setdefault(_START_TIMEOUT_VARIABLE, "600")
+    cores = max(os.cpu_count() or 1, train.num_workers * train.threads_per_worker)
+    with (
+        ray_session(num_cpus=cores, show_worker_logs=False),
+        tempfile.TemporaryDirectory(prefix="syllabary-") as scratch,
+    ):
+        import ray
+
+        mailbox = ray.remote(num_cpus=0)(Mailbox).options(scheduling_strategy=_beside_the_driver()).remote()
+        num_gpus = float(ray.cluster_resources().get("GPU", 0))
+        job = replace(make_job(mailbox), device=device_of_all_ranks(stage, train, num_gpus))
+        with _relayed(mailbox, stage):
+            _until_done(stage, rank_main, train, job, scratch)
+
+
+def device_of_all_ranks(stage: str, train: TrainConfig, num_gpus: float) -> Literal["cpu", "cuda"]:
+    """What the ranks train on: the device asked for; for "auto" GPUs when there is one for each rank.
+
+    Ray hides no GPU from a process that asked for none, so a rank must not look for one by itself.
+    """
+    if train.device != "auto":
+        return train.device
+    if num_gpus >= train.num_workers:
+        return "cuda"
+    if num_gpus:
+        say(
+            stage,
+            f"{num_gpus:g} GPUs are fewer than {train.num_workers} ranks, so the CPU trains; "
+            f"set num_workers to {int(num_gpus)} or fewer to use them",
+        )
+    return "cpu"
+
+
+def _until_done(
+    stage: str, rank_main: Callable[[RankJob], None], train: TrainConfig, job: RankJob, scratch: str
+) -> None:
+    checkpoints = CheckpointStore(job.run_uri)
+    failures, reached = 0, _last(checkpoints)
+    while True:
+        problem = _fit_once(rank_main, train, job, f"{scratch}/{failures}-{reached}")
+        if problem is None:
+            return
+        now = _last(checkpoints)
+        failures = 1 if now > reached else failures + 1
+        reached = now
+        if failures > train.max_restarts:
+            raise JobError(
+                explain(
+                    f"{stage} failed {failures} times after step {reached:,}: {problem}",
+                    fix="mend the cause, then run again: it resumes from the last checkpoint",
+                )
+            )
+        say(stage, f"a rank failed ({problem}); restarting from step {reached:,}")
+
+
+def _last(checkpoints: CheckpointStore) -> int:
+    return max(checkpoints.steps(), default=0)
+
+
+def _fit_once(rank_main: Callable[[RankJob], None], train: TrainConfig, job: RankJob, storage: str) -> str | None:
+    """One group of ranks from start to end: None when it finished, else what killed it in a few words."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
+
+    use_gpu = job.device == "cuda"
+    resources = {"CPU": train.threads_per_worker} | ({"GPU": 1} if use_gpu else {})
+    trainer = TorchTrainer(
+        rank_main,  # type: ignore[arg-type]
+        train_loop_config=job,  # type: ignore[arg-type]
+        scaling_config=ScalingConfig(num_workers=train.num_workers, use_gpu=use_gpu, resources_per_worker=resources),
+        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo", timeout_s=train.collective_timeout_s),
+        run_config=RunConfig(storage_path=storage, failure_config=FailureConfig(max_failures=0)),
+    )
+    try:
+        trainer.fit()
+    except WorkerGroupError as error:
+        causes = [_cause(e) for e in error.worker_failures.values()]
+        for cause in causes:
+            if isinstance(cause, SyllabaryError):
+                raise cause from None
+        for trace in {getattr(e, "_traceback_str", "") for e in error.worker_failures.values()}:
+            sys.stderr.write(trace)  # not a user's error: whoever mends it needs to see where it happened
+        return "; ".join(sorted({_first_line(cause) for cause in causes}))
+    except TrainingFailedError as error:
+        return _first_line(error)
+    return None
+
+
+def _beside_the_driver() -> Any:
+    """Ray's scheduling strategy for this process's own node: what is placed there is not lost with another host."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What the rank raised, out of Ray's wrapping."""
+    return getattr(error, "_base_exc", error)
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0] if text else ''}"[:300]
+
+
+@contextmanager
+def _relayed(mailbox: Any, stage: str) -> Iterator[None]:
+    """Print what arrives in the mailbox while the block runs."""
+    import ray
+
+    stop = threading.Event()
+
+    def relay() -> None:
+        over = False
+        while not over:
+            over = stop.wait(_POLL_S)
+            for line in ray.get(mailbox.take.remote()):
+                say(stage, line)
+
+    thread = threading.Thread(target=relay, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(timeout=10)

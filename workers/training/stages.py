@@ -1,0 +1,110 @@
+"""The two verbs of training: each stage as one Ray Train job.
+
+OUT/output.json, config.json   whose output this is; the resolved recipe
+OUT/checkpoints/               for resuming this run only (workers/training/checkpoints.py)
+OUT/metrics.parquet, timings.parquet, tensorboard/, curves/
+OUT/encoder.safetensors, done.json            stage 1, the JEPA encoder
+OUT/codec.safetensors, samples/, done.json    stage 2: keys ``encoder.*`` and ``generator.*``; held-out clips as they
+                                              were reconstructed along the way
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from syllabary.shards import outputs, store
+from syllabary.shards.errors import ConfigError, InputError, explain
+from syllabary.workers.control.jobs import PretrainJob, TrainCodecJob
+from syllabary.workers.control.run_verb import say
+from syllabary.workers.recipes.recipe import Recipe, resolve
+from syllabary.workers.training.checkpoints import sha256_of
+from syllabary.workers.training.claim import claim_run, read_summary
+from syllabary.workers.training.driver import RankJob, train_on_ray
+
+
+def pretrain(job: PretrainJob) -> dict[str, Any]:
+    """Train the encoder at ``job.out``, or go on where it was left; returns the content of done.json.
+
+    Raises:
+        ConfigError, InputError, ConflictError, StorageError: see each; nothing is half written.
+        DivergedError: the loss is not finite any more; names the last good checkpoint.
+        JobError: the ranks died again and again.
+    """
+    recipe = resolve(job.recipe, config_uri=job.config, overrides=job.overrides)
+    model = {"encoder": recipe.model.encoder.model_dump(mode="json"), "jepa": recipe.model.jepa.model_dump(mode="json")}
+    done = claim_run(job.out, "pretrain", job.shards, {}, model, recipe.pretrain)
+    if done is None:
+        train_on_ray(
+            "pretrain",
+            _pretrain_rank,
+            recipe.pretrain,
+            lambda mailbox: RankJob(store.normalize(job.out), store.normalize(job.shards), recipe, mailbox),
+        )
+        done = read_summary(job.out)
+    else:
+        say("pretrain", "already complete, nothing to do")
+    return {**done, "out": job.out}
+
+
+def _pretrain_rank(job: RankJob) -> None:
+    from syllabary.workers.training.jepa import train_jepa_rank
+
+    train_jepa_rank(job)
+
+
+_CODEC_STAGE = "train-codec"
+
+
+def train_codec(job: TrainCodecJob) -> dict[str, Any]:
+    """Train the codec at ``job.out``, or go on where it was left; returns the content of done.json.
+
+    Raises:
+        ConfigError: the encoder was trained by a recipe with another encoder.
+        InputError: the stage-1 run is not complete; others as for stage 1.
+    """
+    recipe = resolve(job.recipe, config_uri=job.config, overrides=job.overrides)
+    encoder = {"encoder": encoder_digest(job.encoder, recipe)}
+    model = {"model": recipe.model.model_dump(mode="json")}
+    done = claim_run(job.out, "codec", job.shards, encoder, model, recipe.codec)
+    if done is None:
+        out, shards, encoder_uri = (store.normalize(uri) for uri in (job.out, job.shards, job.encoder))
+        train_on_ray(
+            _CODEC_STAGE,
+            _train_codec_rank,
+            recipe.codec,
+            lambda mailbox: RankJob(out, shards, recipe, mailbox, encoder_uri),
+        )
+        done = read_summary(job.out)
+    else:
+        say(_CODEC_STAGE, "already complete, nothing to do")
+    return {**done, "out": job.out}
+
+
+def encoder_digest(encoder_uri: str, recipe: Recipe) -> str:
+    """sha256 of the weights of a complete stage-1 run whose encoder is this recipe's."""
+    claim = outputs.read_claim(encoder_uri, "pretrain")
+    if outputs.read_done(encoder_uri) is None:
+        raise InputError(
+            explain(
+                "the stage-1 run is not complete",
+                value=encoder_uri,
+                fix="run `syllabary pretrain` again first: it resumes",
+            )
+        )
+    found, wanted = claim["config"]["encoder"], recipe.model.encoder.model_dump(mode="json")
+    for key in sorted({*found, *wanted}):
+        if found.get(key) != wanted.get(key):
+            raise ConfigError(
+                explain(
+                    f"model.encoder.{key} is {wanted.get(key)!r}, but the encoder at {encoder_uri} "
+                    f"was trained with {found.get(key)!r}",
+                    fix="use the recipe it was trained with",
+                )
+            )
+    return sha256_of(store.join(encoder_uri, "encoder.safetensors"))
+
+
+def _train_codec_rank(job: RankJob) -> None:
+    from syllabary.workers.training.codec import train_codec_rank
+
+    train_codec_rank(job)
