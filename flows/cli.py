@@ -36,11 +36,27 @@ if TYPE_CHECKING:
 _INTERRUPTED = 130
 app = typer.Typer(
     name="syllabary",
-    help="Turn a speech corpus into a reversible store of language-model-ready tokens.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        from syllabary import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """Turn a speech corpus into a reversible store of language-model-ready tokens."""
 
 
 @app.command()

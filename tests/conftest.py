@@ -49,13 +49,14 @@ def _forget_s3_clients() -> None:
 
 @pytest.fixture
 def add_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
-    """Puts a worker module of a test's own beside the real ones, for child processes: name, source."""
+    """Puts a module of a test's own, with its job, beside the real verbs, for child processes: name, source."""
 
     def add(name: str, source: str) -> None:
-        (tmp_path / "workers").mkdir()
-        (tmp_path / "workers" / f"{name}.py").write_text(source)
+        (tmp_path / "verbs").mkdir()
+        (tmp_path / "verbs" / f"{name}.py").write_text(source)
         (tmp_path / "sitecustomize.py").write_text(
-            f"import workers; workers.__path__.append({str(tmp_path / 'workers')!r})\n"
+            "import sys\nif 'syllabary.workers' in sys.orig_argv:\n    import syllabary.workers\n"
+            f"    syllabary.workers.__path__.append({str(tmp_path / 'verbs')!r})\n    import syllabary.workers.{name}\n"
         )
         monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{Path.cwd()}")
 

@@ -26,10 +26,6 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from infra.stack.stack_files import open_stack  # noqa: E402
 
 SHORT = ("pretrain.num_steps=20", "codec.num_steps=20", "codec.discriminator_start_step=10", "ingest.valid_percent=30")
-VERBS = {
-    "write_shards": "shard", "pretrain_jepa": "pretrain", "train_codec": "train codec", "export": "export",
-    "tokenize_corpus": "tokenize", "verify": "verify", "restore": "restore", "report": "report",
-}  # fmt: skip
 
 
 def main(arguments: list[str]) -> None:
@@ -47,9 +43,9 @@ def main(arguments: list[str]) -> None:
     print("| until the end of | make run, s | make stack-run, s | of it Ray job |\n| --- | --- | --- | --- |")
     mine, theirs = here.start, there.start
     for job in jobs:
-        ended_here, ended_there = alone[job.module], job.span.end
+        ended_here, ended_there = alone[job.verb], job.span.end
         took = f"{ended_here - mine:.1f} | {ended_there - theirs:.1f} | {job.span.seconds:.1f}"
-        print(f"| {VERBS[job.module]} | {took} |")
+        print(f"| {job.verb} | {took} |")
         mine, theirs = ended_here, ended_there
     print(f"| the command | {here.end - mine:.1f} | {there.end - theirs:.1f} | |")
     print(f"| all of it | {here.seconds:.1f} | {there.seconds:.1f} | {sum(job.span.seconds for job in jobs):.1f} |")
@@ -85,7 +81,7 @@ class Span(NamedTuple):
 class RayJob(NamedTuple):
     """A job of the stack's run, from submission to end."""
 
-    module: str
+    verb: str
     span: Span
 
 
@@ -115,11 +111,11 @@ def _ray_jobs(name: str) -> list[RayJob]:
 
     jobs = [j for j in JobSubmissionClient(os.environ["RAY_API_SERVER_ADDRESS"]).list_jobs() if name in j.entrypoint]
     jobs.sort(key=lambda job: job.start_time)
-    return [RayJob(_module(job.entrypoint), Span(job.start_time / 1000, job.end_time / 1000)) for job in jobs]
+    return [RayJob(_verb(job.entrypoint), Span(job.start_time / 1000, job.end_time / 1000)) for job in jobs]
 
 
-def _module(entrypoint: str) -> str:
-    return entrypoint.split("workers.", 1)[1].split()[0]
+def _verb(entrypoint: str) -> str:
+    return entrypoint.split(" syllabary.workers ", 1)[1].split()[0]
 
 
 if __name__ == "__main__":

@@ -149,7 +149,7 @@ def processor_seconds(pid: int) -> dict[int, tuple[str, float]]:
         except psutil.NoSuchProcess:
             continue
         known = re.search(
-            r"ray::\w+(?:\(\w+\(\w+\)\))?|gcs_server|raylet/raylet|log_monitor|dashboard|tokenize_corpus", name
+            r"ray::\w+(?:\(\w+\(\w+\)\))?|gcs_server|raylet/raylet|log_monitor|dashboard|syllabary.workers", name
         )
         seconds[process.pid] = (known[0] if known else "other", times.user + times.system)
     return seconds

@@ -12,6 +12,7 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1 \
 
 WORKDIR /opt/syllabary
 COPY pyproject.toml constraints.txt README.md LICENSE prefect.yaml ./
+COPY syllabary ./syllabary
 COPY flows ./flows
 COPY workers ./workers
 COPY model ./model

@@ -51,17 +51,16 @@ def _recipe() -> Any:
 
 
 class Training:
-    """`python -m syllabary.workers pretrain`, or with ``encoder`` of train_codec, in its own session, with its
-    progress."""
+    """The job `pretrain`, or with ``encoder`` `train-codec`, in a session of its own, with its progress."""
 
     def __init__(self, out: str, shards: str, config: Path, encoder: str | None = None) -> None:
         config.write_bytes(pretty_json({k: v for k, v in _recipe().model_dump(mode="json").items() if k != "name"}))
         job = {"shards": shards, "out": out, "config": str(config)} | ({"encoder": encoder} if encoder else {})
-        module = "syllabary.workers.training.stages" if encoder else "syllabary.workers.training.stages"
+        verb = "train-codec" if encoder else "pretrain"
         self.log = config.with_suffix(".log")
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", module, json.dumps(job)], stdout=subprocess.PIPE, stderr=log,
+                [sys.executable, "-m", "syllabary.workers", verb, json.dumps(job)], stdout=subprocess.PIPE, stderr=log,
                 start_new_session=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
             )  # fmt: skip
 

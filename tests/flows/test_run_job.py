@@ -24,11 +24,12 @@ import os, sys, time
 from pathlib import Path
 from typing import ClassVar
 from syllabary.shards.errors import InputError, UnavailableError
-from syllabary.workers.control.run_verb import run_job, say
+from syllabary.workers.control.run_verb import say
 from syllabary.workers.control.jobs import Job
 
 class ProbeJob(Job):
-    module: ClassVar[str] = "probe_of_flows"
+    verb: ClassVar[str] = "probe_of_flows"
+    runs: ClassVar[str] = "probe_of_flows:probe"
     how: str
     diary: str
 
@@ -42,14 +43,12 @@ def probe(job):
     if job.how == "away once" and tries == 1:
         raise UnavailableError("cannot read")
     return {"tries": tries}
-
-if __name__ == "__main__":
-    run_job(ProbeJob, probe)
 """
 
 
 class ProbeJob(Job):
-    module: ClassVar[str] = "probe_of_flows"
+    verb: ClassVar[str] = "probe_of_flows"
+    runs: ClassVar[str] = "probe_of_flows:probe"
     how: str
     diary: str
 

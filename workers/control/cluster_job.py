@@ -39,7 +39,7 @@ class RayJob:
             InputError: the cluster refuses our token.
         """
         self._address = address
-        self._entrypoint = shlex.join(["python", "-m", "syllabary.workers", job.verb, job.model_dump_json()])
+        self._entrypoint = shlex.join(job.command())
         self._client = self._reached(lambda: _connect(address))
         self.job_id, self.taken_up = self._reached(self._find_or_submit)
 

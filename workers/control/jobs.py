@@ -1,11 +1,13 @@
 """The jobs: the parameters of every verb, as flows, the command line and the workers share them. Free of torch and ray.
 
-A job is a frozen value of URIs, a recipe and a few numbers, never data. ``python -m syllabary.workers VERB '<json>'``
-runs it; the last line it prints to standard output is ``syllabary-result: <json>``.
+A job is a frozen value of URIs, a recipe and a few numbers, never data. Its class names the verb and the function that
+does it. ``python -m syllabary.workers VERB '<json>'`` runs it, wherever one stands; the last line that it prints to
+standard output is ``syllabary-result: <json>``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -17,7 +19,12 @@ PARENT_VARIABLE = "SYLLABARY_PARENT_PID"
 
 
 class Job(BaseModel):
-    """Base of all jobs. ``module`` is the worker module that runs it."""
+    """Base of all jobs.
+
+    Attributes:
+        verb: names the job on a command line, in logs and among a cluster's jobs.
+        runs: ``module:function`` below ``syllabary.workers``, loaded when the job is run and not before.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     verb: ClassVar[str]
@@ -29,6 +36,22 @@ class Job(BaseModel):
             for text in value if isinstance(value, list | tuple) else (value,):
                 if isinstance(text, str):
                     refuse_keys(text)
+
+    def command(self, python: str = "python") -> list[str]:
+        """The command line that runs the job. With ``-P`` nothing of the working directory is taken for a module."""
+        return [python, "-P", "-m", "syllabary.workers", self.verb, self.model_dump_json()]
+
+
+def jobs_by_verb(base: type[Job] = Job) -> dict[str, type[Job]]:
+    """Every kind of job that has been declared."""
+    return {job.verb: job for job in _declared(base)}
+
+
+def _declared(base: type[Job]) -> Iterator[type[Job]]:
+    for job in base.__subclasses__():
+        if "verb" in vars(job):
+            yield job
+        yield from _declared(job)
 
 
 class RecipeJob(Job):

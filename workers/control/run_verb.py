@@ -1,5 +1,4 @@
-"""What every ``python -m syllabary.workers VERB`` does around its verb: read the job, run it, print one result or one
-error."""
+"""What ``python -m syllabary.workers`` does around a verb: read the job, run it, print one result or one error."""
 
 from __future__ import annotations
 
@@ -9,20 +8,19 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn, TypeVar
+from importlib import import_module
+from typing import Any, NoReturn
 
 from pydantic import ValidationError
 
 from syllabary.shards.errors import InputError, SyllabaryError, explain
 from syllabary.workers.control import log as job_log
-from syllabary.workers.control.jobs import RESULT_PREFIX, Job
+from syllabary.workers.control.jobs import RESULT_PREFIX, Job, jobs_by_verb
 from syllabary.workers.control.processes import die_with_parent
 
-J = TypeVar("J", bound=Job)
 
-
-def run_job(job_type: type[J], verb: Callable[[J], Mapping[str, Any]]) -> None:
-    """Run ``verb`` on the job given as JSON in the only argument; exits with the job's status.
+def main() -> None:
+    """Run the job that the command line gives as ``VERB '<json>'``; exits with the job's status.
 
     Standard output carries the result line alone, so that a caller can read it; progress and errors go to standard
     error. A :class:`SyllabaryError` becomes one line and its exit code; anything else keeps its traceback.
@@ -32,11 +30,12 @@ def run_job(job_type: type[J], verb: Callable[[J], Mapping[str, Any]]) -> None:
     os.dup2(2, 1)  # libraries that print to standard output must not be taken for the result
     _log_warnings()
     try:
-        job = _read_job(job_type)
+        job = _read_job(sys.argv[1:])
         _name_run(job)
-        result = verb(job)
+        result = _function(job)(job)
     except SyllabaryError as error:
-        job_log.record(job_type.verb, str(error), level="error", exit_code=error.exit_code)
+        stage = sys.argv[1] if len(sys.argv) > 1 else "syllabary"
+        job_log.record(stage, str(error), level="error", exit_code=error.exit_code)
         sys.stderr.write(f"error: {error}\n")  # the submitter looks for this line
         _leave(error.exit_code)
     result_stream.write(RESULT_PREFIX + json.dumps(result) + "\n")
@@ -65,22 +64,29 @@ def _leave(status: int) -> NoReturn:
     os._exit(status)
 
 
-def _read_job(job_type: type[J]) -> J:
-    if len(sys.argv) != 2:
+def _read_job(arguments: list[str]) -> Job:
+    jobs = jobs_by_verb()
+    if len(arguments) != 2 or arguments[0] not in jobs:
         raise InputError(
             explain(
                 "wrong arguments",
-                value=sys.argv[1:],
-                expected="one JSON object, the job",
+                value=arguments,
+                expected=f"a verb ({', '.join(sorted(jobs))}) and one JSON object, the job",
                 fix="use the `syllabary` command",
             )
         )
     try:
-        return job_type.model_validate_json(sys.argv[1])
+        return jobs[arguments[0]].model_validate_json(arguments[1])
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise InputError(explain(f"job parameter {where}: {first['msg']}", value=first["input"])) from error
+
+
+def _function(job: Job) -> Callable[[Job], Mapping[str, Any]]:
+    module, _, name = job.runs.partition(":")
+    function: Callable[[Job], Mapping[str, Any]] = getattr(import_module(f"syllabary.workers.{module}"), name)
+    return function
 
 
 class Progress:

@@ -44,9 +44,8 @@ def _print_line(line: str) -> None:
 
 
 def _run_as_subprocess(job: Job, on_line: OnLine) -> dict[str, Any]:
-    command = [sys.executable, "-m", "syllabary.workers", job.verb, job.model_dump_json()]
     process = subprocess.Popen(
-        command,
+        job.command(sys.executable),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

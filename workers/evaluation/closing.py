@@ -6,7 +6,7 @@ import importlib.metadata
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -18,8 +18,8 @@ from syllabary.workers.control.run_verb import say
 from syllabary.workers.evaluation import behaviour
 from syllabary.workers.evaluation.baselines import Codec, Speech
 from syllabary.workers.evaluation.cost import measure_cost
+from syllabary.workers.evaluation.evaluation import Evaluation
 from syllabary.workers.evaluation.samples import chosen_samples, write_samples
-from syllabary.workers.evaluation.scoring import METRICS
 from syllabary.workers.evaluation.tables import (
     absent_metrics,
     differences,
@@ -51,10 +51,8 @@ from syllabary.workers.report.card import (
     System,
     publish_card,
 )
+from syllabary.workers.report.catalogue import METRICS
 from syllabary.workers.report.page import publish_page
-
-if TYPE_CHECKING:
-    from syllabary.workers.evaluation.evaluate import Evaluation
 
 CERTIFICATE = "certificate.json"
 _PACKAGES = (

@@ -9,45 +9,24 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from syllabary.shards import outputs, store
 from syllabary.shards.errors import FormatError, explain
 from syllabary.workers.cluster.session import ray_session
 from syllabary.workers.control.jobs import EvaluateJob
 from syllabary.workers.control.run_verb import Progress, say
+from syllabary.workers.evaluation.evaluation import Evaluation
 from syllabary.workers.evaluation.peers import peer_digest, peer_directories, require_peers, wavlm_folder
 from syllabary.workers.evaluation.scoring import chosen_metrics
-from syllabary.workers.evaluation.selection import Selection, select
-from syllabary.workers.evaluation.utterance import Item, UtteranceEvaluator, result_uri
+from syllabary.workers.evaluation.selection import select
+from syllabary.workers.evaluation.utterance import Item, UtteranceEvaluator
 from syllabary.workers.report.card import UTTERANCES
-
-if TYPE_CHECKING:
-    from syllabary.workers.tokenizer.tokenizer import Tokenizer
 
 _WORKER_BYTES = 2 << 30  # what an actor with every model takes, with room
 _TRIES = 4  # of an utterance whose worker dies: nodes go away, but some die of the utterance
 _OPTIONS = ("splits", "limit", "num_probes", "num_samples", "seed", "measure_cost")
-
-
-@dataclass
-class Evaluation:
-    """An evaluation under way: its job, utterances and tokenizer, and what scoring cost in this run."""
-
-    job: EvaluateJob
-    selection: Selection
-    metrics: tuple[str, ...]
-    tokenizer: Tokenizer
-    title: str
-    cpu_s: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    scored_s: float = 0.0
-
-    def result(self, number: int) -> dict[str, Any]:
-        """The published result of one utterance."""
-        return outputs.read_json(result_uri(self.job.out, number))
 
 
 def evaluate(job: EvaluateJob) -> dict[str, Any]:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from syllabary.shards import audio, store
 from syllabary.workers.evaluation.baselines import Codec
+from syllabary.workers.evaluation.evaluation import Evaluation
 from syllabary.workers.evaluation.scoring import RATE
 from syllabary.workers.evaluation.utterance import OURS, Item, read_speech
 from syllabary.workers.report.card import SAMPLES, Sample, Sound, WorstCase
-
-if TYPE_CHECKING:
-    from syllabary.workers.evaluation.evaluate import Evaluation
 
 _WORST_OF = ("estoi", "stoi", "wer", "wer_self", "pesq_wb", "mel_distance", "distill_mos", "speaker_similarity")
 TYPICAL = "typical"

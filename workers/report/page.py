@@ -22,9 +22,9 @@ from markupsafe import Markup
 from syllabary.shards import store
 from syllabary.workers.control.jobs import PageJob
 from syllabary.workers.control.run_verb import say
-from syllabary.workers.evaluation.scoring import METRICS
 from syllabary.workers.report import plots, words
 from syllabary.workers.report.card import PAGE, Metric, ReportCard, read_card
+from syllabary.workers.report.catalogue import METRICS
 from syllabary.workers.report.players import MAX_SOUND_MB, Player, build_players
 from syllabary.workers.report.scores import read_scores
 

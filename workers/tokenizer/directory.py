@@ -27,7 +27,8 @@ from syllabary.workers.recipes.bitrates import rates_of
 
 _CARD = """# Syllabary tokenizer: {name}
 
-Speech to tokens and back. Load it with `Tokenizer.load("<this directory>")` (module `syllabary.workers.tokenizer.tokenizer`).
+Speech to tokens and back. Load it with `Tokenizer.load("<this directory>")`
+(module `syllabary.workers.tokenizer.tokenizer`).
 
 | | |
 | --- | --- |

@@ -33,12 +33,12 @@ def test_lines_are_for_people_unless_asked(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_a_json_line_names_run_recipe_and_shard(json_lines: None, capsys: pytest.CaptureFixture[str]) -> None:
-    job_log.begin(job="tokenize_corpus", run="s3://b/archive", recipe="tiny", absent=None)
+    job_log.begin(job="tokenize", run="s3://b/archive", recipe="tiny", absent=None)
     say("tokenize", "trying again", shard="train-000000")
     (line,) = told(capsys)
     assert line.pop("time").endswith("+00:00")
     assert line == {
-        "level": "info", "stage": "tokenize", "message": "trying again", "job": "tokenize_corpus",
+        "level": "info", "stage": "tokenize", "message": "trying again", "job": "tokenize",
         "run": "s3://b/archive", "recipe": "tiny", "shard": "train-000000",
     }  # fmt: skip
 

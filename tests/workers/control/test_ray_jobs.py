@@ -16,7 +16,7 @@ from syllabary.workers.control.jobs import VerifyJob
 from syllabary.workers.control.log import CONTEXT_VARIABLE, MODE_VARIABLE
 
 JOB = VerifyJob(archive="s3://bucket/archive")
-ENTRYPOINT = shlex.join(["python", "-m", "syllabary.workers", "verify", JOB.model_dump_json()])
+ENTRYPOINT = shlex.join(["python", "-P", "-m", "syllabary.workers", "verify", JOB.model_dump_json()])
 
 
 @dataclass
@@ -76,7 +76,7 @@ def on(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> RayJob:
 @pytest.mark.parametrize("status", [JobStatus.PENDING, JobStatus.RUNNING])
 def test_the_very_same_job_that_still_runs_is_taken_up(status: JobStatus, monkeypatch: pytest.MonkeyPatch) -> None:
     other = shlex.join(
-        ["python", "-m", "syllabary.workers", "verify", VerifyJob(archive="s3://bucket/other").model_dump_json()]
+        ["python", "-P", "-m", "syllabary.workers", "verify", VerifyJob(archive="s3://bucket/other").model_dump_json()]
     )
     cluster = Cluster([Told("other", other, status), Told("left", ENTRYPOINT, status)])
     running = on(cluster, monkeypatch)

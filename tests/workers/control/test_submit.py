@@ -22,11 +22,12 @@ WORKER = """
 import os, sys, time
 from typing import ClassVar
 from syllabary.shards.errors import InputError, UnavailableError
-from syllabary.workers.control.run_verb import run_job, say
+from syllabary.workers.control.run_verb import say
 from syllabary.workers.control.jobs import Job
 
 class ProbeJob(Job):
-    module: ClassVar[str] = "probe_for_tests"
+    verb: ClassVar[str] = "probe_for_tests"
+    runs: ClassVar[str] = "probe_for_tests:probe"
     how: str
     note: str = ""
 
@@ -45,14 +46,12 @@ def probe(job):
         open(job.note, "w").write(str(os.getpid()))
         time.sleep(600)
     return {"how": job.how}
-
-if __name__ == "__main__":
-    run_job(ProbeJob, probe)
 """
 
 
 class ProbeJob(Job):
-    module: ClassVar[str] = "probe_for_tests"
+    verb: ClassVar[str] = "probe_for_tests"
+    runs: ClassVar[str] = "probe_for_tests:probe"
     how: str
     note: str = ""
 
@@ -99,7 +98,7 @@ def test_a_job_dies_with_its_submitter(probe: Path) -> None:
     )
     (probe / "tests_probe.py").write_text(
         "from typing import ClassVar\nfrom syllabary.workers.control.jobs import Job\n"
-        "class ProbeJob(Job):\n    module: ClassVar[str] = 'probe_for_tests'\n    how: str\n    note: str = ''\n"
+        "class ProbeJob(Job):\n    verb: ClassVar[str] = 'probe_for_tests'\n    how: str\n    note: str = ''\n"
     )
     submitter = subprocess.Popen([sys.executable, "-c", code], env=os.environ)
     job = _wait_for_pid(pid_file)

@@ -213,7 +213,7 @@ def test_a_package_that_crashes_takes_neither_the_run_nor_the_other_utterances_a
     write_shard(str(tmp_path / "shards"), "valid-000000", waves)
     job = make_job(tmp_path, metrics=("mel_distance",), num_probes=0, num_samples=1, num_workers=2)
     ended = subprocess.run(
-        [sys.executable, "-m", "syllabary.workers", "evaluate", job.model_dump_json()], capture_output=True, text=True, check=False,
+        job.command(sys.executable), capture_output=True, text=True, check=False,
         env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{Path.cwd()}"},
     )  # fmt: skip
     assert ended.returncode == FormatError.exit_code, ended.stderr[-3000:]

@@ -11,8 +11,9 @@ from syllabary.shards import audio
 from syllabary.shards.errors import InputError
 from syllabary.workers.evaluation import scoring
 from syllabary.workers.evaluation.baselines import Speech, low_passed, noise_like, standard_baselines
-from syllabary.workers.evaluation.scoring import FAMILIES, METRICS, RATE, Original, Unscored, chosen_metrics
+from syllabary.workers.evaluation.scoring import FAMILIES, RATE, Original, Unscored, chosen_metrics
 from syllabary.workers.evaluation.scoring_models import NaturalnessModel, Recogniser, Scorer, VoiceModel
+from syllabary.workers.report.catalogue import METRICS
 from tests.conftest import voiced
 
 BECKETT = "ever tried ever failed"

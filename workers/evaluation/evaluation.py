@@ -1,0 +1,32 @@
+"""An evaluation under way, as its steps hand it on."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from syllabary.shards import outputs
+from syllabary.workers.control.jobs import EvaluateJob
+from syllabary.workers.evaluation.selection import Selection
+from syllabary.workers.evaluation.utterance import result_uri
+
+if TYPE_CHECKING:
+    from syllabary.workers.tokenizer.tokenizer import Tokenizer
+
+
+@dataclass
+class Evaluation:
+    """Its job, utterances and tokenizer, and what scoring cost in this run."""
+
+    job: EvaluateJob
+    selection: Selection
+    metrics: tuple[str, ...]
+    tokenizer: Tokenizer
+    title: str
+    cpu_s: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    scored_s: float = 0.0
+
+    def result(self, number: int) -> dict[str, Any]:
+        """The published result of one utterance."""
+        return outputs.read_json(result_uri(self.job.out, number))
