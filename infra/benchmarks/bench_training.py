@@ -84,11 +84,11 @@ def _ours(name: str, recipe, waveform, folder: Path) -> Callable[[], float]:
     from safetensors.torch import save
 
     from syllabary.model.encoder import Encoder
-    from syllabary.workers.training.clips import Batch
     from syllabary.workers.training.codec import CodecStage
+    from syllabary.workers.training.data.clips import Batch
+    from syllabary.workers.training.data.epoch_order import Slot
     from syllabary.workers.training.driver import RankJob
     from syllabary.workers.training.engine import join_process_group
-    from syllabary.workers.training.epoch_order import Slot
     from syllabary.workers.training.jepa import JepaStage
     from syllabary.workers.training.rank import RankSetup
 
@@ -117,7 +117,7 @@ def _published_jepa(recipe, waveform) -> Callable[[], float]:
 
     from syllabary.model.jepa import Jepa
     from syllabary.model.masking import sample_mask
-    from syllabary.workers.training.epoch_order import mix
+    from syllabary.workers.training.data.epoch_order import mix
 
     torch.manual_seed(0)
     jepa = Jepa(recipe.model.encoder, recipe.model.jepa)

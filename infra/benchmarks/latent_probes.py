@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from syllabary.model.encoder import Encoder
-from syllabary.workers.training.loader import Utterances
+from syllabary.workers.training.data.loader import Utterances
 
 _QUARTERS, _BANDS, _HOP, _FFT = 4, 40, 160, 512
 _RIDGE = 10.0

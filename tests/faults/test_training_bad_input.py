@@ -262,7 +262,7 @@ def test_a_shard_that_vanishes_during_training_is_quarantined_and_the_run_goes_o
 
 
 def _codec_run(recipe: Any, out: str, shards: str, encoder: str) -> None:
-    from syllabary.workers.training.codec import train_codec_rank
+    from syllabary.workers.training.bottleneck_first import train_codec_rank
     from syllabary.workers.training.driver import RankJob
 
     train_codec_rank(RankJob(out, shards, recipe, Lines(), encoder))

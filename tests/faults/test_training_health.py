@@ -15,9 +15,9 @@ from syllabary.shards.dataset import index
 from syllabary.shards.errors import StorageError, SyllabaryError
 from syllabary.workers.recipes.recipe import Recipe
 from syllabary.workers.training.checkpoints import CheckpointStore, Manifest
-from syllabary.workers.training.epoch_order import epoch_order
+from syllabary.workers.training.data.epoch_order import epoch_order
+from syllabary.workers.training.data.loader import Utterances
 from syllabary.workers.training.history import METRICS, History
-from syllabary.workers.training.loader import Utterances
 from tests.helpers.training_testing import Gang, replaced, train_here, trained, training_recipe, write_training_shards
 
 

@@ -203,7 +203,7 @@ def _run_stage(stage: str, job: Any) -> None:
     import torch
 
     from syllabary.workers.training import rank as train_rank
-    from syllabary.workers.training.codec import train_codec_rank
+    from syllabary.workers.training.bottleneck_first import train_codec_rank
     from syllabary.workers.training.jepa import train_jepa_rank
 
     with replaced(train_rank, "select_device", lambda train: torch.device("cpu")):

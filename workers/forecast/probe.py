@@ -38,11 +38,11 @@ from syllabary.workers.recipes.recipe import Recipe
 from syllabary.workers.recipes.training import TrainConfig
 from syllabary.workers.tokenizer.directory import save_tokenizer
 from syllabary.workers.tokenizer.tokenizer import Tokenizer
-from syllabary.workers.training.clips import Batch
 from syllabary.workers.training.codec import CodecStage
+from syllabary.workers.training.data.clips import Batch
+from syllabary.workers.training.data.epoch_order import Slot
 from syllabary.workers.training.driver import RankJob
 from syllabary.workers.training.engine import join_process_group, select_device
-from syllabary.workers.training.epoch_order import Slot
 from syllabary.workers.training.jepa import ENCODER_FILE, JepaStage
 from syllabary.workers.training.rank import RankSetup
 

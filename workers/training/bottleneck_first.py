@@ -26,8 +26,8 @@ from syllabary.model.mel import mel_windows
 from syllabary.model.spectral.bottleneck import Bottleneck, bottleneck_mel, mel_l1, mel_loss_in_time, random_crops
 from syllabary.model.spectral.istft import Generator, Vocoder
 from syllabary.workers.recipes.training import CodecTrainConfig, OptimizerConfig
-from syllabary.workers.training.clips import Batch
 from syllabary.workers.training.codec import (
+    CodecStage,
     Share,
     illustrate,
     load_encoder,
@@ -36,6 +36,8 @@ from syllabary.workers.training.codec import (
     validate_codec,
     validate_mel_head,
 )
+from syllabary.workers.training.data.clips import Batch
+from syllabary.workers.training.driver import RankJob
 from syllabary.workers.training.engine import (
     backward,
     build_engine,
@@ -46,8 +48,14 @@ from syllabary.workers.training.engine import (
     step_engine,
     sum_over_ranks,
 )
-from syllabary.workers.training.rank import RankSetup
+from syllabary.workers.training.rank import RankSetup, run_rank
 from syllabary.workers.training.standardize import standardize_latents
+
+
+def train_codec_rank(job: RankJob) -> None:
+    """What each Ray Train worker runs: the method that the recipe names."""
+    is_joint = job.recipe.codec.method == "joint"
+    run_rank(job, job.recipe.codec, CodecStage if is_joint else PhasedCodecStage)
 
 
 class PhasedCodecStage:

@@ -38,8 +38,8 @@ from syllabary.shards import audio, store
 from syllabary.shards.archive.packing import Packing
 from syllabary.shards.errors import ConfigError, explain
 from syllabary.shards.outputs import pretty_json
-from syllabary.workers.training.clips import Batch
 from syllabary.workers.training.curves import spectrograms
+from syllabary.workers.training.data.clips import Batch
 from syllabary.workers.training.driver import RankJob
 from syllabary.workers.training.engine import (
     backward,
@@ -54,7 +54,7 @@ from syllabary.workers.training.engine import (
     world,
 )
 from syllabary.workers.training.jepa import CONFIG_FILE, ENCODER_FILE
-from syllabary.workers.training.rank import RankSetup, run_rank
+from syllabary.workers.training.rank import RankSetup
 from syllabary.workers.training.standardize import standardize_latents
 from syllabary.workers.training.watches.health import latent_health, per_dim, token_perplexity
 
@@ -147,14 +147,6 @@ def _first_clips(batches: list[Batch], count: int) -> list[tuple[np.ndarray, int
 
 
 CODEC_FILE = "codec.safetensors"
-
-
-def train_codec_rank(job: RankJob) -> None:
-    """What each Ray Train worker runs."""
-    from syllabary.workers.training.bottleneck_first import PhasedCodecStage
-
-    is_joint = job.recipe.codec.method == "joint"
-    run_rank(job, job.recipe.codec, CodecStage if is_joint else PhasedCodecStage)
 
 
 @dataclass(frozen=True)

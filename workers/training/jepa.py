@@ -20,7 +20,8 @@ from syllabary.model.padding import frame_mask, valid_mask, zero_invalid
 from syllabary.shards import store
 from syllabary.shards.errors import InputError, explain
 from syllabary.shards.outputs import pretty_json
-from syllabary.workers.training.clips import Batch
+from syllabary.workers.training.data.clips import Batch
+from syllabary.workers.training.data.epoch_order import mix
 from syllabary.workers.training.driver import RankJob
 from syllabary.workers.training.engine import (
     backward,
@@ -32,7 +33,6 @@ from syllabary.workers.training.engine import (
     sum_over_ranks,
     world,
 )
-from syllabary.workers.training.epoch_order import mix
 from syllabary.workers.training.rank import RankSetup, run_rank
 from syllabary.workers.training.watches.health import (
     daam_spread,

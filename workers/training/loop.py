@@ -19,13 +19,13 @@ from syllabary.shards.errors import ConfigError, DamageError, StorageError, Syll
 from syllabary.shards.outputs import mark_done
 from syllabary.workers.recipes.training import TrainConfig
 from syllabary.workers.training.checkpoints import CheckpointStore, Manifest, StoredFile
-from syllabary.workers.training.clips import Batch
 from syllabary.workers.training.curves import dims, loss_curve, overview
+from syllabary.workers.training.data.clips import Batch
+from syllabary.workers.training.data.epoch_order import mix
+from syllabary.workers.training.data.loader import TrainLoader
 from syllabary.workers.training.engine import gather_from_ranks, holds_finite_weights, learning_rate, world
 from syllabary.workers.training.engine_files import load_engines, save_engines
-from syllabary.workers.training.epoch_order import mix
 from syllabary.workers.training.history import History
-from syllabary.workers.training.loader import TrainLoader
 from syllabary.workers.training.throughput import Pace
 
 CURVES = "curves"

@@ -17,12 +17,12 @@ from syllabary.workers.cluster.prometheus import Meter
 from syllabary.workers.recipes.training import CodecTrainConfig, TrainConfig
 from syllabary.workers.training.checkpoints import CheckpointStore, Manifest
 from syllabary.workers.training.claim import training_section
-from syllabary.workers.training.clips import NO_AUGMENTATION, Batch, ClipMaker
+from syllabary.workers.training.data.clips import NO_AUGMENTATION, Batch, ClipMaker
+from syllabary.workers.training.data.epoch_order import SamplePlan
+from syllabary.workers.training.data.loader import RankShare, TrainLoader, Utterances, fixed_batches
 from syllabary.workers.training.driver import RankJob
 from syllabary.workers.training.engine import gather_from_ranks, join_process_group, select_device, world
 from syllabary.workers.training.engine_files import needs_universal
-from syllabary.workers.training.epoch_order import SamplePlan
-from syllabary.workers.training.loader import RankShare, TrainLoader, Utterances, fixed_batches
 from syllabary.workers.training.loop import Run, Stage, find_resume_step, resume, train
 
 

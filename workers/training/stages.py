@@ -105,6 +105,6 @@ def encoder_digest(encoder_uri: str, recipe: Recipe) -> str:
 
 
 def _train_codec_rank(job: RankJob) -> None:
-    from syllabary.workers.training.codec import train_codec_rank
+    from syllabary.workers.training.bottleneck_first import train_codec_rank
 
     train_codec_rank(job)

@@ -19,10 +19,10 @@ from torch import Tensor
 from syllabary.model.encoder import Encoder
 from syllabary.shards import store
 from syllabary.shards.errors import InputError, explain
-from syllabary.workers.training.clips import NO_AUGMENTATION, Batch
+from syllabary.workers.training.data.clips import NO_AUGMENTATION, Batch
+from syllabary.workers.training.data.loader import RankShare, Utterances, fixed_batches
 from syllabary.workers.training.driver import RankJob
 from syllabary.workers.training.engine import sum_over_ranks, world
-from syllabary.workers.training.loader import RankShare, Utterances, fixed_batches
 from syllabary.workers.training.rank import RankSetup, clip_maker
 
 SCALE_FILE = "latent_scale.safetensors"

@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from syllabary.workers.training.clips import Batch
+from syllabary.workers.training.data.clips import Batch
+from syllabary.workers.training.data.loader import TrainLoader
 from syllabary.workers.training.engine import gather_from_ranks
-from syllabary.workers.training.loader import TrainLoader
 
 
 @dataclass(frozen=True)

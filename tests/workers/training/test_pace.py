@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from syllabary.workers.training import throughput as pace_module
-from syllabary.workers.training.clips import Batch
+from syllabary.workers.training.data.clips import Batch
 from syllabary.workers.training.throughput import Measures, Pace
 
 

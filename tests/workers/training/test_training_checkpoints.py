@@ -7,7 +7,7 @@ import pytest
 from syllabary.shards import store
 from syllabary.shards.errors import FormatError, UnavailableError
 from syllabary.workers.training.checkpoints import MANIFEST, CheckpointStore, Manifest
-from syllabary.workers.training.epoch_order import mix
+from syllabary.workers.training.data.epoch_order import mix
 from syllabary.workers.training.history import History
 
 

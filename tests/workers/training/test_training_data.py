@@ -13,10 +13,10 @@ from syllabary.shards.dataset import index
 from syllabary.shards.errors import InputError, UnavailableError
 from syllabary.workers.recipes.recipe import resolve
 from syllabary.workers.recipes.training import AugmentConfig
-from syllabary.workers.training import loader as loader_module
-from syllabary.workers.training.clips import ClipMaker
-from syllabary.workers.training.epoch_order import SamplePlan, crop_start, epoch_order, mix
-from syllabary.workers.training.loader import RankShare, TrainLoader, Utterances, fixed_batches
+from syllabary.workers.training.data import loader as loader_module
+from syllabary.workers.training.data.clips import ClipMaker
+from syllabary.workers.training.data.epoch_order import SamplePlan, crop_start, epoch_order, mix
+from syllabary.workers.training.data.loader import RankShare, TrainLoader, Utterances, fixed_batches
 from syllabary.workers.training.rank import clip_maker, make_loader, validation_batches
 from tests.helpers.training_testing import RATE, training_recipe, write_training_shards
 

@@ -20,8 +20,8 @@ import numpy as np
 from syllabary.shards import audio
 from syllabary.shards.dataset import index, wds
 from syllabary.shards.errors import InputError, SyllabaryError, UnavailableError, explain
-from syllabary.workers.training.clips import Batch, ClipMaker
-from syllabary.workers.training.epoch_order import SamplePlan, Slot, epoch_order, mix
+from syllabary.workers.training.data.clips import Batch, ClipMaker
+from syllabary.workers.training.data.epoch_order import SamplePlan, Slot, epoch_order, mix
 
 PREFETCH_STEPS = 3
 STORAGE_PATIENCE_S = 300.0

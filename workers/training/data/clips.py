@@ -12,7 +12,7 @@ from torch import Tensor
 
 from syllabary.model.loudness import loudness_gain
 from syllabary.workers.recipes.training import AugmentConfig
-from syllabary.workers.training.epoch_order import Slot, crop_start, mix
+from syllabary.workers.training.data.epoch_order import Slot, crop_start, mix
 
 NO_AUGMENTATION = AugmentConfig()
 _RATE_UNITS = 1000  # speeds are drawn in thousandths, as a ratio of whole rates
