@@ -82,10 +82,9 @@ class DownBlock(nn.Module):
 class WaveformFrontEnd(nn.Module):
     """The paper's front end: strided convolutions from samples to frames."""
 
-    def __init__(self, config: WaveformFrontEndConfig, daam: DaamConfig, loudness_dbfs: float) -> None:
+    def __init__(self, config: WaveformFrontEndConfig, daam: DaamConfig) -> None:
         super().__init__()
         self.strides = config.strides
-        self.input_gain = 1 / rms_of_dbfs(loudness_dbfs)  # speech enters the first layer with a variance of 1
         self.input = SameConv1d(1, config.channels[0], config.input_kernel)
         self.blocks = nn.ModuleList(
             DownBlock(config.channels[i], config.channels[i + 1], stride, config, daam)
@@ -96,7 +95,7 @@ class WaveformFrontEnd(nn.Module):
         self, waveform: Float[Tensor, "batch samples"], mask: Bool[Tensor, "batch frames"] | None, hop_length: int
     ) -> tuple[Float[Tensor, "batch channels frames"], Float[Tensor, "batch frames"] | None]:
         """Features and gate density; ``waveform`` is whole frames, zero at invalid samples."""
-        x, density, rate = self.input(self.input_gain * waveform[:, None]), None, hop_length
+        x, density, rate = self.input(waveform[:, None]), None, hop_length
         for stride, block in zip(self.strides, self.blocks, strict=True):
             x = zero_invalid(x, stretch(mask, rate))
             rate //= stride
@@ -111,9 +110,12 @@ class Encoder(nn.Module):
         super().__init__()
         self.framing = config.framing
         front_end = config.front_end
+        # Speech enters the first convolution with a variance of 1; a spectrum is measured from its floor instead.
+        is_waveform = isinstance(front_end, WaveformFrontEndConfig)
+        self.input_gain = 1 / rms_of_dbfs(config.loudness_dbfs) if is_waveform else 1.0
         self.front_end: nn.Module  # waveform or spectral, or a fused form of the former (model/cpu/fused.py)
         if isinstance(front_end, WaveformFrontEndConfig):
-            self.front_end = WaveformFrontEnd(front_end, config.daam, config.loudness_dbfs)
+            self.front_end = WaveformFrontEnd(front_end, config.daam)
         else:
             self.front_end = SpectralFrontEnd(front_end, config.daam)
         self.projection = unit_gain(nn.Conv1d(front_end.channels[-1], config.latent_dim, 1))
@@ -129,7 +131,7 @@ class Encoder(nn.Module):
         padded = F.pad(waveform, (0, -waveform.shape[-1] % hop))
         padded = padded.masked_fill(~valid_mask(num_samples, padded.shape[-1], padded.device), 0.0)
         mask = frame_mask(num_frames, padded.shape[-1] // hop, padded.device)
-        x, density = self.front_end(padded, mask, hop)
+        x, density = self.front_end(padded * self.input_gain, mask, hop)
         features = self.projection(x)
         gate = features.new_zeros(features.shape[0], features.shape[-1]) if density is None else density
         return FeatureOutput(features, num_frames, gate)

@@ -20,14 +20,14 @@ def leaves(values: Mapping[str, Any], path: str = "model") -> Iterator[tuple[str
 
 
 def changed(value: Any) -> list[Any]:
-    if isinstance(value, bool | str):
+    if value is None or value == [] or isinstance(value, bool | str):
         return []
     if isinstance(value, list):
         return [[], *([first, *value[1:]] for first in changed(value[0]))]
     return [0, -1, value + 1]
 
 
-@pytest.mark.parametrize("recipe", ["tiny", "fast16k_small"])
+@pytest.mark.parametrize("recipe", ["tiny_paper", "fast16k_small"])
 def test_a_wrong_number_is_refused_in_one_line_or_makes_a_model(recipe: str) -> None:
     refused = 0
     for path, value in leaves(RECIPES[recipe]().model_dump(mode="json")["model"]):
@@ -49,13 +49,13 @@ def test_a_wrong_number_is_refused_in_one_line_or_makes_a_model(recipe: str) -> 
         ("model.decoder.mrf_kernels=[3, 8]", "kernel 8 is even"),
         ("model.jepa.predictor.hidden_dim=66", "predictor.hidden_dim 66 is not a multiple of its num_heads 4"),
         ("model.discriminator.channel_divisor=3", "channel_divisor is 3; expected a power of two"),
-        ("model.discriminator={periods: [], num_scales: 0}", "expected one sub-discriminator or more"),
+        ("model.discriminator={periods: [], num_scales: 0}", "expected one sub-discriminator"),
         ("pretrain.optimizer.betas=[0.8, 1.0]", "pretrain.optimizer.betas.1: Input should be less than 1"),
     ],
 )
 def test_the_message_names_the_value_and_the_rule(override: str, message: str) -> None:
     with pytest.raises(ConfigError) as refused:
-        resolve("tiny", overrides=[override])
+        resolve("tiny_paper", overrides=[override])
     assert message in str(refused.value)
 
 
