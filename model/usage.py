@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Integer
+from jaxtyping import Float, Integer, Num
 from torch import Tensor
 
 
@@ -34,10 +34,27 @@ def level_usage(level_indices: Integer[Tensor, "frames dim"], levels: int) -> Us
     if not len(level_indices):
         raise ValueError("no frames to measure the usage of; expected at least one")
     one_hot = level_indices.long()[..., None] == torch.arange(levels, device=level_indices.device)
-    share = one_hot.double().mean(dim=0)
-    entropy = float(-(share * share.clamp(min=1e-12).log2()).sum(dim=1).mean())
+    counts = one_hot.sum(dim=0)
+    share = counts.double() / len(level_indices)
+    entropy = float(entropy_bits(counts).mean())
     dead = int((share.amax(dim=1) == 1).sum())
     return UsageOutput(share.mean(dim=0).float(), entropy, 2**entropy, dead, share.float())
+
+
+def entropy_bits(counts: Num[Tensor, "*any symbols"], *, corrected: bool = False) -> Float[Tensor, "*any"]:
+    """Entropy in bits of the distributions that counts give, 0 for no counts.
+
+    H = - sum_i p_i log2 p_i with p_i = counts_i / n is too low by about (K - 1) / (2 n ln 2) for n draws of K symbols;
+    ``corrected`` adds that for the K symbols that occur (Miller and Madow 1955): right on the average, so a single one
+    may exceed log2(symbols).
+    """
+    total = counts.sum(dim=-1, keepdim=True).double()
+    share = counts.double() / total.clamp(min=1)
+    bits = -(share * share.clamp(min=1e-300).log2()).sum(dim=-1)
+    if corrected:
+        occurring = (counts > 0).sum(dim=-1).double()
+        bits = bits + (occurring - 1).clamp(min=0) / (2 * math.log(2) * total[..., 0].clamp(min=1))
+    return bits.clamp(min=0.0)
 
 
 def effective_rank(latents: Float[Tensor, "frames dim"]) -> float:

@@ -20,8 +20,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import torch
 from numpy.typing import NDArray
 
+from syllabary.model.usage import entropy_bits
 from syllabary.shards import store
 from syllabary.shards.archive import parts as token_archive
 from syllabary.shards.archive.packing import Packing
@@ -94,19 +96,17 @@ class Part:
 
 def entropy_bytes(digits: NDArray[np.uint8]) -> float:
     """Entropy in bytes of all digits [F, D], each dim by its own distribution."""
-    bits = 0.0
-    for dim in digits.T:
-        share = np.bincount(dim)[np.bincount(dim) > 0] / len(dim)
-        bits -= len(dim) * float((share * np.log2(share)).sum())
-    return bits / 8
+    return sum(_entropy_bytes(np.bincount(dim)) for dim in digits.T)
+
+
+def _entropy_bytes(counts: NDArray[np.int64]) -> float:
+    return float(counts.sum() * entropy_bits(torch.from_numpy(counts)) / 8)
 
 
 def content_bytes(column: pa.ChunkedArray) -> float:
     """What is in a column: values of frames by their entropy, numbers and texts, each text once, as LZMA has them."""
     if pa.types.is_list(column.type):
-        counts = np.bincount(column.combine_chunks().flatten().to_numpy())
-        share = counts[counts > 0] / max(counts.sum(), 1)
-        return float(-counts.sum() * (share * np.log2(share)).sum() / 8)
+        return _entropy_bytes(np.bincount(column.combine_chunks().flatten().to_numpy(), minlength=1))
     if pa.types.is_string(column.type):
         return _lzma_bytes("\n".join(text or "" for text in pc.unique(column).to_pylist()).encode())
     values = column.combine_chunks().drop_null().to_numpy()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from syllabary.model.usage import effective_rank, level_usage
+from syllabary.model.usage import effective_rank, entropy_bits, level_usage
 
 
 def test_uniform_use_is_full_perplexity() -> None:
@@ -33,3 +33,8 @@ def test_effective_rank_of_isotropic_and_of_one_direction() -> None:
     assert effective_rank(torch.randn(4000, 6)) == pytest.approx(6, abs=0.05)
     assert effective_rank(torch.randn(100, 1) @ torch.randn(1, 6)) == pytest.approx(1, abs=1e-3)
     assert effective_rank(torch.ones(10, 6)) == 0
+
+
+def test_entropy_of_known_distributions() -> None:
+    found = entropy_bits(torch.tensor([[5, 5, 5, 5], [7, 0, 0, 0], [1, 1, 2, 0], [0, 0, 0, 0]]))
+    assert found.tolist() == pytest.approx([2, 0, 1.5, 0])

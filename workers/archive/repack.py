@@ -7,8 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from syllabary.model.usage import entropy_bits
 from syllabary.shards import store
 from syllabary.shards.archive import parts as token_archive
 from syllabary.shards.archive.ledger import intact_ledger, publish_part, sha256, shards_in
@@ -57,14 +59,12 @@ def choice_figures(packing: Packing, digits: NDArray[np.uint8], form: ArchiveFor
         "tokens_per_s": packing.num_groups * frames_per_s,
         "vocabulary": packing.vocabulary,
         "waste_percent": round(100 * (1 - used / (packing.num_groups * token_bits)), 2),
-        "entropy_bits": round(float(np.mean([_entropy(column) for column in tokens.T])), 3),
+        "entropy_bits": round(float(np.mean([_entropy_bits(column) for column in tokens.T])), 3),
     }
 
 
-def _entropy(values: NDArray[np.uint16]) -> float:
-    counts = np.bincount(values)
-    share = counts[counts > 0] / max(len(values), 1)
-    return float(-(share * np.log2(share)).sum())
+def _entropy_bits(column: NDArray[np.uint16]) -> float:
+    return float(entropy_bits(torch.from_numpy(np.bincount(column, minlength=1))))
 
 
 def _wanted(job: RepackJob, form: ArchiveFormat) -> Packing:
