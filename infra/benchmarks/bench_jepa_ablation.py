@@ -3,9 +3,9 @@
     python infra/benchmarks/bench_jepa_ablation.py SPEECH --out FOLDER [--steps 600] [--seeds 3] [--pictures FOLDER]
 
 SPEECH is a corpus that ``syllabary shard`` reads; every variant gets the same clips, steps and learning rate, once a
-seed. Beside the loss stands what it hides: the loss over the variance of its targets, the spread of the latents, and
-linear probes on held-out speakers (latent_probes.py), the untrained encoder's among them. A finished run in FOLDER is
-not trained again, so the command can be repeated.
+seed. Beside the loss stands what it hides: the loss over the variance of its targets between clips, the spread of the
+latents, and linear probes on held-out speakers (latent_probes.py), the untrained encoder's among them. A finished run
+in FOLDER is not trained again, so the command can be repeated.
 """
 
 from __future__ import annotations
@@ -29,14 +29,15 @@ VARIANTS: Mapping[str, tuple[str, ...]] = {
 }
 BATCH = 4
 COLUMNS = {
-    "valid loss": "loss", "loss / target variance": "relative_loss", "target std": "latent_std_mean",
+    "valid loss": "loss", "loss / variance between clips": "relative_loss", "between clips": "between_clips",
+    "target std": "latent_std_mean",
     "effective rank": "latent_effective_rank", "target cosine": "target_prediction_cosine",
     "gate scale spread": "daam_scale_spread", "gate offset spread": "daam_offset_spread",
     "speaker": "speaker_accuracy", "mel R²": "mel_r2", "mel R², within clip": "mel_r2_within_clip",
     "voicing R²": "voicing_r2_within_clip", "energy R²": "energy_r2_within_clip",
 }  # fmt: skip
 CURVES = {
-    "loss": "validation loss", "relative_loss": "loss / variance of the targets",
+    "loss": "validation loss", "relative_loss": "loss / variance between clips",
     "latent_effective_rank": "effective rank of the target latents", "latent_std_mean": "std of the target latents",
 }  # fmt: skip
 

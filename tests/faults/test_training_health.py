@@ -146,7 +146,7 @@ def test_a_collapse_is_told_at_the_validation_that_finds_it(gang, shards, tmp_pa
     (said,) = gang.run(_train, _a_predictor_without_weights, training_recipe(), out, shards)
     assert "step 4: warning: predictions vary by 0, below 0.01: the latents collapse" in said
     (said,) = gang.run(_train, _validations, training_recipe(), str(tmp_path / "well"), shards, {}, {}, {})
-    assert "warning" not in said
+    assert "collapse" not in said
 
 
 def test_the_best_checkpoint_is_one_that_could_be_stored(gang, shards, tmp_path):
@@ -257,18 +257,26 @@ def test_speakers_of_both_splits_are_counted(monkeypatch):
     assert line == "validates on 3 speakers and trains on 3; 2 of them are the same"
 
 
-def test_a_wider_limit_of_unreadable_utterances_is_the_same_run(shards, tmp_path):
+def test_other_limits_are_the_same_run(shards, tmp_path):
     from syllabary.workers.training.claim import claim_run
 
-    for percent in (5, 60):
-        recipe = training_recipe(pretrain__max_quarantined_percent=percent)
+    changes = ({}, {"pretrain__max_quarantined_percent": 60}, {"pretrain__watch__min_between_clips": 0.1})
+    for change in changes:
+        recipe = training_recipe(**change)
         assert claim_run(str(Path(tmp_path, "out")), "pretrain", shards, {}, {}, recipe.pretrain) is None
 
 
 def test_a_code_most_of_whose_dims_never_move_is_told():
-    from syllabary.workers.training.codec import CodecStage
+    from syllabary.workers.training.history import Validation
+    from syllabary.workers.training.watches.warnings import codec_warnings
 
-    stage = CodecStage.__new__(CodecStage)
-    stage._model = training_recipe().model
-    assert stage.warnings({"dead_dims": 8.0}) == []
-    assert stage.warnings({"dead_dims": 9.0}) == ["9 of 16 latent dims only ever take one level"]
+    told = [
+        [
+            one.text
+            for one in codec_warnings(
+                training_recipe(), [Validation(0, {"dead_dims": dead})], "mrstft", loss="mrstft", learns=False
+            )
+        ]
+        for dead in (8.0, 9.0)
+    ]
+    assert told == [[], ["9 of 16 latent dims only ever take one level"]]

@@ -37,9 +37,11 @@ WATCHES = {
         "valid": {
             "loss", "relative_loss", "target_prediction_cosine", "prediction_std", "collapsed", "ema_distance",
             "latent_effective_rank", "latent_std_mean", "latent_std_min", "latent_std_max", "gate_mean", "gate_std",
-            "daam_offset_spread", "daam_scale_spread", "daam_alpha_mean",
+            "daam_offset_spread", "daam_scale_spread", "daam_alpha_mean", "between_clips", "level_entropy_given_place",
+            "latent_rank_given_place", "relative_loss_other", "held_out_clips", "clips_at_a_place", "input_spread_db",
+            "input_peak_db",
         },
-        "dims": {"latent_std[000]", "latent_std[127]"},
+        "dims": {"latent_std[000]", "latent_std[127]", "level_entropy_given_place[127]"},
     },
     "codec": {
         "train": {
@@ -48,7 +50,9 @@ WATCHES = {
         },
         "valid": {
             "mrstft", "waveform", "level_entropy_bits", "level_perplexity", "dead_dims", "token_perplexity",
-            "level_0_share", "level_3_share", "latent_effective_rank", "latent_std_mean",
+            "level_0_share", "level_3_share", "latent_effective_rank", "latent_std_mean", "mrstft_right",
+            "mrstft_shuffled", "mrstft_other", "mrstft_constant", "token_gain", "between_clips", "held_out_clips",
+            "level_entropy_given_place", "latent_rank_given_place", "input_spread_db",
         },
         "dims": {"latent_std[127]", "level_0_share[000]", "level_3_share[127]"},
     },

@@ -42,6 +42,22 @@ class AugmentConfig(Config):
     input_noise_snr_db: tuple[float, float] = (12.0, 40.0)
 
 
+class WatchConfig(Config):
+    """Below which figures of a validation a run warns; they change no result, only what is said of it.
+
+    ``min_clips`` is how many held-out clips must have a frame at a place for that place to count. A relative loss is
+    judged from ``late_fraction`` of the steps on, a token gain from the first validation past the warm-up on.
+    """
+
+    min_clips: int = Field(default=4, ge=2)
+    num_swapped_clips: int = Field(default=16, ge=1, description="held-out clips decoded from wrong tokens too")
+    min_between_clips: float = Field(default=0.3, ge=0, le=1)
+    min_entropy_given_place_bits: float = Field(default=0.5, ge=0)
+    max_relative_loss: float = Field(default=0.95, gt=0)
+    min_token_gain: float = Field(default=0.02, ge=0, le=1)
+    late_fraction: float = Field(default=0.5, ge=0, le=1)
+
+
 class TrainConfig(Config):
     """What both stages share.
 
@@ -67,6 +83,7 @@ class TrainConfig(Config):
     num_validation_utterances: int = Field(default=64, ge=1)
     log_every: int = Field(default=10, ge=1)
     max_quarantined_percent: float = Field(default=5.0, ge=0, le=100)
+    watch: WatchConfig = WatchConfig()
     max_restarts: int = Field(default=3, ge=0)
     collective_timeout_s: int = Field(default=600, ge=1)
 

@@ -9,7 +9,7 @@ exported is the average.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -29,6 +29,8 @@ from syllabary.workers.recipes.training import CodecTrainConfig, OptimizerConfig
 from syllabary.workers.training.codec import (
     CodecStage,
     Share,
+    head_mel,
+    heard_mel,
     illustrate,
     load_encoder,
     publish_codec,
@@ -48,8 +50,10 @@ from syllabary.workers.training.engine import (
     step_engine,
     sum_over_ranks,
 )
+from syllabary.workers.training.history import Validation
 from syllabary.workers.training.rank import RankSetup, run_rank
 from syllabary.workers.training.standardize import standardize_latents
+from syllabary.workers.training.watches.warnings import Warned, codec_warnings
 
 
 def train_codec_rank(job: RankJob) -> None:
@@ -209,16 +213,18 @@ class PhasedCodecStage:
     def validate(self) -> dict[str, float]:
         """See :class:`syllabary.workers.training.loop.Stage`: figures of the average, by mel head until the vocoder
         learns."""
-        device, batches = self._setup.device, self._setup.validation
-        heard = validate_codec(self._averaged, batches, device, self._model)
-        head = validate_mel_head(self._bottleneck.average, self._mel, batches, device)
+        device, batches, rest = self._setup.device, self._setup.validation, self._bottleneck.average
         speaks = float(self._vocoder.num_updates) > 0
+        headline = heard_mel(self._averaged, self._mel) if speaks else head_mel(rest, self._mel)
+        heard = validate_codec(self._averaged, batches, device, self._model, headline, self._config.watch)
+        head = validate_mel_head(rest, self._mel, batches, device)
         return heard | head | {"mel": heard["mel"] if speaks else head["mel_head"]}
 
-    def warnings(self, found: Mapping[str, float]) -> list[str]:
-        """A code that says little: most of its dims never leave one level."""
-        dead, dims = int(found["dead_dims"]), self._model.encoder.latent_dim
-        return [f"{dead} of {dims} latent dims only ever take one level"] if 2 * dead > dims else []
+    def warnings(self, validations: Sequence[Validation]) -> list[Warned]:
+        """A code that says little, and tokens that carry no speech or are not listened to."""
+        learns = self._config.bottleneck.encoder_lr_fraction > 0
+        # The headline jumps where the vocoder takes over from the head, so learning is judged by the head's.
+        return codec_warnings(self._job.recipe, validations, self.headline, loss="mel_head", learns=learns)
 
     def illustrate(self, step: int) -> None:
         """Reconstructions of the first held-out clips, once the vocoder has begun."""

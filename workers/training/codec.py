@@ -8,7 +8,7 @@ gradient, no optimizer state, no place in checkpoints, and runs once a step, or 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -21,7 +21,7 @@ from torch import Tensor
 from syllabary.model.codec import Codec
 from syllabary.model.config import ModelConfig
 from syllabary.model.discriminators import DiscriminatorOutput, Discriminators
-from syllabary.model.fsq import Routing
+from syllabary.model.fsq import Fsq, Routing
 from syllabary.model.losses import (
     GeneratorLosses,
     discriminator_loss,
@@ -31,13 +31,13 @@ from syllabary.model.losses import (
     waveform_loss,
 )
 from syllabary.model.mel import LogMel, mel_windows
-from syllabary.model.padding import valid_mask
 from syllabary.model.spectral.bottleneck import Bottleneck, bottleneck_mel, mel_l1
 from syllabary.model.usage import level_usage
 from syllabary.shards import audio, store
 from syllabary.shards.archive.packing import Packing
 from syllabary.shards.errors import ConfigError, explain
 from syllabary.shards.outputs import pretty_json
+from syllabary.workers.recipes.training import WatchConfig
 from syllabary.workers.training.curves import spectrograms
 from syllabary.workers.training.data.clips import Batch
 from syllabary.workers.training.driver import RankJob
@@ -53,40 +53,129 @@ from syllabary.workers.training.engine import (
     sum_over_ranks,
     world,
 )
+from syllabary.workers.training.history import Validation
 from syllabary.workers.training.jepa import CONFIG_FILE, ENCODER_FILE
 from syllabary.workers.training.rank import RankSetup
 from syllabary.workers.training.standardize import standardize_latents
-from syllabary.workers.training.watches.health import latent_health, per_dim, token_perplexity
+from syllabary.workers.training.watches.frames import held_out_frames
+from syllabary.workers.training.watches.health import (
+    input_health,
+    latent_health,
+    per_dim,
+    place_health,
+    token_perplexity,
+)
+from syllabary.workers.training.watches.token_gain import (
+    RIGHT,
+    Headline,
+    Means,
+    decode,
+    digits_to_values,
+    token_gain,
+    tokens_to_try,
+    try_tokens,
+)
+from syllabary.workers.training.watches.warnings import Warned, codec_warnings
 
 SAMPLES = "samples"
 
 
 @torch.no_grad()
-def validate_codec(codec: Codec, batches: list[Batch], device: torch.device, config: ModelConfig) -> dict[str, float]:
-    """Losses and use of the code on this rank's held-out clips, joined over all ranks. Collective."""
+def validate_codec(
+    codec: Codec,
+    batches: list[Batch],
+    device: torch.device,
+    config: ModelConfig,
+    headline: Headline,
+    watch: WatchConfig,
+) -> dict[str, float]:
+    """Losses, use of the code, and what of it is speech, on this rank's held-out clips, joined over all ranks.
+
+    The headline is measured with the right tokens and with wrong ones. Collective.
+
+    Args:
+        codec: to judge; is left in evaluation mode.
+        batches: this rank's held-out clips.
+        device: of the codec.
+        config: of the model.
+        headline: the loss to try wrong tokens by.
+        watch: which places count, and how many clips are tried with wrong tokens.
+    """
     codec.eval()
-    sums = torch.zeros(4, dtype=torch.float64)
-    mel = bottleneck_mel(config).to(device)
-    digits, latents = [], []
+    latents, digits = [], []
     for batch in batches:
-        batch = batch.to(device)
-        encoded = codec.encoder(batch.waveform, batch.num_samples)
-        quantized = codec.fsq(encoded.latents)
-        generated = codec.generator(quantized.values, batch.num_samples)[:, : batch.waveform.shape[-1]]
-        mrstft = mrstft_loss(generated, batch.waveform, batch.num_samples, config.losses)
-        difference = waveform_loss(generated, batch.waveform, batch.num_samples)
-        positions = -(-batch.num_samples // mel.hop_length)
-        apart = mel_l1(mel(generated), mel(batch.waveform), positions)
-        count = float(batch.num_samples.sum())
-        sums += count * torch.tensor([float(mrstft), float(difference), float(apart), 1.0], dtype=torch.float64)
-        valid = valid_mask(encoded.num_frames, encoded.latents.shape[-1], device)
-        digits.append(quantized.level_indices.transpose(1, 2)[valid].cpu())
-        latents.append(encoded.latents.transpose(1, 2)[valid].float().cpu())
-    *totals, total = sum(gather_from_ranks(sums)).tolist()  # type: ignore[union-attr]
-    losses = {name: value / total for name, value in zip(("mrstft", "waveform", "mel"), totals, strict=True)}
+        encoded = codec.encoder(batch.waveform.to(device), batch.num_samples)
+        indices = codec.fsq(encoded.latents).level_indices.transpose(1, 2).cpu()
+        for row, count in enumerate(encoded.num_frames.tolist()):
+            digits.append(indices[row, :count])
+            latents.append(encoded.latents[row, :, :count].T.float().cpu())
     frames = rows_of_all_ranks(latents)
     spread = latent_health(frames) | per_dim("latent_std", frames.std(dim=0, correction=0))
-    return losses | _code_use(rows_of_all_ranks(digits), config) | spread
+    kinds = tokens_to_try(digits, config.fsq.levels)
+    heard = _losses(codec, batches, device, kinds[RIGHT], config)
+    listened = token_gain(try_tokens(headline, codec.fsq, kinds, batches, device, watch.num_swapped_clips))
+    use = _code_use(rows_of_all_ranks(digits), config)
+    return heard | listened | use | spread | _speech(codec, batches, device, config, watch)
+
+
+def _speech(
+    codec: Codec, batches: list[Batch], device: torch.device, config: ModelConfig, watch: WatchConfig
+) -> dict[str, float]:
+    """What of latents and digits is speech and not the place in the clip. Collective."""
+    hop = config.encoder.framing.hop_length
+    frames = held_out_frames(codec.encoder, batches, device, hop, watch.min_clips)
+    digits = Fsq(config.fsq, config.encoder.latent_dim)(frames.latents.T[None]).level_indices[0].T
+    return place_health(frames, digits, config.fsq.levels) | input_health(frames)
+
+
+def _losses(
+    codec: Codec, batches: list[Batch], device: torch.device, digits: list[Tensor], config: ModelConfig
+) -> dict[str, float]:
+    """Losses of what is heard, over all held-out clips. Collective."""
+    means, mel, first = Means(("mrstft", "waveform", "mel")), bottleneck_mel(config).to(device), 0
+    for batch in batches:
+        batch, chosen = batch.to(device), slice(first, first + len(batch.slots))
+        spoken = decode(codec, digits_to_values(codec.fsq, digits[chosen], device), batch)
+        means.add(
+            (
+                mrstft_loss(spoken, batch.waveform, batch.num_samples, config.losses),
+                waveform_loss(spoken, batch.waveform, batch.num_samples),
+                mel_l1(mel(spoken), mel(batch.waveform), -(-batch.num_samples // mel.hop_length)),
+            ),
+            batch,
+        )
+        first = chosen.stop
+    return means.over_ranks()
+
+
+def heard_mrstft(codec: Codec, config: ModelConfig) -> Headline:
+    """The multi-resolution STFT loss of what a codec says."""
+
+    def loss(values: Tensor, batch: Batch) -> Tensor:
+        return mrstft_loss(decode(codec, values, batch), batch.waveform, batch.num_samples, config.losses)
+
+    return Headline("mrstft", loss)
+
+
+def heard_mel(codec: Codec, mel: LogMel) -> Headline:
+    """The L1 of log-mel spectra of what a codec says."""
+
+    def loss(values: Tensor, batch: Batch) -> Tensor:
+        spoken = decode(codec, values, batch)
+        return mel_l1(mel(spoken), mel(batch.waveform), -(-batch.num_samples // mel.hop_length))
+
+    return Headline("mel", loss)
+
+
+def head_mel(bottleneck: Bottleneck, mel: LogMel) -> Headline:
+    """The same of the spectra that the mel head gives."""
+
+    def loss(values: Tensor, batch: Batch) -> Tensor:
+        num_frames = -(-batch.num_samples // (batch.waveform.shape[-1] // values.shape[-1]))
+        predicted = bottleneck.mel_of(values, num_frames)
+        return mel_l1(predicted, mel(batch.waveform), -(-batch.num_samples // mel.hop_length))
+
+    return Headline("mel", loss)
 
 
 @torch.no_grad()
@@ -281,12 +370,13 @@ class CodecStage:
 
     def validate(self) -> dict[str, float]:
         """See :class:`syllabary.workers.training.loop.Stage`."""
-        return validate_codec(self._codec, self._setup.validation, self._setup.device, self._model)
+        setup, headline = self._setup, heard_mrstft(self._codec, self._model)
+        return validate_codec(self._codec, setup.validation, setup.device, self._model, headline, self._config.watch)
 
-    def warnings(self, found: Mapping[str, float]) -> list[str]:
-        """A code that says little: most of its dims never leave one level."""
-        dead, dims = int(found["dead_dims"]), self._model.encoder.latent_dim
-        return [f"{dead} of {dims} latent dims only ever take one level"] if 2 * dead > dims else []
+    def warnings(self, validations: Sequence[Validation]) -> list[Warned]:
+        """A code that says little, and tokens that carry no speech or are not listened to."""
+        name, learns = self.headline, not self._is_frozen
+        return codec_warnings(self._job.recipe, validations, name, loss=name, learns=learns)
 
     def illustrate(self, step: int) -> None:
         """Reconstructions of the first held-out clips: FLAC and spectrograms."""

@@ -24,6 +24,13 @@ METRICS, TIMINGS = "metrics.parquet", "timings.parquet"
 EVENTS = ("tensorboard", "events.out.tfevents.0.syllabary")
 
 
+class Validation(NamedTuple):
+    """What one validation found, by name."""
+
+    step: int
+    values: dict[str, float]
+
+
 class Row(NamedTuple):
     """One number of one step."""
 
@@ -51,6 +58,14 @@ class History:
     def names(self, split: Split) -> list[str]:
         """The names of a split, sorted."""
         return sorted({row.name for row in self.rows if row.split == split})
+
+    def validations(self) -> list[Validation]:
+        """What each validation found, in the order of the steps."""
+        found: dict[int, dict[str, float]] = {}
+        for row in self.rows:
+            if row.split == "valid":
+                found.setdefault(row.step, {})[row.name] = row.value
+        return [Validation(step, values) for step, values in found.items()]
 
     def by_name(self, split: Split) -> dict[str, list[float]]:
         """The values of every name of a split, names sorted."""

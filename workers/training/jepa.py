@@ -6,7 +6,8 @@ step however they are divided: each micro-batch is weighted by its share of the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,12 +15,15 @@ import torch.nn.functional as F
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
+from syllabary.model.fsq import Fsq
 from syllabary.model.jepa import Jepa
 from syllabary.model.masking import sample_mask
 from syllabary.model.padding import frame_mask, valid_mask, zero_invalid
+from syllabary.model.place import PlaceGroups, relative_loss
 from syllabary.shards import store
 from syllabary.shards.errors import InputError, explain
 from syllabary.shards.outputs import pretty_json
+from syllabary.workers.recipes.recipe import Recipe
 from syllabary.workers.training.data.clips import Batch
 from syllabary.workers.training.data.epoch_order import mix
 from syllabary.workers.training.driver import RankJob
@@ -33,18 +37,159 @@ from syllabary.workers.training.engine import (
     sum_over_ranks,
     world,
 )
+from syllabary.workers.training.history import Validation
 from syllabary.workers.training.rank import RankSetup, run_rank
+from syllabary.workers.training.watches.frames import held_out_frames
 from syllabary.workers.training.watches.health import (
     daam_spread,
     ema_distance,
     gate_health,
+    input_health,
     latent_health,
     per_dim,
-    relative_loss,
+    place_health,
 )
+from syllabary.workers.training.watches.warnings import Warned, Watched, warnings_of
+
+COLLAPSED_STD, _MIN_STD = 0.01, 1e-3
+
+
+@dataclass
+class _Predictions:
+    """What one rank predicted: sums over masked frames, predictions and targets clip by clip."""
+
+    sums: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
+    predicted: list[Tensor] = field(default_factory=list)
+    wanted: list[Tensor] = field(default_factory=list)
+    masked: list[Tensor] = field(default_factory=list)
+
+    def add(self, predicted: Tensor, wanted: Tensor, masked: Tensor, num_frames: Tensor) -> None:
+        """A batch's predictions and targets [batch, dim, frames], where ``masked`` [batch, frames]."""
+        error = (predicted - wanted).square().mean(dim=1)[masked]
+        cosine = F.cosine_similarity(predicted, wanted, dim=1)[masked]
+        self.sums += torch.stack([error.sum(), cosine.sum(), masked.sum()]).double().cpu()
+        for clip, count in enumerate(num_frames.tolist()):
+            self.predicted.append(predicted[clip, :, :count].T.cpu())
+            self.wanted.append(wanted[clip, :, :count].T.cpu())
+            self.masked.append(masked[clip, :count].cpu())
+
+
+@torch.no_grad()
+def validate_jepa(
+    jepa: Jepa, clips: list[tuple[Batch, Tensor]], device: torch.device, recipe: Recipe
+) -> dict[str, float]:
+    """Losses, collapse, and what of the target's latents is speech, joined over all ranks. Collective.
+
+    Args:
+        jepa: to judge; is left in evaluation mode.
+        clips: this rank's held-out batches, each with the frames to predict [batch, frames].
+        device: of the model.
+        recipe: of the run.
+
+    Raises:
+        InputError: the clips are too short for any masked frame.
+    """
+    jepa.eval()
+    found, latents, gates = _Predictions(), [], []
+    for batch, mask in clips:
+        batch, masked = batch.to(device), mask.to(device)
+        encoded = jepa.target_encoder(batch.waveform, batch.num_samples)
+        valid = valid_mask(encoded.num_frames, encoded.latents.shape[-1], device)
+        latents.append(encoded.latents.transpose(1, 2)[valid].float().cpu())
+        gates.append(encoded.gate[valid].cpu())
+        predicted = _predict(jepa, batch, masked, encoded.num_frames)
+        found.add(predicted, encoded.latents.float(), masked, encoded.num_frames)
+    rows = rows_of_all_ranks(latents)
+    return {
+        **_losses(found, recipe.model.jepa.mask_ratio),
+        "ema_distance": ema_distance(jepa),
+        **latent_health(rows),
+        **per_dim("latent_std", rows.std(dim=0, correction=0)),
+        **_speech(jepa, [batch for batch, _ in clips], device, found, recipe),
+        **gate_health(rows_of_all_ranks(gates)),
+        **daam_spread(jepa.context_encoder),
+    }
+
+
+def _speech(
+    jepa: Jepa, batches: list[Batch], device: torch.device, found: _Predictions, recipe: Recipe
+) -> dict[str, float]:
+    """What of the target's latents is speech and not the place in the clip, and how well that is predicted."""
+    hop, min_clips = recipe.model.encoder.framing.hop_length, recipe.pretrain.watch.min_clips
+    frames = held_out_frames(jepa.target_encoder, batches, device, hop, min_clips)
+    health = place_health(frames, _digits(frames.latents, recipe), recipe.model.fsq.levels)
+    return _relative(found, frames.latents, frames.groups) | health | input_health(frames)
+
+
+def _predict(jepa: Jepa, batch: Batch, masked: Tensor, num_frames: Tensor) -> Tensor:
+    """Predicted latents of all frames [batch, dim, frames]."""
+    context = jepa.forward_context(batch.waveform, batch.num_samples, masked)
+    valid = frame_mask(num_frames, context.shape[-1], context.device)
+    return jepa.predictor(zero_invalid(context, valid), valid).float()
+
+
+def _losses(found: _Predictions, mask_ratio: float) -> dict[str, float]:
+    """Loss and cosine over masked frames, and how far the predictions vary. Collective."""
+    error, cosine, count = sum(gather_from_ranks(found.sums)).tolist()  # type: ignore[union-attr]
+    _require_masked_frames(count, mask_ratio)
+    rows = [predicted[masked] for predicted, masked in zip(found.predicted, found.masked, strict=True)]
+    spread = float(rows_of_all_ranks(rows).std(dim=0, correction=0).mean())
+    return {
+        "loss": error / count,
+        "target_prediction_cosine": cosine / count,
+        "prediction_std": spread,
+        "collapsed": float(spread < COLLAPSED_STD),
+    }
+
+
+def _relative(found: _Predictions, latents: Tensor, groups: PlaceGroups) -> dict[str, float]:
+    """The loss over the targets' variance between clips: of the predictions, and of those for another clip.
+
+    ``relative_loss_other`` judges each clip's predictions by the next clip's targets at the same places: what a
+    predictor gets that is given another clip's context. Where it equals ``relative_loss``, the context says nothing.
+    Either is left out when it does not exist. Collective.
+    """
+    losses = {"relative_loss": found.sums[[0, 2]], "relative_loss_other": _other_clips(found)}
+    relative: dict[str, float] = {}
+    for name, sums in losses.items():
+        error, count = sum(gather_from_ranks(sums)).tolist()  # type: ignore[union-attr]
+        value = relative_loss(error / count, latents, groups) if count else None
+        relative |= {} if value is None else {name: value}
+    return relative
+
+
+def _other_clips(found: _Predictions) -> Tensor:
+    """Squared error of this rank's predictions as those of the next clip's targets, and the frames it sums over [2]."""
+    sums = torch.zeros(2, dtype=torch.float64)
+    following = [*found.wanted[1:], *found.wanted[:1]] if len(found.wanted) > 1 else []
+    for predicted, masked, other in zip(found.predicted, found.masked, following, strict=False):
+        shared = min(len(predicted), len(other))
+        error = (predicted[:shared] - other[:shared]).square().mean(dim=1)[masked[:shared]]
+        sums += torch.stack([error.double().sum(), torch.tensor(len(error)).double()])
+    return sums
+
+
+def _digits(latents: Tensor, recipe: Recipe) -> Tensor:
+    """The digits [rows, dim] that stage 2 would begin with: of standardized latents where it standardizes."""
+    if recipe.codec.standardize_latents:
+        latents = (latents - latents.mean(dim=0)) / latents.std(dim=0, correction=0).clamp(min=_MIN_STD)
+    fsq = Fsq(recipe.model.fsq, latents.shape[1])
+    return fsq(latents.T[None]).level_indices[0].T
+
+
+def _require_masked_frames(count: float, mask_ratio: float) -> None:
+    if not count:
+        raise InputError(
+            explain(
+                "frames to predict in the validation clips",
+                value=0,
+                expected=f"floor({mask_ratio:g} * frames) above 0 in some clip",
+                fix="raise pretrain.crop_s or model.jepa.mask_ratio, or shard longer utterances",
+            )
+        )
+
 
 ENCODER_FILE, CONFIG_FILE = "encoder.safetensors", "config.json"
-COLLAPSED_STD = 0.01
 
 
 def train_jepa_rank(job: RankJob) -> None:
@@ -93,50 +238,21 @@ class JepaStage:
         stats_by_name = {"loss": loss, "prediction_std": prediction_std, "target_std": target_std}
         return stats_by_name | norm
 
-    @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """See :class:`syllabary.workers.training.loop.Stage`.
 
         Raises InputError: the clips are too short for any masked frame.
         """
-        self._jepa.eval()
-        sums = torch.zeros(3, dtype=torch.float64)
-        latents, gates, predictions = [], [], []
-        for batch in self._setup.validation:
-            masked = self._masks(batch).to(self._setup.device)
-            batch = batch.to(self._setup.device)
-            encoded = self._jepa.target_encoder(batch.waveform, batch.num_samples)
-            predicted = self._predict(batch, masked)
-            wanted = encoded.latents.float()
-            error = (predicted - wanted).square().mean(dim=1)[masked]
-            cosine = F.cosine_similarity(predicted, wanted, dim=1)[masked]
-            sums += torch.stack([error.sum(), cosine.sum(), masked.sum()]).double().cpu()
-            valid = valid_mask(encoded.num_frames, wanted.shape[-1], wanted.device)
-            latents.append(wanted.transpose(1, 2)[valid].cpu())
-            gates.append(encoded.gate[valid].cpu())
-            predictions.append(predicted.transpose(1, 2)[masked].cpu())
-        error_sum, cosine_sum, count = sum(gather_from_ranks(sums)).tolist()  # type: ignore[union-attr]
-        _require_masked_frames(count, self._jepa_config.mask_ratio)
-        spread = float(rows_of_all_ranks(predictions).std(dim=0, correction=0).mean())
-        targets = rows_of_all_ranks(latents)
-        return {
-            "loss": error_sum / count,
-            "relative_loss": relative_loss(error_sum / count, targets),
-            "target_prediction_cosine": cosine_sum / count,
-            "prediction_std": spread,
-            "collapsed": float(spread < COLLAPSED_STD),
-            "ema_distance": ema_distance(self._jepa),
-            **latent_health(targets),
-            **per_dim("latent_std", targets.std(dim=0, correction=0)),
-            **gate_health(rows_of_all_ranks(gates)),
-            **daam_spread(self._jepa.context_encoder),
-        }
+        clips = [(batch, self._masks(batch)) for batch in self._setup.validation]
+        return validate_jepa(self._jepa, clips, self._setup.device, self._job.recipe)
 
-    def warnings(self, found: Mapping[str, float]) -> list[str]:
-        """Collapse: predictions that hardly vary (PAPER section stage 1)."""
-        if not found["collapsed"]:
-            return []
-        return [f"predictions vary by {found['prediction_std']:.2g}, below {COLLAPSED_STD:g}: the latents collapse"]
+    def warnings(self, validations: Sequence[Validation]) -> list[Warned]:
+        """Collapse: predictions that hardly vary (PAPER section stage 1), and latents that carry no speech."""
+        levels = self._job.recipe.model.fsq.levels
+        watched = Watched(validations, self._config, "pretrain", "relative_loss", levels, learns_digits=True)
+        spread = watched.last("prediction_std") or 0.0
+        text = f"predictions vary by {spread:.2g}, below {COLLAPSED_STD:g}: the latents collapse"
+        return ([Warned("collapsed", text)] if watched.last("collapsed") else []) + warnings_of(watched)
 
     def illustrate(self, step: int) -> None:
         """Nothing to hear yet: latents have no sound before stage 2."""
@@ -163,21 +279,3 @@ class JepaStage:
             generator = torch.Generator().manual_seed(mix(slot.seed, 4) >> 1)
             row[:count] = sample_mask([count], self._jepa_config, generator)[0]
         return masks
-
-    def _predict(self, batch: Batch, masked: Tensor) -> Tensor:
-        context = self._jepa.forward_context(batch.waveform, batch.num_samples, masked)
-        frames = -(-batch.num_samples // self._hop)
-        valid = frame_mask(frames, context.shape[-1], context.device)
-        return self._jepa.predictor(zero_invalid(context, valid), valid).float()
-
-
-def _require_masked_frames(count: float, mask_ratio: float) -> None:
-    if not count:
-        raise InputError(
-            explain(
-                "frames to predict in the validation clips",
-                value=0,
-                expected=f"floor({mask_ratio:g} * frames) above 0 in some clip",
-                fix="raise pretrain.crop_s or model.jepa.mask_ratio, or shard longer utterances",
-            )
-        )

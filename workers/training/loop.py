@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -25,8 +25,10 @@ from syllabary.workers.training.data.epoch_order import mix
 from syllabary.workers.training.data.loader import TrainLoader
 from syllabary.workers.training.engine import gather_from_ranks, holds_finite_weights, learning_rate, world
 from syllabary.workers.training.engine_files import load_engines, save_engines
-from syllabary.workers.training.history import History
+from syllabary.workers.training.history import History, Validation
 from syllabary.workers.training.throughput import Pace
+from syllabary.workers.training.watches.warnings import Warned, summed_up
+from syllabary.workers.training.watches.words import in_short
 
 CURVES = "curves"
 
@@ -56,8 +58,8 @@ class Stage(Protocol):
     def validate(self) -> dict[str, float]:
         """Metrics over all ranks on the held-out utterances; those of single dims by names like ``latent_std[017]``."""
 
-    def warnings(self, found: Mapping[str, float]) -> list[str]:
-        """What a validation that ``found`` these metrics gives cause to worry about, a line each."""
+    def warnings(self, validations: Sequence[Validation]) -> list[Warned]:
+        """What the last of these validations gives cause to worry about, a line each."""
 
     def illustrate(self, step: int) -> None:
         """Publish what can be heard or seen of the model at this step (rank 0 only)."""
@@ -245,9 +247,9 @@ def _validate(stage: Stage, run: Run) -> None:
     run.history.add(run.step, "valid", {name: value for name, value in found.items() if "[" not in name})
     run.history.add(run.step, "dims", {name: value for name, value in found.items() if "[" in name})
     _require_finite(found, run, f"the validation after step {run.step:,}")
-    run.say(f"step {run.step:,}: validation {stage.headline} {found[stage.headline]:.4f}")
-    for line in stage.warnings(found):
-        run.say(f"step {run.step:,}: warning: {line}")
+    run.say(f"step {run.step:,}: validation {stage.headline} {found[stage.headline]:.4f}{in_short(found)}")
+    for warned in stage.warnings(run.history.validations()):
+        run.say(f"step {run.step:,}: warning: {warned.text}")
     if run.is_leader:
         try:
             run.history.publish(run.run_uri)
@@ -332,14 +334,22 @@ def _finish(stage: Stage, run: Run) -> None:
     name = stage.headline
     summary = {
         "steps": run.step,
+        "headline": name,
         f"first_valid_{name}": values[0],
         f"final_valid_{name}": values[-1],
         f"best_valid_{name}": min(values),
         "best_checkpoint_step": run.best[0] if run.best else None,
         "quarantined": run.quarantined,
+        "warnings": _all_warnings(stage, run.history.validations()),
         **weights,
     }
     mark_done(run.run_uri, summary)
+
+
+def _all_warnings(stage: Stage, validations: Sequence[Validation]) -> list[dict[str, Any]]:
+    """What was told at any validation; from the history, so that a resumed run tells the same."""
+    told = [(one.step, stage.warnings(validations[:place])) for place, one in enumerate(validations, start=1)]
+    return summed_up(told)
 
 
 def _draw(stage: Stage, run: Run) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
 from syllabary.model.daam import Daam
 from syllabary.model.jepa import Jepa
-from syllabary.model.usage import effective_rank
+from syllabary.model.place import between_clips, entropy_given_place, rank_given_place, variance_between_clips
+from syllabary.model.usage import effective_rank, entropy_bits
+from syllabary.workers.training.watches.frames import HeldOutFrames
 
 
 def latent_health(latents: Tensor) -> dict[str, float]:
@@ -26,13 +30,34 @@ def per_dim(name: str, values: Tensor) -> dict[str, float]:
     return {f"{name}[{dim:03}]": value for dim, value in enumerate(values.double().tolist())}
 
 
-def relative_loss(loss: float, targets: Tensor) -> float:
-    """The squared error over the variance of the targets [frames, dim]: 1 is what their mean as prediction would get.
+def place_health(frames: HeldOutFrames, digits: Tensor, levels: int) -> dict[str, float]:
+    """What of latents and digits [rows, dim] is left once the place of a frame in its clip is known.
 
-    The plain loss falls when targets collapse, and differs between models whose latents have another scale; this does
-    neither.
+    A figure that does not exist (too few clips at any place, latents that never move) is left out.
     """
-    return loss / max(float(targets.double().var(dim=0, correction=0).mean()), 1e-12)
+    bits = entropy_given_place(digits, levels, frames.groups)
+    found = {
+        "between_clips": between_clips(frames.latents, frames.groups),
+        "level_entropy_given_place": None if bits is None else float(bits.mean()),
+        "latent_rank_given_place": rank_given_place(frames.latents, frames.groups),
+    }
+    dims = {} if bits is None else per_dim("level_entropy_given_place", bits)
+    return {name: value for name, value in found.items() if value is not None} | dims
+
+
+def input_health(frames: HeldOutFrames) -> dict[str, float]:
+    """Whether the held-out clips can tell anything: how many, how loud, and how far apart at one place.
+
+    ``clips_at_a_place`` is the mean over the places that count, 0 when none does; ``input_spread_db`` the deviation of
+    the clips' band levels at one place, left out when none counts.
+    """
+    num_clips, spread = frames.groups.num_clips, variance_between_clips(frames.bands_db, frames.groups)
+    found = {
+        "held_out_clips": float(frames.num_clips),
+        "clips_at_a_place": float(num_clips.double().mean()) if len(num_clips) else 0.0,
+        "input_peak_db": 20 * math.log10(max(frames.peak, 1e-6)),
+    }
+    return found if spread is None else found | {"input_spread_db": float(spread.mean()) ** 0.5}
 
 
 @torch.no_grad()
@@ -64,11 +89,8 @@ def gate_health(gates: Tensor) -> dict[str, float]:
 
 def token_perplexity(tokens: Tensor) -> float:
     """2 ** entropy of the ids in use at each position [frames, positions], averaged over positions (geometric)."""
-    entropies = []
-    for column in tokens.T:
-        share = torch.unique(column, return_counts=True)[1].double() / len(column)
-        entropies.append(-(share * share.log2()).sum())
-    return 2 ** _mean(entropies)
+    counts = [torch.unique(column, return_counts=True)[1] for column in tokens.T]
+    return 2 ** _mean([entropy_bits(count) for count in counts])
 
 
 def _mean(values: list[Tensor]) -> float:
