@@ -148,6 +148,9 @@ def check_restored(out: str) -> None:
 def check_summary(out: str) -> None:
     text = store.read_bytes(store.join(out, "summary.md")).decode()
     assert "payload 640, nominal 665, stored as uint16 760 bit/s" in text and "on held-out speakers" in text
+    for told in ("with its frames shuffled", "lies between clips", "once the place is known", "| heard | ESTOI "):
+        assert told in text, told
+    assert "## Warnings" in text and "use of the codes" not in text
     done = outputs.read_done(store.join(out, "shards"))
     assert done is not None and sum(row["percent"] for row in done["ledger"]) == pytest.approx(100, abs=0.01)
     for name in ("pretrain", "codec"):

@@ -30,9 +30,10 @@ from syllabary.workers.evaluation.tables import (
     summaries,
     worst_cases,
 )
-from syllabary.workers.evaluation.token_rate import archive_part, rate_card
+from syllabary.workers.evaluation.token_rate import GivenPlace, archive_part, given_place, rate_card
 from syllabary.workers.evaluation.utterance import OURS, Ours, other_codecs, read_speech
 from syllabary.workers.recipes.bitrates import rates_of
+from syllabary.workers.recipes.training import WatchConfig
 from syllabary.workers.report.card import (
     COST,
     LEDGER,
@@ -59,7 +60,8 @@ _PACKAGES = (
     "av", "distillmos", "moonshine-voice", "numpy", "pesq", "praat-parselmouth", "pycodec2", "pystoi", "Resemblyzer",
     "soxr", "torch", "transformers",
 )  # fmt: skip
-_CERTIFIED, _READERS = 6, 8
+_CERTIFIED, _PLACED, _READERS = 6, 64, 8
+LITTLE_SPEECH = WatchConfig().min_between_clips
 _HEADLINE = ("pesq_wb", "estoi", "distill_mos", "speaker_similarity", "wer", "wer_self")
 
 
@@ -125,7 +127,7 @@ def _speeches(evaluation: Evaluation, numbers: Sequence[int]) -> list[Speech]:
 
 
 def _checks(evaluation: Evaluation, encoded: Sequence[int]) -> dict[str, Any]:
-    """Certificate, seams and the rank of the latents: made once."""
+    """Certificate, seams, the rank of the latents and what digits hold beside their place: made once."""
     uri = store.join(evaluation.job.out, CERTIFICATE)
     if store.exists(uri):
         return outputs.read_json(uri)
@@ -137,6 +139,7 @@ def _checks(evaluation: Evaluation, encoded: Sequence[int]) -> dict[str, Any]:
         "certificate": [check.model_dump(mode="json") for check in behaviour.certificate(tokenizer, speeches)],
         "seams": seams.model_dump(mode="json") if seams else None,
         "effective_rank": _effective_rank(evaluation, speeches),
+        "given_place": _given_place(evaluation, encoded)._asdict(),
     }
     store.publish_bytes(uri, outputs.pretty_json(found))
     return found
@@ -162,6 +165,28 @@ def _effective_rank(evaluation: Evaluation, speeches: Sequence[Speech]) -> float
     return effective_rank(torch.from_numpy(np.concatenate(latents, axis=1).T.copy()))
 
 
+def _given_place(evaluation: Evaluation, encoded: Sequence[int]) -> GivenPlace:
+    """What digits hold once the place of a frame is known, of utterances cut to one length and encoded anew.
+
+    In utterances of their own lengths an encoder that tells the distance to the end would pass for one that hears.
+    """
+    from syllabary.model.place import common_length
+
+    tokenizer, numbers = evaluation.tokenizer, list(encoded[:_PLACED])
+    framing, levels = tokenizer.framing, tokenizer.config.fsq.levels
+    frame_s = 1 / float(framing.frame_rate)
+    whole = [max(1, int(evaluation.selection.items[n].duration_s / frame_s + 1e-6)) for n in numbers]
+    length = min(common_length(whole), framing.window_frames)
+    long_enough = [number for number, frames in zip(numbers, whole, strict=True) if frames >= length]
+    say(
+        "evaluate", f"{len(long_enough)} utterances cut to {length * frame_s:g} s: what the tokens tell beside the time"
+    )
+    packing = archive_format(tokenizer).packing
+    cut = [(s.stored[: round(length * frame_s * s.stored_rate)], s.stored_rate)
+           for s in _speeches(evaluation, long_enough)]  # fmt: skip
+    return given_place([packing.unpack(tokenizer.encode(*one).tokens[:length]) for one in cut], levels)
+
+
 def _rate(
     evaluation: Evaluation, results: Sequence[Mapping[str, Any]], encoded: list[int], checks: Mapping[str, Any]
 ) -> Rate:
@@ -172,7 +197,8 @@ def _rate(
     part = archive_part(selection.table(encoded), tokens, salience, form)
     store.publish_bytes(store.join(evaluation.job.out, TOKENS), part)
     duration_s = sum(selection.items[n].duration_s for n in encoded)
-    return rate_card(tokens, part, duration_s, form, rates_of(tokenizer.config), checks["effective_rank"])
+    placed = GivenPlace(**checks["given_place"])
+    return rate_card(tokens, part, duration_s, form, rates_of(tokenizer.config), checks["effective_rank"], placed)
 
 
 def _with_bitrates(system: System, rate: Rate, results: Sequence[Mapping[str, Any]], evaluation: Evaluation) -> System:
@@ -255,6 +281,16 @@ def _notes(evaluation: Evaluation, rate: Rate) -> list[str]:
             f"{rate.num_frames:,} frames for up to {largest:,} ids: the token entropy is far too low, as every entropy "
             "of few draws; the digit entropy and the code length with context are to be trusted."
         )
+    if rate.between_clips is None:
+        notes.append(
+            "Too few utterances to compare at one place, or no digit moves: whether the tokens carry speech or only "
+            "tell the place of a frame was not measured. Evaluate more utterances."
+        )
+    elif rate.between_clips < LITTLE_SPEECH:
+        notes.append(
+            f"{100 * (1 - rate.between_clips):.0f} % of the digits' variance tells the place of a frame in its clip: "
+            "the tokens tell the time, hardly the speech. Train the encoder at a lower learning rate."
+        )
     if evaluation.tokenizer.sample_rate > 16_000:
         notes.append("Every metric listens at 16 kHz: what the tokenizer keeps above 8 kHz is not judged.")
     return notes
@@ -268,6 +304,8 @@ def _headline(card: ReportCard) -> dict[str, Any]:
         "num_failures": len(card.failures),
         "payload_bits_per_s": card.rate.payload,
         "context_entropy_bits_per_s": card.rate.context_entropy,
+        "bits_per_s_given_place": card.rate.digit_entropy_given_place,
+        "between_clips": card.rate.between_clips,
         "num_mismatches": sum(c.num_mismatches for c in card.behaviour.certificate) if card.behaviour else 0,
         **ours,
     }

@@ -12,12 +12,16 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from numpy.typing import NDArray
 
+from syllabary.model.place import between_clips, entropy_given_place, group_by_place
+from syllabary.model.usage import entropy_bits
 from syllabary.shards.archive import parts as token_archive
 from syllabary.shards.archive.packing import Packing
 from syllabary.shards.archive.parts import ArchiveFormat, PartMetadata
@@ -28,10 +32,11 @@ PART = "evaluation"
 _NUM_EXPERTS, _PRIOR_COUNT = 3, 0.5
 
 
-def entropy_bits(counts: NDArray[np.integer]) -> float:
-    """Entropy of the distribution that counts give, in bits."""
-    share = counts[counts > 0] / counts.sum()
-    return float(max(0.0, -(share * np.log2(share)).sum()))
+class GivenPlace(NamedTuple):
+    """Bits of a frame that its place does not tell, all dims together; share of the digits' variance between clips."""
+
+    bits: float | None
+    between_clips: float | None
 
 
 def position_use(tokens: NDArray[np.uint16], packing: Packing) -> tuple[PositionUse, ...]:
@@ -39,7 +44,7 @@ def position_use(tokens: NDArray[np.uint16], packing: Packing) -> tuple[Position
     uses = []
     for position, num_ids in enumerate(packing.position_sizes):
         counts = np.bincount(tokens[:, position], minlength=num_ids)
-        bits = entropy_bits(counts)
+        bits = float(entropy_bits(torch.from_numpy(counts)))
         uses.append(
             PositionUse(
                 position=position,
@@ -98,6 +103,7 @@ def rate_card(
     form: ArchiveFormat,
     rates: Rates,
     effective_rank: float | None,
+    placed: GivenPlace,
 ) -> Rate:
     """All rates of the evaluated utterances; entropies count whole frames, padding of the last one included.
 
@@ -108,13 +114,14 @@ def rate_card(
         form: of the archive, whose packing this is.
         rates: of the configuration.
         effective_rank: of the latents, when measured.
+        placed: what the digits hold once the place of a frame is known.
     """
     packing = form.packing
     joined = np.concatenate(tokens)
     digits = [packing.unpack(t) for t in tokens]
     all_digits = np.concatenate(digits)
     level_counts = np.stack([np.bincount(dim, minlength=packing.levels) for dim in all_digits.T])
-    dim_bits = [entropy_bits(counts) for counts in level_counts]
+    dim_bits = entropy_bits(torch.from_numpy(level_counts)).numpy()
     positions = position_use(joined, packing)
     frames_per_s = len(joined) / duration_s
     return Rate(
@@ -122,15 +129,25 @@ def rate_card(
         nominal=rates.nominal_bits_per_s,
         as_uint16=rates.stored_bits_per_s,
         token_entropy=frames_per_s * sum(p.entropy_bits for p in positions),
-        digit_entropy=frames_per_s * sum(dim_bits),
+        digit_entropy=frames_per_s * float(dim_bits.sum()),
         context_entropy=context_bits(digits, packing.levels) / duration_s,
         stored=8 * token_column_bytes(part) / duration_s,
         stored_all=8 * len(part) / duration_s,
         num_frames=len(joined),
         level_share=tuple(float(share) for share in level_counts.sum(axis=0) / level_counts.sum()),
-        level_perplexity=2 ** float(np.mean(dim_bits)),
+        level_perplexity=2 ** float(dim_bits.mean()),
         dead_dims=int((level_counts.max(axis=1) == level_counts.sum(axis=1)).sum()),
         num_dims=packing.num_dims,
         effective_rank=effective_rank,
         positions=positions,
+        digit_entropy_given_place=None if placed.bits is None else frames_per_s * placed.bits,
+        between_clips=placed.between_clips,
     )
+
+
+def given_place(digits: Sequence[NDArray[np.uint8]], levels: int) -> GivenPlace:
+    """What is left of digits [F, D] of clips of one length once the place of a frame is known."""
+    places = torch.from_numpy(np.concatenate([np.arange(len(clip)) for clip in digits]))
+    groups, joined = group_by_place(places), torch.from_numpy(np.concatenate(digits))
+    bits = entropy_given_place(joined, levels, groups)
+    return GivenPlace(None if bits is None else float(bits.sum()), between_clips(joined, groups))

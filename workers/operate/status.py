@@ -229,7 +229,9 @@ def _training(blank: Status) -> Status:
 
 def _learned(done: dict[str, Any]) -> str:
     names = [name.removeprefix("final_valid_") for name in done if name.startswith("final_valid_")]
-    return "".join(f", {n} {done[f'first_valid_{n}']:.4f} → {done[f'final_valid_{n}']:.4f}" for n in sorted(names))
+    losses = [f", {n} {done[f'first_valid_{n}']:.4f} → {done[f'final_valid_{n}']:.4f}" for n in sorted(names)]
+    warned = [one["name"] for one in done.get("warnings", []) if one["last_step"] == done["steps"]]
+    return "".join(losses) + (f", warns: {', '.join(warned)}" if warned else "")
 
 
 def _quarantined(checkpoints: CheckpointStore, steps: list[int]) -> dict[str, str]:

@@ -9,11 +9,13 @@ from syllabary.shards.errors import InputError, explain
 from syllabary.shards.ingest import ledger as ingest_ledger
 from syllabary.workers.control.jobs import ReportJob
 from syllabary.workers.control.run_verb import say
+from syllabary.workers.evaluation.held_out_estoi import held_out_estoi
 from syllabary.workers.recipes.bitrates import rates_of
 from syllabary.workers.recipes.recipe import Recipe, validate
-from syllabary.workers.training.history import METRICS, History
+from syllabary.workers.training.history import METRICS, History, Validation
+from syllabary.workers.training.watches import words as watch_words
 
-CURVES = {"pretrain": "curves/loss.png", "codec": "curves/mrstft.png"}
+LOSSES = {"pretrain": "loss", "codec": "mrstft"}  # of runs whose done.json does not name its headline
 
 
 def report(job: ReportJob) -> dict[str, Any]:
@@ -23,16 +25,22 @@ def report(job: ReportJob) -> dict[str, Any]:
         InputError: a stage is not complete.
     """
     recipe = validate(outputs.read_claim(job.run, "run")["config"])
-    done = {name: _done(getattr(job, name)) for name in ("shards", "pretrain", "codec", "archive")}
-    for stage, curve in CURVES.items():
-        picture = store.read_bytes(store.join(getattr(job, stage), curve))
+    done = {name: _done(getattr(job, name)) for name in ("shards", "pretrain", "codec", "archive", "restored")}
+    losses = {stage: done[stage].get("headline", loss) for stage, loss in LOSSES.items()}
+    for stage, loss in losses.items():
+        picture = store.read_bytes(store.join(getattr(job, stage), "curves", f"{loss}.png"))
         store.publish_bytes(store.join(job.run, "curves", f"{stage}.png"), picture)
-    restored = _done(job.restored)
-    headline = _headline(job, recipe, done, restored)
-    text = _summary(job, recipe, done, headline)
-    store.publish_bytes(store.join(job.run, "summary.md"), text.encode())
+    learned = {stage: _history(getattr(job, stage)).validations() for stage in losses}
+    estoi, heard = held_out_estoi(job.shards, job.tokenizer)
+    headline = _corpus(recipe, done) | _learned(job, recipe, learned, losses["codec"])
+    headline |= {"heard": heard, "warnings": warnings_in_force(done)}
+    store.publish_bytes(store.join(job.run, "summary.md"), _summary(job, recipe, done, headline).encode())
     say("report", f"wrote {store.join(job.run, 'summary.md')}")
-    return {"headline": headline}
+    return {"headline": headline, "figures": _figures(learned, estoi)}
+
+
+def _history(run: str) -> History:
+    return History.from_parquet(store.read_bytes(store.join(run, METRICS)))
 
 
 def _done(uri: str) -> dict[str, Any]:
@@ -42,41 +50,50 @@ def _done(uri: str) -> dict[str, Any]:
     return found
 
 
-def _headline(
-    job: ReportJob, recipe: Recipe, done: dict[str, dict[str, Any]], restored: dict[str, Any]
-) -> dict[str, str]:
+def _corpus(recipe: Recipe, done: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """What went in and what came out."""
     audio_s = sum(split["duration_s"] for split in done["shards"]["splits"].values())
-    archive, jepa, codec = done["archive"], done["pretrain"], done["codec"]
-    held_out = f"held-out {outputs.read_claim(job.shards)['config']['split_by']}s"
+    archive = done["archive"]
     size = archive["size_bytes"] / max(archive["tokenized_s"], 1e-9)
     return {
         "speech": f"{audio_s / 60:.1f} min in {_utterances(done['shards']):,} utterances",
-        "stage-1 masked loss": f"{_fall(jepa, 'loss')} on {held_out}",
-        "stage-2 spectral loss": f"{_fall(codec, 'mrstft')} on {held_out}",
-        "use of the codes": _code_use(job, recipe),
         "tokens": f"{rates_of(recipe.model).tokens_per_s:g} a second, {archive['num_tokenized']:,} utterances",
         "archive": f"{archive['size_bytes'] / 1e6:.2f} MB, {size:.0f} bytes a second of speech",
-        "restored": f"{restored['num_utterances']:,} utterances as FLAC",
+        "restored": f"{done['restored']['num_utterances']:,} utterances as FLAC",
     }
 
 
-def _code_use(job: ReportJob, recipe: Recipe) -> str:
-    """How much of the code the tokens use on held-out speakers: a loss alone does not show a collapsed encoder."""
-    history = History.from_parquet(store.read_bytes(store.join(job.codec, METRICS)))
-    final = {name: history.series("valid", name)[1][-1] for name in ("level_perplexity", "dead_dims")}
-    return (
-        f"{final['level_perplexity']:.2f} of {recipe.model.fsq.levels} levels a dim, "
-        f"{final['dead_dims']:.0f} of {recipe.model.encoder.latent_dim} dims constant"
-    )
+def _learned(job: ReportJob, recipe: Recipe, learned: dict[str, list[Validation]], loss: str) -> dict[str, str]:
+    """What both stages learned, and whether it is speech: on the clips that were held out."""
+    (jepa_first, jepa_last), (first, last) = ((v[0].values, v[-1].values) for v in learned.values())
+    held_out = f"on held-out {outputs.read_claim(job.shards)['config']['split_by']}s"
+    return {
+        "stage 1": f"{watch_words.prediction(jepa_first, jepa_last)}, {held_out}",
+        "stage 2": f"{watch_words.reconstruction(first, last, loss)}, {held_out}",
+        "latents": watch_words.latents(last),
+        "digits": watch_words.digits(last, recipe.model.fsq.levels),
+    }
+
+
+def _figures(learned: dict[str, list[Validation]], estoi: float | None) -> dict[str, float]:
+    """What says whether the tokens carry speech, as numbers; one that does not exist is left out."""
+    last = learned["codec"][-1].values
+    names = ("between_clips", "level_entropy_given_place", "token_gain")
+    found = {name: last[name] for name in names if name in last}
+    return found if estoi is None else found | {"estoi": estoi}
+
+
+def warnings_in_force(done: dict[str, dict[str, Any]]) -> str:
+    """Which warnings the last validations still gave; the summary has their words, and those that healed."""
+    names = [
+        f"{stage}: {one['name'].replace('_', ' ')}"
+        for stage in LOSSES for one in done[stage].get("warnings", []) if one["last_step"] == done[stage]["steps"]
+    ]  # fmt: skip
+    return f"{len(names)} ({', '.join(names)})" if names else "none"
 
 
 def _utterances(shards: dict[str, Any]) -> int:
     return sum(split["num_utterances"] for split in shards["splits"].values())
-
-
-def _fall(done: dict[str, Any], name: str) -> str:
-    first, final = done[f"first_valid_{name}"], done[f"final_valid_{name}"]
-    return f"{first:.4f} → {final:.4f} ({100 * (final / first - 1):+.0f} %)"
 
 
 def _summary(job: ReportJob, recipe: Recipe, done: dict[str, dict[str, Any]], headline: dict[str, str]) -> str:
@@ -93,11 +110,21 @@ def _summary(job: ReportJob, recipe: Recipe, done: dict[str, dict[str, Any]], he
           if key in tokenizer), "",
         "## Where every second went", "", "```",
         *ingest_ledger.as_table(done["shards"]["ledger"]), "```", "",
+        "## Warnings", "",
+        *(_warning_lines(done) or ["None: no limit of the watches was passed."]), "",
         "## What was learned", "",
         "![stage 1: masked prediction loss](curves/pretrain.png)", "",
-        "![stage 2: multi-resolution STFT loss](curves/codec.png)", "",
+        "![stage 2: spectral loss](curves/codec.png)", "",
         "## Where it is", "",
         *(f"- {name}: `{getattr(job, name)}`"
           for name in ("shards", "pretrain", "codec", "tokenizer", "archive", "restored")), "",
     ]  # fmt: skip
     return "\n".join(lines)
+
+
+def _warning_lines(done: dict[str, dict[str, Any]]) -> list[str]:
+    """Every warning of both stages, with the steps between which it was given."""
+    return [
+        f"- {stage}, steps {one['first_step']:,} to {one['last_step']:,}: {one['text']}"
+        for stage in LOSSES for one in done[stage].get("warnings", [])
+    ]  # fmt: skip

@@ -164,6 +164,9 @@ class Rate(Part):
         as_uint16: 16 bits a token.
         token_entropy: zeroth order for each token position. With fewer frames than ids it is biased low.
         digit_entropy: zeroth order for each dim: few symbols, hardly biased.
+        digit_entropy_given_place: the same once the place of a frame is known, over utterances cut to one length: of
+            tokens that tell the time 0, though they use every level. None with too few utterances, or in older reports.
+        between_clips: share of the digits' variance that lies between those utterances at one place; None likewise.
         context_entropy: the code length of an adaptive model that has seen only what came before: a rate that a coder
             really reaches.
         stored: the token columns' bytes of a real archive part, in bit/s; ``stored_all`` with all other columns.
@@ -191,6 +194,8 @@ class Rate(Part):
     num_dims: int
     effective_rank: float | None
     positions: tuple[PositionUse, ...]
+    digit_entropy_given_place: float | None = None
+    between_clips: float | None = None
 
 
 class Agreement(Part):

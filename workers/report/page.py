@@ -36,6 +36,7 @@ RATES = (
     ("payload", "Payload", "log2 of the levels, a dim: what the code can carry"),
     ("nominal", "Nominal", "log2 of the vocabulary, a token"),
     ("digit_entropy", "Entropy of the digits", "zeroth order, for each dim"),
+    ("digit_entropy_given_place", "Digits given the place", "what they tell beside the time: 0 for a clock"),
     ("token_entropy", "Entropy of the tokens", "zeroth order, for each position; low where frames are few"),
     ("context_entropy", "With context", "code length of an adaptive model that has seen what came before"),
     ("as_uint16", "As uint16", "16 bits a token"),
@@ -138,7 +139,9 @@ def _words(card: ReportCard) -> dict[str, Any]:
         "facts": facts(card),
         "absences": absences(card),
         "contents": contents(card),
-        "rates": [(label, getattr(card.rate, name), meaning) for name, label, meaning in RATES],
+        "rates": [
+            (label, rate, meaning) for name, label, meaning in RATES if (rate := getattr(card.rate, name)) is not None
+        ],
         "digests": (
             ("Tokenizer", made.tokenizer),
             ("Encoder digest", made.encoder_digest),
@@ -165,6 +168,8 @@ def facts(card: ReportCard) -> list[tuple[str, str]]:
     """The handful of figures that stand under the title."""
     name = words.ours(card).name
     found = [("Payload", f"{card.rate.payload:,.0f} bit/s"), ("Stored", f"{card.rate.stored:,.0f} bit/s")]
+    if (given := card.rate.digit_entropy_given_place) is not None:
+        found.insert(1, ("Beside the time", f"{given:,.0f} bit/s"))
     for metric in words.key_metrics(card):
         if metric.name in HEADLINE and (score := card.score(name, metric.name)):
             found.append((metric.label, words.with_unit(metric, score.mean)))

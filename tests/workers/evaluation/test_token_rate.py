@@ -13,21 +13,16 @@ from syllabary.shards.archive.packing import Packing
 from syllabary.shards.archive.parts import ArchiveFormat
 from syllabary.shards.dataset import index
 from syllabary.workers.evaluation.token_rate import (
+    GivenPlace,
     archive_part,
     context_bits,
-    entropy_bits,
+    given_place,
     position_use,
     rate_card,
     token_column_bytes,
 )
 from syllabary.workers.recipes.bitrates import rates_of
 from tests.helpers.archive_corpus import FORMAT, tiny_config, utterance_rows
-
-
-def test_entropy_of_known_distributions() -> None:
-    assert entropy_bits(np.array([5, 5, 5, 5])) == 2
-    assert entropy_bits(np.array([7, 0, 0])) == 0
-    assert entropy_bits(np.array([1, 1, 2])) == pytest.approx(1.5)
 
 
 def test_the_use_of_positions_counts_ids() -> None:
@@ -78,8 +73,23 @@ def test_the_card_adds_up() -> None:
     read_back = pq.read_table(io.BytesIO(part))
     assert read_back["utterance_id"].to_pylist() == rows["utterance_id"].to_pylist()
     assert read_back["tokens"][0].as_py() == tokens[0].reshape(-1).tolist()
-    card = rate_card(tokens, part, 10.0, form, rates_of(tiny_config()), 3.5)
+    card = rate_card(tokens, part, 10.0, form, rates_of(tiny_config()), 3.5, GivenPlace(64, 0.25))
     assert (card.dead_dims, card.num_dims, card.num_frames) == (5, 128, sum(map(len, tokens)))
     assert card.stored == 8 * token_column_bytes(part) / 10 and 0 < card.stored < card.stored_all == 8 * len(part) / 10
     assert card.payload == 640 and card.as_uint16 == 760 and sum(card.level_share) == pytest.approx(1)
+    assert card.digit_entropy_given_place == 64 * card.num_frames / 10 and card.between_clips == 0.25
     assert card.digit_entropy <= card.num_frames * 123 * 2 / 10 and len(card.positions) == 19
+
+
+def _digits(num_clips: int) -> list[np.ndarray]:
+    """32 dims that are free, 96 that follow the place."""
+    rng, clock = np.random.default_rng(0), np.random.default_rng(9).integers(0, 4, (12, 128))
+    free = [rng.integers(0, 4, (12, 128)) for _ in range(num_clips)]
+    return [np.where(np.arange(128) < 32, clip, clock).astype(np.uint8) for clip in free]
+
+
+def test_bits_given_the_place_are_those_of_the_dims_that_do_not_follow_it() -> None:
+    found = given_place(_digits(40), 4)
+    assert found.bits == pytest.approx(32 * 2, abs=1.5)
+    assert found.between_clips == pytest.approx(32 / 128, abs=0.02)
+    assert given_place(_digits(3), 4) == (None, None)

@@ -113,6 +113,9 @@ def test_a_training_tells_its_steps_and_losses(tmp_path: Path) -> None:
     assert found.failures == (Failure("quarantined u1: bad", 1),)
     outputs.mark_done(uri, {"steps": 100, "first_valid_loss": 2.0, "final_valid_loss": 1.5, "quarantined": {}})
     assert one(uri).progress == "100/100 steps, loss 2.0000 → 1.5000" and one(uri).state == COMPLETE
+    told = [{"name": name, "first_step": 0, "last_step": last, "text": ""} for name, last in (("a", 50), ("b", 100))]
+    outputs.mark_done(uri, {**(outputs.read_done(uri) or {}), "warnings": told})
+    assert one(uri).progress == "100/100 steps, loss 2.0000 → 1.5000, warns: b"
 
 
 def test_a_tokenizer_with_and_without_its_decoder(tmp_path: Path) -> None:
