@@ -48,7 +48,7 @@ def waveform_loss(
 ) -> Float[Tensor, ""]:
     """Mean absolute difference over valid samples."""
     mask = valid_mask(num_samples, target.shape[-1], target.device)
-    return (generated - target).abs().masked_fill(~mask, 0.0).sum() / mask.sum().clamp(min=1)
+    return (generated.float() - target.float()).abs().masked_fill(~mask, 0.0).sum() / mask.sum().clamp(min=1)
 
 
 def mrstft_loss(
@@ -145,14 +145,14 @@ def _magnitudes(waveform: Float[Tensor, "batch samples"], n_fft: int) -> Float[T
 
 def generator_adversarial_loss(generated: DiscriminatorOutput) -> Float[Tensor, ""]:
     """Mean over sub-discriminators of (D(y') - 1)^2."""
-    terms = [_clip_means((s.values - 1).square(), s) for s in generated.scores]
+    terms = [_clip_means((s.values.float() - 1).square(), s) for s in generated.scores]
     return _over_clips(torch.stack(terms).mean(dim=0), generated.num_samples)
 
 
 def discriminator_loss(real: DiscriminatorOutput, generated: DiscriminatorOutput) -> Float[Tensor, ""]:
     """Mean over sub-discriminators of (D(y) - 1)^2 + D(y')^2."""
     terms = [
-        _clip_means((r.values - 1).square(), r) + _clip_means(g.values.square(), g)
+        _clip_means((r.values.float() - 1).square(), r) + _clip_means(g.values.float().square(), g)
         for r, g in zip(real.scores, generated.scores, strict=True)
     ]
     return _over_clips(torch.stack(terms).mean(dim=0), real.num_samples)
@@ -161,7 +161,7 @@ def discriminator_loss(real: DiscriminatorOutput, generated: DiscriminatorOutput
 def feature_matching_loss(real: DiscriminatorOutput, generated: DiscriminatorOutput) -> Float[Tensor, ""]:
     """Mean over all hidden maps of the L1 distance; no gradient reaches the real side."""
     terms = [
-        _clip_means((g.values - r.values.detach()).abs(), r)
+        _clip_means((g.values.float() - r.values.detach().float()).abs(), r)
         for reals, fakes in zip(real.features, generated.features, strict=True)
         for r, g in zip(reals, fakes, strict=True)
     ]
