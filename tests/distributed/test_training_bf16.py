@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from tests.helpers.training_testing import no_dropout, train_here, trained, training_recipe, watched
+from syllabary.shards import outputs
+from syllabary.workers.training import precision as training_precision
+from syllabary.workers.training.precision import Bf16Unit
+from tests.helpers.training_testing import no_dropout, replaced, train_here, trained, training_recipe, watched
 
 pytestmark = pytest.mark.long
 
@@ -56,7 +59,7 @@ def test_the_first_step_in_bf16_is_fp32s_within_the_rounding_of_bf16(single, sha
 
 @pytest.mark.parametrize(("stage", "headline"), [("pretrain", "loss"), ("codec", "mrstft")])
 def test_bf16_learns_what_fp32_learns(single, shards, encoder, tmp_path, stage, headline):
-    falls = []
+    firsts, falls = [], []
     for precision in ("fp32", "bf16"):
         changes = {
             "precision": precision, "zero_stage": 2, "num_steps": 24, "checkpoint_every": 24, "validate_every": 24,
@@ -65,7 +68,9 @@ def test_bf16_learns_what_fp32_learns(single, shards, encoder, tmp_path, stage, 
         recipe = training_recipe(**no_dropout(), **{f"{stage}__{name}": value for name, value in changes.items()})
         single.run(train_here, stage, recipe, str(tmp_path / precision), shards, encoder, 0)
         before, after = trained(str(tmp_path / precision)).series["valid", headline]
+        firsts.append(before)
         falls.append((before - after) / before)
+    assert firsts[0] != firsts[1] == pytest.approx(firsts[0], rel=0.02)  # the validation is lowered too
     assert falls[0] > 0.1
     assert falls[1] > 0.75 * falls[0]
 
@@ -96,3 +101,29 @@ def test_bf16_keeps_weights_and_optimizer_in_fp32(single, shards, encoder, tmp_p
     (found,) = single.run(watched, stage, recipe, str(tmp_path / "out"), shards, encoder, _what_bf16_cannot_hold)
     assert found["weights"] == found["states"] == {"torch.float32"}
     assert found["moved"] > 0.5
+
+
+def _train_on(unit: str | None, *args: Any) -> list[str]:
+    """What the run says on a processor whose instructions for bf16 have that name."""
+    with replaced(training_precision, "bf16_unit", lambda device: Bf16Unit("a CPU", unit)):
+        return train_here(*args)
+
+
+def test_a_run_of_precision_auto_keeps_the_precision_it_began_with(single, shards, encoder, tmp_path):
+    recipe = training_recipe(pretrain__precision="auto")
+    lowered, broken, whole = (str(tmp_path / name) for name in ("lowered", "broken", "whole"))
+    single.run(_train_on, "AMX", "pretrain", training_recipe(pretrain__precision="bf16"), lowered, shards, encoder, 0)
+    (began,) = single.run(_train_on, "AMX", "pretrain", recipe, broken, shards, encoder, 4)
+    (went_on,) = single.run(_train_on, None, "pretrain", recipe, broken, shards, encoder, 0)
+    (exact,) = single.run(_train_on, None, "pretrain", recipe, whole, shards, encoder, 0)
+    assert [line for line in began if "precision" in line] == [
+        "precision auto: bf16 (a CPU with AMX), and so for this run wherever it goes on"
+    ]
+    assert any("precision bf16, with which this run began" in line for line in went_on)
+    assert any("bf16 on a CPU without instructions for bf16 takes several times as long" in line for line in went_on)
+    assert (
+        "precision auto: fp32 (a CPU without instructions for bf16), and so for this run wherever it goes on" in exact
+    )
+    assert trained(broken).weights == trained(lowered).weights != trained(whole).weights
+    assert [outputs.read_done(out)["precision"] for out in (broken, whole)] == ["bf16", "fp32"]
+    assert outputs.read_json(f"{broken}/config.json")["pretrain"]["precision"] == "bf16"

@@ -44,6 +44,7 @@ from syllabary.workers.training.data.epoch_order import Slot
 from syllabary.workers.training.driver import RankJob
 from syllabary.workers.training.engine import join_process_group, select_device
 from syllabary.workers.training.jepa import ENCODER_FILE, JepaStage
+from syllabary.workers.training.precision import settle_alone
 from syllabary.workers.training.rank import RankSetup
 
 _KINDS = 6
@@ -93,7 +94,7 @@ def _clips(recipe: Recipe, train: TrainConfig, device: torch.device) -> str:
     rows = _one_rank(train, device).micro_batch_size
     step = f"steps of {rows} clip{'s' if rows > 1 else ''} of {clip_s(recipe, train):g} s"
     asked = "" if rows == train.micro_batch_size else f" (the recipe's micro-batch is {train.micro_batch_size})"
-    return f"{step}{asked}, {train.precision} on {device.type}"
+    return f"{step}{asked}, {settle_alone(train, device).precision} on {device.type}"
 
 
 def _utterance_s(recipe: Recipe) -> float:
@@ -208,7 +209,8 @@ def _tokenizer_rates(recipe: Recipe, device: torch.device, budget_s: float, fold
 
 def _one_rank(train: Any, device: torch.device) -> Any:
     micro = train.micro_batch_size if device.type == "cuda" else 1
-    return train.model_copy(update={"num_workers": 1, "micro_batch_size": micro, "grad_accum_steps": 1})
+    alone = settle_alone(train, device)
+    return alone.model_copy(update={"num_workers": 1, "micro_batch_size": micro, "grad_accum_steps": 1})
 
 
 def _batch(recipe: Recipe, train: TrainConfig, device: torch.device) -> Batch:

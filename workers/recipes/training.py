@@ -62,7 +62,8 @@ class TrainConfig(Config):
     """What both stages share.
 
     ``crop_s`` is the longest crop of an utterance (None: the encoder's window). ``precision`` other than fp32 is
-    autocast: weights, optimizer state and EMA stay fp32 under every ZeRO stage.
+    autocast: weights, optimizer state and EMA stay fp32 under every ZeRO stage. "auto" is bf16 where the processor
+    multiplies in it, else fp32; a run keeps what it began with (see ``syllabary.workers.training.precision``).
     """
 
     seed: int = 0

@@ -216,9 +216,12 @@ class PhasedCodecStage:
         device, batches, rest = self._setup.device, self._setup.validation, self._bottleneck.average
         speaks = float(self._vocoder.num_updates) > 0
         headline = heard_mel(self._averaged, self._mel) if speaks else head_mel(rest, self._mel)
-        heard = validate_codec(self._averaged, batches, device, self._model, headline, self._config.watch)
-        head = validate_mel_head(rest, self._mel, batches, device)
-        return heard | head | {"mel": heard["mel"] if speaks else head["mel_head"]}
+        with lowered(self._config, device):
+            heard = validate_codec(
+                self._averaged, batches, device, self._model, headline, self._config.watch, is_heard=speaks
+            )
+            head = validate_mel_head(rest, self._mel, batches, device)
+        return {"mel": head["mel_head"]} | heard | head
 
     def warnings(self, validations: Sequence[Validation]) -> list[Warned]:
         """A code that says little, and tokens that carry no speech or are not listened to."""

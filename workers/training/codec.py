@@ -3,11 +3,13 @@
 Both engines step from the same weights: a micro-batch first gives the discriminators their gradient (on detached
 speech), then the generator its own through discriminators whose parameters are frozen, so that none of it leaks into
 them; at the end of the step both move. With a frozen encoder the generator alone is in its engine: the encoder has no
-gradient, no optimizer state, no place in checkpoints, and runs once a step, or once an utterance with cached latents.
+gradient, no optimizer state, no place in checkpoints, and runs once a step, or once an utterance with cached latents:
+in fp32 whatever the precision, so that the decoder learns from the digits that tokenizing will give.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -88,6 +90,8 @@ def validate_codec(
     config: ModelConfig,
     headline: Headline,
     watch: WatchConfig,
+    *,
+    is_heard: bool = True,
 ) -> dict[str, float]:
     """Losses, use of the code, and what of it is speech, on this rank's held-out clips, joined over all ranks.
 
@@ -100,6 +104,7 @@ def validate_codec(
         config: of the model.
         headline: the loss to try wrong tokens by.
         watch: which places count, and how many clips are tried with wrong tokens.
+        is_heard: whether the generator has learned anything yet that its sound could be judged by.
     """
     codec.eval()
     latents, digits = [], []
@@ -112,7 +117,7 @@ def validate_codec(
     frames = rows_of_all_ranks(latents)
     spread = latent_health(frames) | per_dim("latent_std", frames.std(dim=0, correction=0))
     kinds = tokens_to_try(digits, config.fsq.levels)
-    heard = _losses(codec, batches, device, kinds[RIGHT], config)
+    heard = _losses(codec, batches, device, kinds[RIGHT], config) if is_heard else {}
     listened = token_gain(try_tokens(headline, codec.fsq, kinds, batches, device, watch.num_swapped_clips))
     use = _code_use(rows_of_all_ranks(digits), config)
     return heard | listened | use | spread | _speech(codec, batches, device, config, watch)
@@ -371,7 +376,11 @@ class CodecStage:
     def validate(self) -> dict[str, float]:
         """See :class:`syllabary.workers.training.loop.Stage`."""
         setup, headline = self._setup, heard_mrstft(self._codec, self._model)
-        return validate_codec(self._codec, setup.validation, setup.device, self._model, headline, self._config.watch)
+        # A frozen encoder gives fp32's digits, as in training; what learns is judged as it is computed.
+        with contextlib.nullcontext() if self._is_frozen else lowered(self._config, setup.device):
+            return validate_codec(
+                self._codec, setup.validation, setup.device, self._model, headline, self._config.watch
+            )
 
     def warnings(self, validations: Sequence[Validation]) -> list[Warned]:
         """A code that says little, and tokens that carry no speech or are not listened to."""

@@ -31,6 +31,7 @@ from syllabary.workers.training.engine import (
     backward,
     build_engine,
     gather_from_ranks,
+    lowered,
     rows_of_all_ranks,
     set_learning_rate,
     step_engine,
@@ -244,7 +245,8 @@ class JepaStage:
         Raises InputError: the clips are too short for any masked frame.
         """
         clips = [(batch, self._masks(batch)) for batch in self._setup.validation]
-        return validate_jepa(self._jepa, clips, self._setup.device, self._job.recipe)
+        with lowered(self._config, self._setup.device):
+            return validate_jepa(self._jepa, clips, self._setup.device, self._job.recipe)
 
     def warnings(self, validations: Sequence[Validation]) -> list[Warned]:
         """Collapse: predictions that hardly vary (PAPER section stage 1), and latents that carry no speech."""

@@ -335,6 +335,7 @@ def _finish(stage: Stage, run: Run) -> None:
     summary = {
         "steps": run.step,
         "headline": name,
+        "precision": run.train.precision,
         f"first_valid_{name}": values[0],
         f"final_valid_{name}": values[-1],
         f"best_valid_{name}": min(values),

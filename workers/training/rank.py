@@ -24,6 +24,7 @@ from syllabary.workers.training.driver import RankJob
 from syllabary.workers.training.engine import gather_from_ranks, join_process_group, select_device, world
 from syllabary.workers.training.engine_files import needs_universal
 from syllabary.workers.training.loop import Run, Stage, find_resume_step, resume, train
+from syllabary.workers.training.precision import settle_precision
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ def run_rank(job: RankJob, config: TrainConfig, make_stage: Callable[[RankSetup]
 
     Raises:
         InputError: too few utterances, or too many that cannot be read.
+        DamageError: no checkpoint is whole, or the record of the run's precision is not one.
         DivergedError, StorageError, ConfigError: see the loop and the engine.
     """
     torch.set_num_threads(config.threads_per_worker)
@@ -55,6 +57,8 @@ def run_rank(job: RankJob, config: TrainConfig, make_stage: Callable[[RankSetup]
     device = select_device(config.model_copy(update={"device": job.device}) if job.device != "auto" else config)
     join_process_group(device)
     say = _leader_says(job)
+    config = settle_precision(job.run_uri, config, device, say)
+    job = _trained_by(job, config)
     loader = make_loader(job, config)
     say(held_out_speakers(loader.utterances))
     step = find_resume_step(job.run_uri, say)
@@ -65,6 +69,12 @@ def run_rank(job: RankJob, config: TrainConfig, make_stage: Callable[[RankSetup]
     if step is not None:
         resume(stage, run, step)
     train(stage, run)
+
+
+def _trained_by(job: RankJob, config: TrainConfig) -> RankJob:
+    """The job with its stage's section replaced."""
+    section = "codec" if isinstance(config, CodecTrainConfig) else "pretrain"
+    return replace(job, recipe=job.recipe.model_copy(update={section: config}))
 
 
 def make_loader(job: RankJob, config: TrainConfig) -> TrainLoader:
