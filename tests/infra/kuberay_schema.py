@@ -29,6 +29,7 @@ CONTAINER = closed(
         "image": STRING,
         "ports": {"type": "array", "items": closed({"name": NAME, "containerPort": COUNT}, ("containerPort",))},
         "envFrom": {"type": "array", "items": closed({"secretRef": closed({"name": NAME}, ("name",))})},
+        "env": {"type": "array", "items": closed({"name": STRING, "value": STRING}, ("name",))},
         "resources": closed({"requests": AMOUNTS, "limits": AMOUNTS}),
         "volumeMounts": {"type": "array", "items": closed({"name": NAME, "mountPath": STRING}, ("name", "mountPath"))},
     },

@@ -16,6 +16,7 @@ import yaml
 from kuberay_schema import RAY_CLUSTER, RAY_JOB
 
 from infra.stack.key_blocks import blocks
+from syllabary.workers.cluster.devices import MAX_GPUS_VARIABLE
 from syllabary.workers.control import jobs
 from syllabary.workers.recipes.recipe import resolve
 
@@ -59,6 +60,9 @@ def test_a_cluster_scales_asks_for_its_token_and_runs_our_ray(name: str) -> None
     limits = groups["gpu"]["template"]["spec"]["containers"][0]["resources"]["limits"]
     assert limits["nvidia.com/gpu"] == "1" and groups["gpu"]["template"]["spec"]["tolerations"]
     assert spec["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
+    (head,) = spec["headGroupSpec"]["template"]["spec"]["containers"]
+    declared = {entry["name"]: entry["value"] for entry in head["env"]}
+    assert declared == {MAX_GPUS_VARIABLE: str(groups["gpu"]["maxReplicas"] * int(limits["nvidia.com/gpu"]))}
 
 
 def test_both_manifests_describe_the_same_cluster() -> None:

@@ -24,6 +24,7 @@ from syllabary.shards.archive.parts import ArchiveFormat, PartMetadata
 from syllabary.shards.dataset import index, wds
 from syllabary.shards.errors import NotFoundError, StorageError, SyllabaryError
 from syllabary.workers.cluster.actors import refused
+from syllabary.workers.cluster.devices import assigned_device
 from syllabary.workers.cluster.memory import keep_freed_memory
 from syllabary.workers.control.run_verb import say
 
@@ -173,7 +174,10 @@ def persist(action: Callable[[], T], patience_s: float, what: str) -> T:
 
 
 class ShardEncoder:
-    """The Ray actor: one tokenizer, one thread; called with ``{"shard": name}`` it publishes that shard's part."""
+    """The Ray actor: one tokenizer, one thread; called with ``{"shard": name}`` it publishes that shard's part.
+
+    It encodes on the GPU that Ray assigned it, and on the CPU where Ray assigned none.
+    """
 
     def __init__(self, shards_uri: str, tokenizer_uri: str, archive_uri: str, patience_s: float) -> None:
         import torch
@@ -184,8 +188,7 @@ class ShardEncoder:
         keep_freed_memory()
         self._shards_uri, self._archive_uri = shards_uri, archive_uri
         self._patience_s = patience_s if store.is_remote(archive_uri) or store.is_remote(shards_uri) else 0.0
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._tokenizer = Tokenizer.load(tokenizer_uri, decoder=False, device=device)
+        self._tokenizer = Tokenizer.load(tokenizer_uri, decoder=False, device=assigned_device())
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Figures of the published part; ``error`` is the one line of a failure of its ``kind``, else empty."""

@@ -20,6 +20,7 @@ from syllabary.shards.dataset import index
 from syllabary.shards.errors import ConflictError, FormatError, NotFoundError, StorageError, explain
 from syllabary.workers.archive.encode_shard import NO_FIGURES, ShardEncoder, archive_format, figures, persist
 from syllabary.workers.cluster.actors import error_of, through_actors
+from syllabary.workers.cluster.devices import ClusterGpus, choose_device
 from syllabary.workers.cluster.prometheus import Meter
 from syllabary.workers.cluster.session import ray_session
 from syllabary.workers.control.jobs import TokenizeJob
@@ -144,7 +145,10 @@ def _encoded_shards(job: TokenizeJob, todo: list[str]) -> Iterator[dict[str, Any
     with ray_session(num_cpus=job.num_workers):
         import ray
 
-        num_gpus = int(ray.cluster_resources().get("GPU", 0))
+        gpus = ClusterGpus.of_ray()
+        choice = choose_device("auto", 1, gpus)
+        say("tokenize", choice.why)
+        num_gpus = gpus.at_most if choice.device == "cuda" else 0
         available = num_gpus or int(ray.cluster_resources().get("CPU", 1))
         num_workers = min(job.num_workers or available, len(todo))
         rows = [{"shard": shard} for shard in todo]

@@ -257,7 +257,7 @@ class Behaviour(Part):
 
 
 class Machine(Part):
-    """Where the cost was measured."""
+    """What the cost was measured on; ``accelerator`` is None where the processor alone computed."""
 
     processor: str
     num_cores: int

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from syllabary.shards.errors import JobError, SyllabaryError, explain
+from syllabary.workers.cluster.devices import ClusterGpus, Device, choose_device
 from syllabary.workers.cluster.session import ray_session
 from syllabary.workers.control.run_verb import say
 from syllabary.workers.recipes.recipe import Recipe
@@ -66,6 +67,7 @@ def train_on_ray(
 
     Raises:
         SyllabaryError: what a rank raised.
+        ConfigError: a GPU is asked for and there is none.
         JobError: the group died more than ``max_restarts`` times without a new checkpoint.
     """
     os.environ.setdefault(_START_TIMEOUT_VARIABLE, "600")
@@ -76,29 +78,24 @@ def train_on_ray(
     ):
         import ray
 
+        device = device_of_all_ranks(stage, train, ClusterGpus.of_ray())
         mailbox = ray.remote(num_cpus=0)(Mailbox).options(scheduling_strategy=_beside_the_driver()).remote()
-        num_gpus = float(ray.cluster_resources().get("GPU", 0))
-        job = replace(make_job(mailbox), device=device_of_all_ranks(stage, train, num_gpus))
+        job = replace(make_job(mailbox), device=device)
         with _relayed(mailbox, stage):
             _until_done(stage, rank_main, train, job, scratch)
 
 
-def device_of_all_ranks(stage: str, train: TrainConfig, num_gpus: float) -> Literal["cpu", "cuda"]:
-    """What the ranks train on: the device asked for; for "auto" GPUs when there is one for each rank.
+def device_of_all_ranks(stage: str, train: TrainConfig, gpus: ClusterGpus) -> Device:
+    """What the ranks train on: a GPU for each of them, or the CPU; said in one line.
 
     Ray hides no GPU from a process that asked for none, so a rank must not look for one by itself.
+
+    Raises:
+        ConfigError: GPUs are asked for that are not there and cannot come: Ray would wait for them.
     """
-    if train.device != "auto":
-        return train.device
-    if num_gpus >= train.num_workers:
-        return "cuda"
-    if num_gpus:
-        say(
-            stage,
-            f"{num_gpus:g} GPUs are fewer than {train.num_workers} ranks, so the CPU trains; "
-            f"set num_workers to {int(num_gpus)} or fewer to use them",
-        )
-    return "cpu"
+    choice = choose_device(train.device, train.num_workers, gpus)
+    say(stage, choice.why)
+    return choice.device
 
 
 def _until_done(

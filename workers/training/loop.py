@@ -1,7 +1,9 @@
 """The loop that both training stages share: resume, step, log, validate, checkpoint, finish.
 
 Everything random is reseeded at each step from (seed, step, rank), and the loader's state is a position: a run killed
-anywhere and started again gives the same weights, bit for bit, at the same world size.
+anywhere and started again takes the same steps. On CPUs of one kind that gives the same weights, bit for bit, at the
+same world size; a GPU adds in an order of its own here and there (torch's deterministic algorithms are not asked for),
+so there the last bits differ, from one unbroken run to the next too.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -53,13 +52,12 @@ def run_rank(job: RankJob, config: TrainConfig, make_stage: Callable[[RankSetup]
         DivergedError, StorageError, ConfigError: see the loop and the engine.
     """
     torch.set_num_threads(config.threads_per_worker)
-    os.environ.setdefault("OMP_NUM_THREADS", str(config.threads_per_worker))
     device = select_device(config.model_copy(update={"device": job.device}) if job.device != "auto" else config)
     join_process_group(device)
     say = _leader_says(job)
     config = settle_precision(job.run_uri, config, device, say)
     job = _trained_by(job, config)
-    loader = make_loader(job, config)
+    loader = make_loader(job, config, pinned=device.type == "cuda")
     say(held_out_speakers(loader.utterances))
     step = find_resume_step(job.run_uri, say)
     setup = RankSetup(job, device, validation_batches(job, config, say), _is_from_other_world(job, config, step))
@@ -77,8 +75,12 @@ def _trained_by(job: RankJob, config: TrainConfig) -> RankJob:
     return replace(job, recipe=job.recipe.model_copy(update={section: config}))
 
 
-def make_loader(job: RankJob, config: TrainConfig) -> TrainLoader:
-    """This rank's loader over the training split. Raises InputError: fewer utterances than ranks."""
+def make_loader(job: RankJob, config: TrainConfig, *, pinned: bool = False) -> TrainLoader:
+    """This rank's loader over the training split, with page-locked batches for a GPU where ``pinned``.
+
+    Raises:
+        InputError: fewer utterances than ranks.
+    """
     encoder = job.recipe.model.encoder
     utterances = Utterances(job.shards_uri, "train", encoder.sample_rate)
     share = rank_share(config)
@@ -89,7 +91,7 @@ def make_loader(job: RankJob, config: TrainConfig) -> TrainLoader:
                 fix="shard more speech, or lower num_workers",
             )
         )
-    clips = clip_maker(encoder, config)
+    clips = replace(clip_maker(encoder, config), pinned=pinned)
     return TrainLoader(
         utterances,
         SamplePlan(len(utterances), config.seed),

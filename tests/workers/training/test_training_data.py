@@ -14,9 +14,10 @@ from syllabary.shards.errors import InputError, UnavailableError
 from syllabary.workers.recipes.recipe import resolve
 from syllabary.workers.recipes.training import AugmentConfig
 from syllabary.workers.training.data import loader as loader_module
-from syllabary.workers.training.data.clips import ClipMaker
+from syllabary.workers.training.data.clips import Batch, ClipMaker
 from syllabary.workers.training.data.epoch_order import SamplePlan, crop_start, epoch_order, mix
 from syllabary.workers.training.data.loader import RankShare, TrainLoader, Utterances, fixed_batches
+from syllabary.workers.training.driver import RankJob
 from syllabary.workers.training.rank import clip_maker, make_loader, validation_batches
 from tests.helpers.training_testing import RATE, training_recipe, write_training_shards
 
@@ -251,3 +252,28 @@ def test_crops_are_whole_frames_within_the_window():
     assert np.isclose(recipe.model.framing.window_samples / RATE, 1.2)
     exact = resolve("small_12hz", overrides=["codec.crop_s=4.56"])  # 57 frames; 56.99999999999999 in binary
     assert clip_maker(exact.model.encoder, exact.codec).crop_samples == 57 * exact.model.framing.hop_length
+
+
+def test_only_a_loader_for_a_gpu_asks_for_page_locked_memory(shards, monkeypatch):
+    asked, zeros = [], torch.zeros
+
+    def noting(*shape, pin_memory=False, **options):
+        asked.append(pin_memory)
+        return zeros(*shape, **options)
+
+    monkeypatch.setattr(loader_module.torch, "zeros", noting)
+    recipe = training_recipe()
+    for pinned in (False, True):
+        loader = make_loader(RankJob("", shards, recipe, None), recipe.pretrain, pinned=pinned)
+        loader.step_at(0)
+        loader.close()
+    assert asked == [False, True]
+
+
+@pytest.mark.parametrize("pinned", [False, True])
+def test_only_a_copy_from_page_locked_memory_is_not_waited_for(monkeypatch, pinned):
+    batch, copied = Batch(torch.zeros(1, 4), torch.tensor([4]), ()), []
+    monkeypatch.setattr(torch.Tensor, "is_pinned", lambda self: pinned)
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, device, non_blocking: copied.append(non_blocking))
+    batch.to(torch.device("cuda"))
+    assert copied == [pinned]
