@@ -1,6 +1,6 @@
 """Time and memory of verify, filter by speaker, fetch one id and pack on synthetic archives of growing size.
 
-    python infra/benchmarks/bench_archive_scale.py [--in FOLDER] 100000 1000000 [10000000]
+    python infra/benchmarks/bench_archive_scale.py [--in FOLDER] [ROWS ...]       without ROWS 100000 and 1000000
 
 Utterances of 0.4 to 0.8 s keep the disk small; what is counted is rows. Each step is a process of its own; its time on
 the processor and its peak memory are the kernel's. Memory must stay level from one size to the next. With ``--in``
@@ -9,6 +9,7 @@ archives are made in that folder, or taken from it when they are complete, and s
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from syllabary.shards.archive.where import parse_where
 from syllabary.shards.dataset import index
 
 RATE, ROWS_A_PART, ROWS_A_SPEAKER = 16_000, 8_192, 500
+DEFAULT_ROWS = [100_000, 1_000_000]
 FORM = ArchiveFormat("e" * 64, "c" * 64, Packing(128, 4, 7), RATE, 6_400)
 
 
@@ -107,14 +109,26 @@ def main(folder: Path, sizes: list[int]) -> None:
                 print(f"| {num_rows:,} | {size_mb:.0f} | {step} | {seconds:.1f} | {peak_mb:.0f} | {note} |", flush=True)
 
 
+def parsed() -> argparse.Namespace:
+    """The command line; ``--make`` and ``--filter`` are this script's own processes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rows", nargs="*", type=int, metavar="ROWS")
+    parser.add_argument("--in", dest="folder", type=Path)
+    parser.add_argument("--make", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--filter", nargs=2, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
 if __name__ == "__main__":
-    if sys.argv[1] == "--make":
-        make(sys.argv[2], int(sys.argv[3]))
-    elif sys.argv[1] == "--filter":
-        filter_by(sys.argv[2], sys.argv[3])
-    elif sys.argv[1] == "--in":
-        Path(sys.argv[2]).mkdir(parents=True, exist_ok=True)
-        main(Path(sys.argv[2]), [int(size) for size in sys.argv[3:]])
+    options = parsed()
+    sizes = options.rows or DEFAULT_ROWS
+    if options.make:
+        make(options.make[0], int(options.make[1]))
+    elif options.filter:
+        filter_by(*options.filter)
+    elif options.folder:
+        options.folder.mkdir(parents=True, exist_ok=True)
+        main(options.folder, sizes)
     else:
         with tempfile.TemporaryDirectory() as made:
-            main(Path(made), [int(size) for size in sys.argv[1:]])
+            main(Path(made), sizes)

@@ -240,7 +240,7 @@ def encode_part(table: pa.Table, *, row_group_size: int = ROW_GROUP_SIZE) -> byt
         column_encoding=_ENCODINGS,
         write_statistics=[f.name for f in table.schema if pa.types.is_string(f.type)],  # what rows are looked for by
         write_page_checksum=True,
-        data_page_size=8 << 20,  # one page a column chunk: a row group is the unit of reading and of damage
+        data_page_size=8 << 20,  # mostly one page a column: a row group is the unit of reading and of damage
         store_schema=False,
     ) as writer:
         writer.write_table(table, row_group_size=row_group_size)

@@ -5,8 +5,8 @@
 A difference counts when its interval excludes zero. It is a regression when it is for the worse and its mean is beyond
 the metric's tolerance (0 unless stated). What gives no value any more (silence has none) is in no mean: a metric that
 lost more values than chance takes is a regression whatever the tolerance. Two figures are no statistics and are held
-to the letter: the certificate's mismatches must stay 0, and the metrics that the first report has must not be missing
-from the second.
+to the letter: the second report's certificate must be there with 0 mismatches, and the metrics that the first report
+has must not be missing from it.
 """
 
 from __future__ import annotations
@@ -135,9 +135,15 @@ def changes_of(
 
 
 def broken_promises(before: ReportCard, after: ReportCard) -> list[str]:
-    """What no tolerance covers: tokens that depend on their company, metrics that went missing."""
+    """What no tolerance covers: tokens that depend on their company, metrics and certificates that went missing.
+
+    A second report without the certificate promises nothing of its tokens, whatever the first one did.
+    """
     lines = []
-    for check in after.behaviour.certificate if after.behaviour else ():
+    checks = after.behaviour.certificate if after.behaviour else ()
+    if not any(check.num_compared for check in checks):
+        lines.append("the second report has no certificate that tokens do not depend on their batch: evaluate it again")
+    for check in checks:
         if check.num_mismatches:
             lines.append(f"certificate '{check.name}': {check.num_mismatches} of {check.num_compared} differ")
     known = {metric.name for metric in after.metrics}

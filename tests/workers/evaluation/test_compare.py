@@ -49,6 +49,23 @@ def test_what_is_tolerated_is_no_regression(tmp_path: Path) -> None:
         compare(job(tmp_path, "estoi=0.09", "pesq_wb=0.4", "mel_distance=2.1", shift=-0.1))
 
 
+@pytest.mark.parametrize("without", ["behaviour", "checks", "comparisons"])
+def test_a_second_report_without_its_certificate_is_stopped(tmp_path: Path, without: str) -> None:
+    wanted = job(tmp_path, "estoi=1", shift=0.1)
+    path = tmp_path / "after" / REPORT
+    card = json.loads(path.read_text())
+    if without == "behaviour":
+        card["behaviour"] = None
+    elif without == "checks":
+        card["behaviour"]["certificate"] = []
+    else:
+        for check in card["behaviour"]["certificate"]:
+            check["num_compared"] = 0
+    path.write_text(json.dumps(card))
+    with pytest.raises(RegressionError, match="1 regressions: the second report has no certificate that tokens do not"):
+        compare(wanted)
+
+
 def test_broken_promises_are_not_tolerated(tmp_path: Path) -> None:
     wanted = job(tmp_path, shift=0.1)
     path = tmp_path / "after" / REPORT
