@@ -99,7 +99,7 @@ class Jepa(nn.Module):
             masked_mean(error, masked),
             _spread(predictions.detach(), masked),
             _spread(targets, masked),
-            masked.sum() / num_frames.sum().to(waveform.device),
+            masked.sum() / int(num_frames.sum()),
         )
 
     @torch.no_grad()

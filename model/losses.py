@@ -22,7 +22,7 @@ from torch import Tensor
 from syllabary.model.config import CodecLossConfig
 from syllabary.model.discriminators import DiscriminatorOutput, FeatureMap
 from syllabary.model.mel import LogMel
-from syllabary.model.padding import valid_mask
+from syllabary.model.padding import on_device, valid_mask
 from syllabary.model.precision import full_precision
 
 _MAGNITUDE_FLOOR = 1e-5
@@ -129,7 +129,7 @@ def _stft_loss(
 
 def _over_clips(terms: Float[Tensor, "batch"], num_samples: Int[Tensor, "batch"]) -> Float[Tensor, ""]:
     """Mean over clips, weighted by their samples."""
-    weights = num_samples.to(terms.device, terms.dtype)
+    weights = on_device(num_samples, terms.device).to(terms.dtype)
     return (terms * weights).sum() / weights.sum().clamp(min=1)
 
 

@@ -14,7 +14,17 @@ from torch import Tensor
 
 def valid_mask(lengths: Int[Tensor, "batch"], max_length: int, device: torch.device) -> Bool[Tensor, "batch length"]:
     """True at the first ``lengths[b]`` of ``max_length`` positions."""
-    return torch.arange(max_length, device=device) < lengths.to(device)[:, None]
+    return torch.arange(max_length, device=device) < on_device(lengths, device)[:, None]
+
+
+def on_device(lengths: Int[Tensor, "batch"], device: torch.device) -> Int[Tensor, "batch"]:
+    """Lengths on the device that computes with them.
+
+    Equal ones are made there: a copy from the CPU makes a GPU's queue wait, and no CUDA graph can hold one.
+    """
+    if lengths.device.type == "cpu" != device.type and len(lengths) and bool((lengths == lengths[0]).all()):
+        return torch.full_like(lengths, int(lengths[0]), device=device)
+    return lengths.to(device)
 
 
 def frame_mask(

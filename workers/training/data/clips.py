@@ -100,9 +100,8 @@ class ClipMaker:
     def _augmented(self, clip: Samples, seed: int) -> Samples:
         if not self.augment.gain_db and self.augment.noise_snr_db is None:
             return clip.astype(np.float32)
-        generator = np.random.Generator(np.random.Philox(mix(seed, 2)))
-        gain_db = generator.uniform(-self.augment.gain_db, self.augment.gain_db)
-        clip = clip * np.float32(10 ** (gain_db / 20))
+        generator, gain = augmentation_draws(seed, self.augment)
+        clip = clip * gain
         if self.augment.noise_snr_db is not None:
             rms = float(np.sqrt(np.mean(np.square(clip)))) * 10 ** (-self.augment.noise_snr_db / 20)
             clip = clip + generator.standard_normal(len(clip)).astype(np.float32) * np.float32(rms)
@@ -137,3 +136,10 @@ class ClipMaker:
         for row, clip in zip(waveform, clips, strict=True):
             row[: len(clip)] = torch.from_numpy(np.ascontiguousarray(clip))
         return waveform
+
+
+def augmentation_draws(seed: int, augment: AugmentConfig) -> tuple[np.random.Generator, np.float32]:
+    """A sample's gain as a factor, and the generator that goes on to draw its noise."""
+    generator = np.random.Generator(np.random.Philox(mix(seed, 2)))
+    gain_db = generator.uniform(-augment.gain_db, augment.gain_db)
+    return generator, np.float32(10 ** (gain_db / 20))

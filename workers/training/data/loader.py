@@ -45,6 +45,12 @@ class Utterances:
     def __len__(self) -> int:
         return self._columns.num_rows
 
+    @property
+    def num_samples(self) -> int:
+        """Of all utterances at the model's rate, as the index has them."""
+        columns = (self._columns.column(name).to_numpy() for name in ("num_samples", "sample_rate"))
+        return sum(-(-int(n) * self.sample_rate // int(rate)) for n, rate in zip(*columns, strict=True))
+
     def speakers(self) -> set[str]:
         """Everyone who speaks in this split, as far as the corpus says."""
         return {name for name in self._columns.column("speaker").unique().to_pylist() if name is not None}
@@ -158,23 +164,30 @@ class TrainLoader:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _micro_batch(self, position: int) -> Batch:
-        share = self.share
-        wanted = self.plan.micro_batch(
-            position, rank=share.rank, world_size=share.world_size, micro_batch_size=share.micro_batch_size
-        )
-        read = [self._readable(slot) for slot in wanted]
+        read = [self._readable(slot) for slot in self._wanted(position)]
         slots = [slot for slot, _ in read]
         return self.clips.batch([self.clips.clip(samples, slot) for slot, samples in read], slots)
 
+    def _wanted(self, position: int) -> list[Slot]:
+        share = self.share
+        return self.plan.micro_batch(
+            position, rank=share.rank, world_size=share.world_size, micro_batch_size=share.micro_batch_size
+        )
+
     def _readable(self, slot: Slot) -> tuple[Slot, np.ndarray]:
-        for attempt in range(_SUBSTITUTES):
-            candidate = slot
-            if attempt:
-                candidate = Slot(mix(slot.seed, 3, attempt) % len(self.utterances), slot.seed)
+        for candidate in self._candidates(slot):
             samples = self.utterances.read_or_quarantine(candidate.utterance)
             if samples is not None and len(samples):
                 return candidate, samples
+        raise AssertionError("candidates end in an error")
+
+    def _candidates(self, slot: Slot) -> Iterator[Slot]:
+        """The slot, then others in its place, drawn from its seed, as long as none can be read. Raises InputError."""
+        yield slot
+        for attempt in range(1, _SUBSTITUTES):
             self.require_readable(self.utterances.quarantined)
+            yield Slot(mix(slot.seed, 3, attempt) % len(self.utterances), slot.seed)
+        self.require_readable(self.utterances.quarantined)
         raise InputError(
             explain(
                 f"no readable utterance found in {_SUBSTITUTES} tries",
