@@ -28,8 +28,9 @@ from syllabary.workers.cluster.devices import ClusterGpus, choose_device
 from syllabary.workers.recipes.recipe import Recipe, resolve, validate
 from syllabary.workers.recipes.training import AugmentConfig, TrainConfig
 from syllabary.workers.tokenizer.tokenizer import Tokenizer, save_tokenizer
+from syllabary.workers.training.data.clips import Batch, ClipMaker
 from syllabary.workers.training.data.epoch_order import SamplePlan
-from syllabary.workers.training.data.loader import Batch, ClipMaker, Utterances
+from syllabary.workers.training.data.loader import Utterances
 from syllabary.workers.training.data.resident_corpus import ResidentCorpus
 from syllabary.workers.training.engine import select_device
 from syllabary.workers.training.precision import bf16_unit
@@ -252,7 +253,9 @@ def prepared(options: argparse.Namespace) -> Bench:
     samples = int(seconds * rate) // framing.hop_length * framing.hop_length
     started = time.perf_counter()
     if options.shards:
-        corpus = ResidentCorpus.load(Utterances(options.shards, "train", rate), device).of_at_least(samples)
+        utterances = Utterances(options.shards, "train", rate)
+        loudness = recipe.model.encoder.loudness_dbfs
+        corpus = ResidentCorpus.load(utterances, device, loudness_dbfs=loudness).of_at_least(samples)
     else:
         corpus = ResidentCorpus(synthetic(4 if tiny else 240, samples, rate), device)
     hours, took = corpus.size_bytes / 2 / rate / 3600, time.perf_counter() - started

@@ -28,8 +28,8 @@ from syllabary.model.spectral.convnext import ConvNeXtStage
 from syllabary.workers.recipes.recipe import Recipe
 from syllabary.workers.recipes.training import OptimizerConfig
 from syllabary.workers.training.codec import CodecStage
+from syllabary.workers.training.data.clips import Batch
 from syllabary.workers.training.data.epoch_order import mix
-from syllabary.workers.training.data.loader import Batch
 from syllabary.workers.training.driver import RankJob
 from syllabary.workers.training.engine import frozen, join_process_group
 from syllabary.workers.training.jepa import ENCODER_FILE, JepaStage

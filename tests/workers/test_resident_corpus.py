@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from syllabary.shards.errors import InputError
+from syllabary.shards.errors import ConfigError, InputError
 from syllabary.workers.recipes.training import AugmentConfig
 from syllabary.workers.training.data import resident_corpus
+from syllabary.workers.training.data.clips import ClipMaker
 from syllabary.workers.training.data.epoch_order import SamplePlan, Slot
-from syllabary.workers.training.data.loader import ClipMaker, RankShare, TrainLoader, Utterances
+from syllabary.workers.training.data.loader import RankShare, TrainLoader, Utterances
 from syllabary.workers.training.data.resident_corpus import ResidentCorpus, ResidentLoader, as_int16, require_room
 from tests.helpers.training_testing import RATE, write_training_shards
 
@@ -27,7 +28,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
 def _both(shards: str, clips: ClipMaker, share: RankShare, **limits: float) -> tuple[TrainLoader, ResidentLoader]:
     read, kept = (Utterances(shards, "train", RATE) for _ in range(2))
     plan = SamplePlan(len(read), 3)
-    corpus = ResidentCorpus.load(kept, CPU)
+    corpus = ResidentCorpus.load(kept, CPU, loudness_dbfs=clips.loudness_dbfs)
     return TrainLoader(read, plan, clips, share, **limits), ResidentLoader(
         kept, plan, clips, share, corpus=corpus, **limits
     )
@@ -35,7 +36,15 @@ def _both(shards: str, clips: ClipMaker, share: RankShare, **limits: float) -> t
 
 @pytest.mark.parametrize("crop_samples", [960, 1200, 6000])
 @pytest.mark.parametrize("share", [RankShare(0, 1, 4, 1), RankShare(1, 2, 3, 2)])
-@pytest.mark.parametrize("clips", [{}, {"fixed_crops": True}, {"augment": AugmentConfig(gain_db=6)}])
+@pytest.mark.parametrize(
+    "clips",
+    [
+        {},
+        {"fixed_crops": True},
+        {"augment": AugmentConfig(gain_db=6)},
+        {"loudness_dbfs": -24.0, "sample_rate": RATE},
+    ],
+)
 def test_clips_are_those_of_the_ordinary_loader_bit_for_bit(shards, crop_samples, share, clips) -> None:
     read, kept = _both(shards, ClipMaker(crop_samples, 120, **clips), share)
     for _ in range(12):
@@ -120,3 +129,10 @@ def test_the_longer_utterances_alone_give_clips_without_padding(shards) -> None:
         assert torch.equal(one.waveform, other.waveform) and one.num_samples.item() == 1800
     with pytest.raises(InputError, match="expected 9000 samples or more"):
         corpus.of_at_least(9000)
+
+
+@pytest.mark.parametrize("augment", [AugmentConfig(speed_percent=5), AugmentConfig(input_noise_share=0.3)])
+def test_what_only_the_ordinary_loader_does_is_refused(shards, augment) -> None:
+    corpus = ResidentCorpus.load(Utterances(shards, "train", RATE), CPU)
+    with pytest.raises(ConfigError, match="neither changes the speed of clips nor disturbs the input alone"):
+        corpus.batch([Slot(0, 7)], ClipMaker(960, 120, augment))

@@ -261,7 +261,7 @@ def test_only_a_loader_for_a_gpu_asks_for_page_locked_memory(shards, monkeypatch
         asked.append(pin_memory)
         return zeros(*shape, **options)
 
-    monkeypatch.setattr(loader_module.torch, "zeros", noting)
+    monkeypatch.setattr(torch, "zeros", noting)
     recipe = training_recipe()
     for pinned in (False, True):
         loader = make_loader(RankJob("", shards, recipe, None), recipe.pretrain, pinned=pinned)

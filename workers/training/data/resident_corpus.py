@@ -2,9 +2,9 @@
 
 Speech is kept as int16, 115 MB an hour at 16 kHz: eleven hours are 1.3 GB. What a batch holds is the same pure function
 of plan and position as the ordinary loader's (workers/training/data/loader.py), and the same bits for 16-bit speech at
-the model's rate: loudness, crops and gains are as there. Speech that had to be resampled is rounded to 16 bits; noise is
-drawn by the device, from the same seeds but by another generator. Changes of speed and noise in the input alone are the
-ordinary loader's only, and refused.
+the model's rate: loudness, crops and gains are as there. Speech that had to be resampled is rounded to 16 bits; noise
+is drawn by the device, from the same seeds but by another generator. Changes of speed and noise in the input alone are
+the ordinary loader's only, and refused.
 """
 
 from __future__ import annotations
