@@ -150,4 +150,4 @@ def _context_frames(config: IstftDecoderConfig) -> int:
             total += 1 / rate
             rate *= config.strides[i]
     overlap = config.n_fft // config.strides[-1]
-    return math.ceil(total + overlap / rate)
+    return math.ceil(total + (overlap // 2) / rate)  # a frame is centred on its hop

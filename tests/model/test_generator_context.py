@@ -1,0 +1,83 @@
+"""What a sample of the generators depends on, measured by gradients, against the context that they claim.
+
+A chunk decoded with too little context has a seam; with too much it costs time and nothing else.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from syllabary.model import hifigan
+from syllabary.model.config import HifiganDecoderConfig, IstftDecoderConfig
+from syllabary.model.framing import Framing
+from syllabary.model.spectral import istft
+from syllabary.workers.recipes.recipe import resolve
+from tests.helpers.small_models import CONFIGS
+
+DIM = 4
+SMALL_HIFIGAN, SMALL_ISTFT = CONFIGS["waveform"].decoder, CONFIGS["spectral"].decoder
+DECODERS = {
+    "small hifigan": SMALL_HIFIGAN,
+    "wide kernel": SMALL_HIFIGAN.model_copy(update={"mrf_kernels": (3, 11), "mrf_dilations": ((1, 3), (1,))}),
+    "wide dilation": SMALL_HIFIGAN.model_copy(update={"mrf_kernels": (3, 5), "mrf_dilations": ((9,), (1,))}),
+    "wide output": HifiganDecoderConfig(
+        channels=(4, 4), strides=(2,), mrf_kernels=(3,), mrf_dilations=((1,),), output_kernel=13
+    ),
+    "small istft": SMALL_ISTFT,
+    "one stage": IstftDecoderConfig(n_fft=32, channels=(8,), strides=(4,), num_blocks=(1,), kernel=3),
+    "long window": IstftDecoderConfig(n_fft=96, channels=(8, 8), strides=(2, 8), num_blocks=(1, 2), kernel=3),
+    **{name: resolve(name).model.decoder for name in ("paper", "small", "small_5hz", "tiny", "fast16k")},
+}
+# Where the sum of the layers' reaches is no whole number the claim may be one frame more than what is reached.
+TIGHT = {
+    "small hifigan", "wide kernel", "wide dilation", "wide output", "small istft", "one stage", "long window", "paper",
+    "small", "small_5hz", "tiny",
+}  # fmt: skip
+
+
+def narrow(config: HifiganDecoderConfig | IstftDecoderConfig) -> hifigan.Generator | istft.Generator:
+    """The generator with few channels, which changes nothing about its reach."""
+    torch.manual_seed(0)
+    small = config.model_copy(update={"channels": tuple(8 for _ in config.channels)})
+    kind = hifigan.Generator if isinstance(small, HifiganDecoderConfig) else istft.Generator
+    return kind(small, DIM).eval()
+
+
+def reach(generator: hifigan.Generator | istft.Generator) -> int:
+    """Frames on either side from which any gradient at all reaches the samples of the middle frame."""
+    middle, hop = generator.context_frames + 2, generator.hop_length
+    frames = 2 * middle + 1
+    values = torch.randn(1, DIM, frames, requires_grad=True)
+    waveform = generator(values, torch.tensor([frames * hop]))[0, middle * hop : (middle + 1) * hop]
+    (gradient,) = torch.autograd.grad((waveform * torch.randn(hop)).sum(), values)
+    seen = gradient[0].abs().sum(dim=0).nonzero()[:, 0]
+    return int((seen - middle).abs().max())
+
+
+@pytest.mark.parametrize("name", sorted(DECODERS))
+def test_context_is_what_a_sample_depends_on(name: str) -> None:
+    generator = narrow(DECODERS[name])
+    loose = 0 if name in TIGHT else 1
+    assert reach(generator) <= generator.context_frames <= reach(generator) + loose
+
+
+@pytest.mark.parametrize("name", ["small hifigan", "small istft", "one stage", "long window"])
+def test_chunks_with_the_context_join_without_a_seam(name: str) -> None:
+    generator = narrow(DECODERS[name])
+    hop, context = generator.hop_length, generator.context_frames
+    values = torch.randn(1, DIM, 6 * context + 5)
+    whole = generator(values, torch.tensor([values.shape[-1] * hop]))[0].detach()
+
+    def worst(context_frames: int) -> float:
+        framing = Framing(hop, (hop,), window_s=float(context))  # chunks of as many frames as the context has
+        seams = []
+        for chunk in framing.decode_chunks(values.shape[-1], context_frames):
+            part = values[..., chunk.start : chunk.stop]
+            found = generator(part, torch.tensor([part.shape[-1] * hop]))[0]
+            kept = found[(chunk.keep_start - chunk.start) * hop : (chunk.keep_stop - chunk.start) * hop]
+            seams.append((kept - whole[chunk.keep_start * hop : chunk.keep_stop * hop]).abs().max())
+        return float(torch.stack(seams).max().detach())
+
+    assert worst(context) < 1e-6
+    assert worst(context // 2) > 1e-4
