@@ -32,7 +32,7 @@ DECODERS = {
 # Where the sum of the layers' reaches is no whole number the claim may be one frame more than what is reached.
 TIGHT = {
     "small hifigan", "wide kernel", "wide dilation", "wide output", "small istft", "one stage", "long window", "paper",
-    "small", "small_5hz", "tiny",
+    "small", "small_5hz",
 }  # fmt: skip
 
 
