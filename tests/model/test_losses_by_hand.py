@@ -1,5 +1,4 @@
-"""Stage-2 losses on numbers small enough to be worked by hand: two clips of 3 samples and 1, and 88 where padding
-is."""
+"""Stage-2 losses worked by hand: two clips of 3 samples and 1, and 88 where padding is."""
 
 from __future__ import annotations
 
