@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from syllabary.model.codec import Codec
+from syllabary.model.conformer import ConformerLayer, ConvolutionModule, FeedForward, SelfAttention
 from syllabary.model.convolution import ResidualBlock, SnakeBeta
 from syllabary.model.daam import Daam
 
@@ -50,6 +51,48 @@ def daam_gate(x: Tensor, daam: Daam) -> Tensor:
     return x * (1 + daam.alpha * torch.exp(log_gate))
 
 
+def layer_norm(x: Tensor, norm: torch.nn.LayerNorm) -> Tensor:
+    mean, variance = x.mean(dim=-1, keepdim=True), x.var(dim=-1, unbiased=False, keepdim=True)
+    return (x - mean) / torch.sqrt(variance + 1e-5) * norm.weight + norm.bias
+
+
+def linear(x: Tensor, layer: torch.nn.Linear) -> Tensor:
+    return x @ layer.weight.T + layer.bias
+
+
+def feed_forward(x: Tensor, module: FeedForward) -> Tensor:
+    hidden = linear(layer_norm(x, module.norm), module.expand)
+    return linear(hidden * torch.sigmoid(hidden), module.contract)
+
+
+def self_attention(x: Tensor, module: SelfAttention) -> Tensor:
+    size = x.shape[-1] // module.num_heads
+    query, key, value = linear(layer_norm(x, module.norm), module.qkv).chunk(3, dim=-1)
+    heads = []
+    for q, k, v in zip(query.split(size, -1), key.split(size, -1), value.split(size, -1), strict=True):
+        weights = torch.softmax(q @ k.transpose(1, 2) / math.sqrt(size), dim=-1)
+        heads.append(weights @ v)
+    return linear(torch.cat(heads, dim=-1), module.out)
+
+
+def convolution_module(x: Tensor, module: ConvolutionModule) -> Tensor:
+    values, gates = linear(layer_norm(x, module.norm), module.pointwise_in).chunk(2, dim=-1)
+    conv = module.depthwise
+    padding = (conv.kernel_size[0] - 1) // 2
+    gated = (values * torch.sigmoid(gates)).transpose(1, 2)
+    mixed = F.conv1d(gated, conv.weight, conv.bias, padding=padding, groups=gated.shape[1]).transpose(1, 2)
+    normed = layer_norm(mixed, module.depthwise_norm)
+    return linear(normed * torch.sigmoid(normed), module.pointwise_out)
+
+
+def conformer_layer(x: Tensor, layer: ConformerLayer) -> Tensor:
+    x = x + feed_forward(x, layer.feed_forward_in) / 2
+    x = x + self_attention(x, layer.attention)
+    x = x + convolution_module(x, layer.convolution)
+    x = x + feed_forward(x, layer.feed_forward_out) / 2
+    return layer_norm(x, layer.norm)
+
+
 def encode(codec: Codec, waveform: Tensor) -> Tensor:
     """Latents [batch, dim, frames] of clips [batch, samples] of whole frames."""
     front_end = codec.encoder.front_end
@@ -61,7 +104,11 @@ def encode(codec: Codec, waveform: Tensor) -> Tensor:
             x = residual_block(x, residual)
         if block.daam is not None:
             x = daam_gate(x, block.daam)
-    return codec.encoder.conformers(codec.encoder.projection(x), None)
+    projection = codec.encoder.projection
+    x = F.conv1d(x, projection.weight, projection.bias).transpose(1, 2)
+    for layer in codec.encoder.conformers.layers:
+        x = conformer_layer(x, layer)
+    return x.transpose(1, 2)
 
 
 def decode(codec: Codec, values: Tensor) -> Tensor:
