@@ -1,0 +1,72 @@
+"""The spectral halves written plainly from their equations: loops over blocks, torch's bare operations, no masks.
+
+The same weights as the model's modules; the spectrum itself and the inverse STFT have tests of their own
+(tests/model/spectral/test_spectral.py, test_istft.py).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from published_model import daam_gate
+from torch import Tensor, nn
+
+from syllabary.model.spectral.convnext import ConvNeXtBlock
+from syllabary.model.spectral.front_end import SpectralFrontEnd
+from syllabary.model.spectral.istft import Generator
+
+
+def channel_norm(x: Tensor, norm: nn.LayerNorm) -> Tensor:
+    """Over the channels of [batch, channels, positions]."""
+    mean, variance = x.mean(dim=1, keepdim=True), x.var(dim=1, unbiased=False, keepdim=True)
+    return (x - mean) / torch.sqrt(variance + 1e-5) * norm.weight[:, None] + norm.bias[:, None]
+
+
+def pointwise(x: Tensor, layer: nn.Linear) -> Tensor:
+    return torch.einsum("oi,bip->bop", layer.weight, x) + layer.bias[:, None]
+
+
+def depthwise(x: Tensor, conv: nn.Conv1d) -> Tensor:
+    """A filter a channel, tap by tap, zeros outside."""
+    reach, length = conv.kernel_size[0] // 2, x.shape[-1]
+    padded = F.pad(x, (reach, reach))
+    taps = [conv.weight[:, 0, k, None] * padded[..., k : k + length] for k in range(conv.kernel_size[0])]
+    return torch.stack(taps).sum(dim=0) + conv.bias[:, None]
+
+
+def block(x: Tensor, module: ConvNeXtBlock) -> Tensor:
+    """x + scale * W2 gelu(W1 LN(depthwise(x))), gelu(h) = h Phi(h)."""
+    hidden = pointwise(channel_norm(depthwise(x, module.depthwise), module.norm), module.expand)
+    hidden = hidden * torch.special.ndtr(hidden)
+    return x + module.scale[:, None] * pointwise(hidden, module.contract)
+
+
+def stage(x: Tensor, blocks: nn.ModuleList) -> Tensor:
+    for module in blocks:
+        x = block(x, module)
+    return x
+
+
+def front_end(module: SpectralFrontEnd, waveform: Tensor) -> Tensor:
+    """Features [batch, channels, frames] of waveforms [batch, samples] of whole frames."""
+    first = module.stages[0]
+    x = F.conv1d(module.spectrum(waveform), first.enter.weight, first.enter.bias, padding=1)
+    x = stage(x, first.blocks.blocks)
+    x = daam_gate(x, first.daam) if first.daam is not None else x
+    for norm, later in zip(module.norms, list(module.stages)[1:], strict=True):
+        stride = later.enter.stride[0]
+        padded = F.pad(channel_norm(x, norm), (stride // 2, stride - stride // 2))
+        x = stage(F.conv1d(padded, later.enter.weight, later.enter.bias, stride=stride), later.blocks.blocks)
+        x = daam_gate(x, later.daam) if later.daam is not None else x
+    return x
+
+
+def decode(generator: Generator, values: Tensor) -> Tensor:
+    """Waveforms [batch, samples] of quantized latents [batch, dim, frames]."""
+    x = F.conv1d(values, generator.input.weight, generator.input.bias)
+    x = stage(x, generator.stages[0].blocks)
+    for up, later in zip(generator.ups, list(generator.stages)[1:], strict=True):
+        stride, length = up.stride, x.shape[-1]
+        full = F.conv_transpose1d(x, up.weight, up.bias, stride=stride)
+        x = stage(full[..., stride // 2 : stride // 2 + length * stride], later.blocks)
+    return generator.head(x, None)
