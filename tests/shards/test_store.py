@@ -117,3 +117,24 @@ def test_a_damaged_claim_is_named(root: str) -> None:
     store.publish_bytes(store.join(root, outputs.CLAIM), b"{")
     with pytest.raises(FormatError, match="not JSON"):
         outputs.read_claim(root)
+
+
+@pytest.mark.parametrize("how", ["publish_bytes", "publishing"])
+def test_a_file_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """After a power loss a name must not stand for bytes that never arrived: all of them are synced, then renamed."""
+    target, synced = tmp_path / "file", []
+    sync = os.fsync
+
+    def noting(handle: int) -> None:
+        synced.append((os.fstat(handle).st_ino, os.fstat(handle).st_size, target.exists()))
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    if how == "publish_bytes":
+        store.publish_bytes(str(target), b"whole")
+    else:
+        with store.publishing(str(target)) as temporary:
+            temporary.write_bytes(b"whole")
+    assert synced == [(target.stat().st_ino, 5, False)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from syllabary.shards import outputs
 from syllabary.shards.archive.audit import audit_archive
 from syllabary.shards.archive.packing import Packing
+from syllabary.shards.dataset import index
 from syllabary.shards.errors import NotFoundError
 from tests.helpers.archive_corpus import RATE, make_archive
 
@@ -155,6 +157,66 @@ def test_a_token_out_of_range_is_found_even_with_a_right_checksum(archive: Path)
     position = changed.schema.get_field_index("crc32c")
     changed = changed.set_column(position, table.schema.field("crc32c"), [row_crc32cs(changed)])
     assert np.flatnonzero(wrong_rows(changed, read_format(str(archive)))).tolist() == [5]
+
+
+def with_column(table: pa.Table, name: str, values: list) -> pa.Table:
+    """The table with another column and the row checksums of what it then holds."""
+    from syllabary.shards.archive.parts import row_crc32cs
+
+    changed = table.set_column(table.schema.get_field_index(name), table.schema.field(name), [values])
+    crc = changed.schema.get_field_index("crc32c")
+    return changed.set_column(crc, table.schema.field("crc32c"), [row_crc32cs(changed)])
+
+
+@pytest.mark.parametrize("change", [lambda s: s[:-1], lambda s: [*s, 0], lambda s: []])
+def test_a_salience_of_another_length_is_found_even_with_a_right_checksum(archive: Path, change: Callable) -> None:
+    from syllabary.shards.archive.audit import read_format, wrong_rows
+
+    table = pq.read_table(archive / "parts/train-000000.parquet")
+    salience = table["salience"].to_pylist()
+    salience[5] = change(salience[5])
+    changed = with_column(table, "salience", pa.array(salience, table.schema.field("salience").type))
+    assert np.flatnonzero(wrong_rows(changed, read_format(str(archive)))).tolist() == [5]
+
+
+def test_a_row_of_another_utterance_than_the_ledgers_is_found_though_all_checksums_are_right(archive: Path) -> None:
+    """Two rows change places; part, rows and sums are sealed anew, and only the ledger remembers the order."""
+    from dataclasses import replace
+
+    from syllabary.shards.archive.ledger import read_ledger, sha256, sums_text
+    from syllabary.shards.archive.parts import encode_part
+
+    part = archive / "parts/train-000000.parquet"
+    file = pq.ParquetFile(part)
+    table = file.read().replace_schema_metadata({b"syllabary": file.metadata.metadata[b"syllabary"]})
+    order = [*range(20), 21, 20, *range(22, 64)]
+    part.write_bytes(encode_part(table.take(order), row_group_size=16))
+    own = sha256(part.read_bytes())
+    encoded = replace(
+        read_ledger(str(archive), "train-000000"), part_sha256=own, part_size_bytes=part.stat().st_size
+    ).encode()
+    (archive / "ledger/train-000000.parquet").write_bytes(encoded)
+    (archive / "sums/train-000000.sha256").write_bytes(sums_text("train-000000", own, sha256(encoded)))
+    assert [f.rows for f in audit_archive(str(archive)).findings] == [(20, 21)]
+
+
+def test_a_ledger_of_other_utterances_than_the_shards_is_found(tmp_path: Path) -> None:
+    """The shard's digest is right and its rows are not: they are compared one by one with the index."""
+    from dataclasses import replace
+
+    from syllabary.shards.archive.ledger import intact_ledger, publish_part
+    from tests.helpers.archive_corpus import FORMAT, make_part, make_shards
+
+    shards = make_shards(str(tmp_path / "shards"), ("train-000000",), num_utterances=6)
+    archive, name = tmp_path / "archive", "train-000000"
+    FORMAT.claim(str(archive))
+    make_part(str(archive), index.read_index_part(shards, name), FORMAT, name, 0, 16)
+    assert audit_archive(str(archive), shards).findings == []
+    ledger = intact_ledger(str(archive), name, FORMAT)
+    swapped = replace(ledger, rows=ledger.rows.take([1, 0, 2, 3, 4, 5]))
+    publish_part(str(archive), (archive / f"parts/{name}.parquet").read_bytes(), swapped)
+    found = [str(f) for f in audit_archive(str(archive), shards).findings]
+    assert f"ledger/{name}.parquet: does not account for the utterances of the shard" in found
 
 
 @pytest.mark.parametrize(
