@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import importlib
 import threading
@@ -15,6 +16,7 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 
 from syllabary.flows import narration
+from syllabary.flows import output_lock as output_lock_module
 from syllabary.flows.output_lock import PRIVATE_SERVER_VARIABLE, limit_name, output_lock
 from syllabary.shards.errors import JobError
 from syllabary.workers.control.jobs import Job
@@ -172,3 +174,28 @@ def test_a_private_server_locks_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     with output_lock(str(tmp_path)):  # would fail, and slowly, if it asked the server above
         held = True
     assert held
+
+
+def test_outputs_are_held_in_one_order_by_a_lease_that_a_restarting_server_may_miss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two runs that name two outputs in two orders must not each hold what the other waits for."""
+    asked: list[tuple[list[str], dict[str, Any]]] = []
+
+    def concurrency(names: list[str], **options: Any) -> contextlib.AbstractContextManager[None]:
+        asked.append((names, options))
+        return contextlib.nullcontext()
+
+    monkeypatch.delenv(PRIVATE_SERVER_VARIABLE, raising=False)
+    monkeypatch.setattr(output_lock_module, "concurrency", concurrency)
+    monkeypatch.setattr(output_lock_module, "_make_limits", lambda names: None)
+    uris = [str(tmp_path / name) for name in "dbca"]
+    for order in (uris, uris[::-1], [*uris, uris[0] + "/"]):
+        with output_lock(*order):
+            pass
+    assert [names for names, _ in asked] == [sorted(map(limit_name, uris))] * 3
+    (options,) = {tuple(sorted(options.items())) for _, options in asked}
+    # docs/stack.md says 120 s; a lease of a day would keep the output of a killed run for a day.
+    assert dict(options) == {
+        "timeout_seconds": 24 * 3600, "lease_duration": 120, "strict": True, "raise_on_lease_renewal_failure": False,
+    }  # fmt: skip
