@@ -12,9 +12,9 @@ import pytest
 
 from syllabary.shards.errors import FormatError, InputError, NotFoundError
 from syllabary.workers.control.jobs import CompareJob
-from syllabary.workers.evaluation.compare import RegressionError, compare
-from syllabary.workers.report.card import REPORT, SCORES
-from tests.helpers.report_card_example import write_example_report
+from syllabary.workers.evaluation.compare import Change, RegressionError, Scores, changes_of, compare, lost_values
+from syllabary.workers.report.card import REPORT, SCORES, Metric, ReportCard
+from tests.helpers.report_card_example import METRICS, write_example_report
 
 
 def job(tmp_path: Path, *tolerances: str, shift: float = 0.0, **example: Any) -> CompareJob:
@@ -142,3 +142,84 @@ def test_reports_must_be_there_and_share_speech(tmp_path: Path) -> None:
     table.to_parquet(path)
     with pytest.raises(InputError, match="share no utterance"):
         compare(wanted)
+
+
+ESTOI = METRICS[1]
+LOWER = METRICS[2]
+
+
+def scored(values: dict[str, float], metric: str = "estoi", *, weight: float = 1.0, speaker: str = "") -> dict:
+    """Rows of one metric by (utterance_id, metric); an utterance is its own speaker unless one is named."""
+    return {(u, metric): {"value": v, "weight": weight, "speaker": speaker or u} for u, v in values.items()}
+
+
+def card_of(*metrics: Metric) -> ReportCard:
+    return ReportCard.model_construct(metrics=metrics)
+
+
+def only_change(
+    before: dict, after: dict, tolerances: dict[str, float] | None = None, metric: Metric = ESTOI
+) -> Change:
+    (change,) = changes_of(card_of(metric), before, after, tolerances or {}, seed=0)
+    return change
+
+
+def test_a_difference_by_hand() -> None:
+    change = only_change(scored({"a": 0.25, "b": 0.5, "c": 0.75}), scored({"a": 0.5, "b": 0.75, "c": 1.0}))
+    assert (change.before, change.after, change.difference.mean) == (0.5, 0.75, 0.25)
+    assert (change.difference.low, change.difference.high, change.verdict) == (0.25, 0.25, "better")
+
+
+@pytest.mark.parametrize(
+    ("metric", "step", "verdict"),
+    [
+        (ESTOI, 0.25, "better"),
+        (ESTOI, -0.25, "worse"),
+        (LOWER, 0.25, "worse"),
+        (LOWER, -0.25, "better"),
+        (ESTOI, 0, "same"),
+    ],
+)
+def test_what_one_speaker_changes_counts_though_it_has_no_interval(metric: Metric, step: float, verdict: str) -> None:
+    before = scored({"a": 0.5, "b": 0.5}, metric.name, speaker="103")
+    after = scored({"a": 0.5 + step, "b": 0.5 + step}, metric.name, speaker="103")
+    change = only_change(before, after, metric=metric)
+    assert change.difference.low is None and change.verdict == verdict
+
+
+def test_a_difference_of_just_the_tolerance_is_tolerated() -> None:
+    before, after = scored({"a": 1.0, "b": 1.0}), scored({"a": 0.75, "b": 0.75})
+    assert only_change(before, after, {"estoi": 0.25}).verdict == "worse, tolerated"
+    assert only_change(before, after, {"estoi": 0.2499}).verdict == "worse"
+    assert only_change(before, after).verdict == "worse"
+
+
+def test_weights_are_those_of_the_first_report() -> None:
+    """Words of the reference are the same in both; where they are not, the first says what an utterance counts."""
+    before = scored({"a": 1.0}, weight=3.0) | scored({"b": 1.0}, weight=1.0)
+    after = scored({"a": 2.0}, weight=1.0) | scored({"b": 5.0}, weight=100.0)
+    change = only_change(before, after)
+    assert (change.before, change.difference.mean, change.after) == (1.0, (3 * 1 + 1 * 4) / 4, 2.75)
+
+
+def test_only_utterances_of_both_are_compared() -> None:
+    change = only_change(scored({"a": 0.0, "b": 0.5, "x": 9.0}), scored({"a": 0.25, "b": 0.75, "y": -9.0}))
+    assert (change.before, change.difference.mean, change.difference.num_utterances) == (0.25, 0.25, 2)
+
+
+def test_a_value_that_one_speaker_lost_is_a_regression() -> None:
+    """With one speaker nothing tells chance from fault, and a lost value is not taken for chance."""
+    speakers = {"a": "103", "b": "103", "c": "103"}
+    before = Scores(scored(dict.fromkeys(speakers, 0.5)), speakers)
+    after = Scores(scored({"a": 0.5, "b": 0.5}), speakers)
+    assert lost_values([ESTOI], before, after) == ["ESTOI has a value on 2 of 3 utterances, before on 3"]
+    assert lost_values([ESTOI], after, before) == [], "a value that is new is none that was lost"
+    assert lost_values([ESTOI], before, before) == []
+
+
+def test_values_are_lost_only_where_both_measured() -> None:
+    many = {f"{n}": f"{n}" for n in range(6)}
+    before = Scores(scored(dict.fromkeys(many, 0.5)), many)
+    fewer = {name: name for name in ("0", "1")}
+    assert lost_values([ESTOI], before, Scores(scored(dict.fromkeys(fewer, 0.5)), fewer)) == []
+    assert lost_values([ESTOI], before, Scores({}, many)) == ["ESTOI has a value on 0 of 6 utterances, before on 6"]

@@ -195,3 +195,27 @@ def test_every_metric_has_a_ceiling_and_a_floor(short: np.ndarray) -> None:
 def test_a_narrow_model_gets_the_original_at_its_own_bandwidth() -> None:
     names = [codec.system.name for codec in standard_baselines(12_000) if codec.system.kind == "ceiling"]
     assert names == ["original", "lowpass_6k", "lowpass_4k"]
+
+
+def pitches(monkeypatch: pytest.MonkeyPatch, original: list[float], found: list[float]) -> dict[str, float]:
+    """The pitch metrics of two known pitch tracks, 0 where unvoiced."""
+    tracks = {1.0: np.array(original, np.float64), 2.0: np.array(found, np.float64)}
+    monkeypatch.setattr(scoring, "pitch_of", lambda samples: tracks[float(samples[0])])
+    measured = scoring.pitch(Original(np.full(9, 1.0, np.float32)), np.full(9, 2.0, np.float32))
+    return {name: m.value for name, m in measured.items()}
+
+
+def test_voicing_error_is_a_share_of_all_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of ten frames three are voiced in one only, two in both and five in neither: 30 %, not 60 % and not 150 %."""
+    found = pitches(monkeypatch, [100, 200, 100, 0, 0, 0, 0, 0, 0, 0], [200, 200, 0, 150, 150, 0, 0, 0, 0, 0])
+    assert found["voicing_error"] == pytest.approx(30)
+    # An octave and none: sqrt((1200^2 + 0^2) / 2) cents.
+    assert found["f0_rmse"] == pytest.approx(1200 / np.sqrt(2))
+
+
+def test_tracks_of_two_lengths_are_compared_where_both_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = pitches(monkeypatch, [100, 100, 0, 0, 90, 90], [100, 100, 0, 50])
+    assert found == {"voicing_error": 25.0, "f0_rmse": 0.0}
+    assert pitches(monkeypatch, [100, 0], [0, 100]) == {"voicing_error": 100.0}
+    with pytest.raises(Unscored, match="too short"):
+        pitches(monkeypatch, [], [100.0])

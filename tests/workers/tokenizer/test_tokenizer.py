@@ -251,3 +251,15 @@ def test_it_says_what_its_tokens_are_computed_on(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"a GPU at {device}")
     tokenizer.device = torch.device("cuda")
     assert tokenizer.computed_on == f"torch {version}, cuda a GPU at cuda"
+
+
+@pytest.mark.parametrize("kind", ["waveform", "spectral"])
+def test_salience_is_g_over_1_plus_g_of_the_gates_density(tokenizers: dict[str, Tokenizer], kind: str) -> None:
+    """The density of the encoder itself, of the same weights; the gate has its formula in tests/model/test_daam.py."""
+    wav, frames = speechlike(9 * HOP), 9
+    with torch.no_grad():
+        density = small_codec(kind).encoder(torch.from_numpy(wav)[None], torch.tensor([len(wav)])).gate[0].numpy()
+    assert density.shape == (frames,) and density.max() > 0.1
+    expected = np.array([g / (1 + g) for g in density.tolist()])
+    np.testing.assert_allclose(tokenizers[kind].salience(wav, RATE), expected, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(tokenizers[kind].encode(wav, RATE).salience, 255 * expected, atol=0.6)

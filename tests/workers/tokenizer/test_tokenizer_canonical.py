@@ -4,6 +4,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from syllabary.shards.errors import ConfigError
 from syllabary.workers.recipes.recipe import RECIPES, paper
 from syllabary.workers.tokenizer import networks as inference
+from syllabary.workers.tokenizer.canonical import canonical_arithmetic
 from syllabary.workers.tokenizer.tokenizer import Encoded, Tokenizer, save_tokenizer
 from tests.helpers.small_models import CONFIGS, HOP, RATE, small_tokenizer
 
@@ -212,3 +214,33 @@ def test_paper_shape(tmp_path: Path) -> None:
             latents = plain.encoder(padded, torch.tensor([len(wav)])).latents[..., : len(encoded.tokens)]
         indices = plain.fsq(latents).level_indices[0].T.numpy()
         assert np.array_equal(tokenizer.packing.unpack(encoded.tokens), indices)
+
+
+PRECISIONS = (
+    (torch.backends.mkldnn.matmul, "bf16"),
+    (torch.backends.mkldnn.conv, "bf16"),
+    (torch.backends.cuda.matmul, "tf32"),
+    (torch.backends.cudnn.conv, "tf32"),
+)
+
+
+@pytest.fixture
+def coarse() -> Iterator[None]:
+    """A process that lets products round, as ``torch.set_float32_matmul_precision("medium")`` does."""
+    before = [owner.fp32_precision for owner, _ in PRECISIONS]
+    for owner, precision in PRECISIONS:
+        owner.fp32_precision = precision
+    yield
+    for (owner, _), precision in zip(PRECISIONS, before, strict=True):
+        owner.fp32_precision = precision
+
+
+def test_tokens_are_computed_in_full_precision_and_the_process_gets_its_own_back(coarse: None) -> None:
+    """On a processor that multiplies in bf16 (AMX) these settings change bits; elsewhere only the settings show it."""
+    for _ in range(2):
+        with canonical_arithmetic(torch.device("cpu")):
+            assert [owner.fp32_precision for owner, _ in PRECISIONS] == ["ieee"] * 4
+            with canonical_arithmetic(torch.device("cpu")):
+                assert torch.get_num_threads() == 1 and torch.is_inference_mode_enabled()
+            assert [owner.fp32_precision for owner, _ in PRECISIONS] == ["ieee"] * 4, "the outer block goes on"
+        assert [owner.fp32_precision for owner, _ in PRECISIONS] == [precision for _, precision in PRECISIONS]

@@ -132,3 +132,23 @@ def test_tensorboard_reads_the_events(tmp_path):
 
 def test_a_longer_history_only_appends_to_the_events():
     assert _history(6).to_events().startswith(_history(5).to_events())
+
+
+def test_a_checkpoint_that_is_half_deleted_is_an_orphan_and_not_a_damaged_one(checkpoints, tmp_path, monkeypatch):
+    """The manifest goes first: whatever ends the deletion after that, no run takes the rest for a checkpoint."""
+    for step in (2, 4):
+        _write(checkpoints, tmp_path, step)
+    delete = store.delete
+
+    def killed(uri: str) -> None:
+        if not uri.endswith(MANIFEST):
+            raise KeyboardInterrupt
+        delete(uri)
+
+    monkeypatch.setattr(store, "delete", killed)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints.discard(4)
+    monkeypatch.setattr(store, "delete", delete)
+    assert store.exists(store.join(checkpoints.step_uri(4), "engine/a.pt"))
+    assert checkpoints.steps() == [2] and checkpoints.newest_whole() == (2, [])
+    assert checkpoints.sweep(keep=2) == 1 and store.list_files(checkpoints.step_uri(4)) == []
