@@ -30,3 +30,15 @@ def test_latents_come_out_less_mean_over_deviation(kind: str, conformers: bool) 
         expected = (before.latents[row, :, :frames] - mean[:, None]) / std[:, None]
         torch.testing.assert_close(after.latents[row, :, :frames], expected, rtol=1e-4, atol=1e-4)
         assert not after.latents[row, :, frames:].any()
+
+
+def test_residual_blocks_of_the_front_end_are_dilated_by_powers_of_three_and_five() -> None:
+    """PAPER encoder: block i has dilations 1, 3^i, 5^i; the last of eight looks 78,125 positions away."""
+    with torch.device("meta"):
+        front_end = Encoder(EncoderConfig()).front_end
+    expected = [
+        (1, 1, 1), (1, 3, 5), (1, 9, 25), (1, 27, 125), (1, 81, 625), (1, 243, 3125), (1, 729, 15625), (1, 2187, 78125)
+    ]  # fmt: skip
+    for block in front_end.blocks:
+        assert [tuple(conv.dilation[0] for conv in residual.dilated) for residual in block.residual] == expected
+        assert {conv.dilation[0] for residual in block.residual for conv in residual.plain} == {1}

@@ -1,5 +1,7 @@
 """Code usage on cases known by hand."""
 
+import math
+
 import pytest
 import torch
 
@@ -38,3 +40,16 @@ def test_effective_rank_of_isotropic_and_of_one_direction() -> None:
 def test_entropy_of_known_distributions() -> None:
     found = entropy_bits(torch.tensor([[5, 5, 5, 5], [7, 0, 0, 0], [1, 1, 2, 0], [0, 0, 0, 0]]))
     assert found.tolist() == pytest.approx([2, 0, 1.5, 0])
+
+
+def test_a_dim_that_seldom_moves_is_not_dead() -> None:
+    indices = torch.zeros(100, 2, dtype=torch.uint8)
+    indices[7, 1] = 1
+    assert level_usage(indices, 4).dead_dims == 1
+
+
+def test_effective_rank_of_two_directions_of_known_strength() -> None:
+    """Singular values 3 and 1 are shares of 3/4 and 1/4 (Roy & Vetterli: of the values, not of their squares)."""
+    latents = torch.tensor([[3.0, 0.0], [-3.0, 0.0], [0.0, 1.0], [0.0, -1.0]]) + torch.tensor([5.0, -7.0])
+    entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
+    assert effective_rank(latents) == pytest.approx(math.exp(entropy), rel=1e-6)
