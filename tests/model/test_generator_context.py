@@ -37,11 +37,15 @@ TIGHT = {
 
 
 def narrow(config: HifiganDecoderConfig | IstftDecoderConfig) -> hifigan.Generator | istft.Generator:
-    """The generator with few channels, which changes nothing about its reach."""
+    """The generator with few channels, which changes nothing about its reach, and no weight at zero, which would."""
     torch.manual_seed(0)
     small = config.model_copy(update={"channels": tuple(8 for _ in config.channels)})
     kind = hifigan.Generator if isinstance(small, HifiganDecoderConfig) else istft.Generator
-    return kind(small, DIM).eval()
+    generator = kind(small, DIM).eval()
+    with torch.no_grad():
+        for parameter in generator.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return generator
 
 
 def reach(generator: hifigan.Generator | istft.Generator) -> int:
