@@ -1,7 +1,7 @@
 """Losses of stage 2 (PAPER section stage 2), all of them blind to padding.
 
 total = L1 + 2.0 mrstft + 0.1 (adversarial + feature_matching); beyond the paper + w mel, without L1 and mrstft
-mel = mean over windows of L1 between log-mel spectra (model/mel.py)
+mel = mean over windows of L1 between log-mel spectra (model/spectral/mel.py)
 mrstft = mean over FFT sizes of [magnitude term + L1 of log magnitudes], hop FFT / 4, Hann
 adversarial (least squares): G: (D(y') - 1)^2;  D: (D(y) - 1)^2 + D(y')^2
 feature matching: mean over layers of L1 between hidden maps of real and generated speech
@@ -21,9 +21,9 @@ from torch import Tensor
 
 from syllabary.model.config import CodecLossConfig
 from syllabary.model.discriminators import DiscriminatorOutput, FeatureMap
-from syllabary.model.mel import LogMel
 from syllabary.model.padding import on_device, valid_mask
 from syllabary.model.precision import full_precision
+from syllabary.model.spectral.mel import LogMel
 
 _MAGNITUDE_FLOOR = 1e-5
 _LEAST_VARIANCE = 1e-8  # keeps the gradient of a root finite

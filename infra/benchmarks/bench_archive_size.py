@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
-from syllabary.model.usage import entropy_bits
+from syllabary.model.measures.usage import entropy_bits
 from syllabary.shards import store
 from syllabary.shards.archive import parts as token_archive
 from syllabary.shards.archive.packing import Packing

@@ -20,9 +20,9 @@ from syllabary.model.config import IstftDecoderConfig, ModelConfig
 from syllabary.model.encoder import Encoder
 from syllabary.model.fsq import Fsq, Routing
 from syllabary.model.initialize import unit_gain
-from syllabary.model.mel import LogMel
 from syllabary.model.padding import frame_mask, valid_mask
 from syllabary.model.spectral.istft import Generator, Trunk
+from syllabary.model.spectral.mel import LogMel
 
 MEL_FFT, MEL_BANDS = 1024, 100
 _QUIET_LOG = -6.0  # about the mean of a log-mel spectrum at -24 dBFS

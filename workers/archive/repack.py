@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from syllabary.model.usage import entropy_bits
+from syllabary.model.measures.usage import entropy_bits
 from syllabary.shards import store
 from syllabary.shards.archive import parts as token_archive
 from syllabary.shards.archive.ledger import intact_ledger, publish_part, sha256, shards_in

@@ -159,7 +159,7 @@ def _long_enough(evaluation: Evaluation, encoded: Sequence[int]) -> list[Speech]
 def _effective_rank(evaluation: Evaluation, speeches: Sequence[Speech]) -> float:
     import torch
 
-    from syllabary.model.usage import effective_rank
+    from syllabary.model.measures.usage import effective_rank
 
     latents = [evaluation.tokenizer.latents(speech.stored, speech.stored_rate) for speech in speeches]
     return effective_rank(torch.from_numpy(np.concatenate(latents, axis=1).T.copy()))
@@ -170,7 +170,7 @@ def _given_place(evaluation: Evaluation, encoded: Sequence[int]) -> GivenPlace:
 
     In utterances of their own lengths an encoder that tells the distance to the end would pass for one that hears.
     """
-    from syllabary.model.place import common_length
+    from syllabary.model.measures.place import common_length
 
     tokenizer, numbers = evaluation.tokenizer, list(encoded[:_PLACED])
     framing, levels = tokenizer.framing, tokenizer.config.fsq.levels

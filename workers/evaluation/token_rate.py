@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
-from syllabary.model.place import between_clips, entropy_given_place, group_by_place
-from syllabary.model.usage import entropy_bits
+from syllabary.model.measures.place import between_clips, entropy_given_place, group_by_place
+from syllabary.model.measures.usage import entropy_bits
 from syllabary.shards.archive import parts as token_archive
 from syllabary.shards.archive.packing import Packing
 from syllabary.shards.archive.parts import ArchiveFormat, PartMetadata

@@ -22,9 +22,9 @@ from syllabary.model.config import IstftDecoderConfig
 from syllabary.model.discriminators import Discriminators
 from syllabary.model.fsq import Routing
 from syllabary.model.losses import GeneratorLosses, discriminator_loss, generator_losses, mean_score, spread_loss
-from syllabary.model.mel import mel_windows
 from syllabary.model.spectral.bottleneck import Bottleneck, bottleneck_mel, mel_l1, mel_loss_in_time, random_crops
 from syllabary.model.spectral.istft import Generator, Vocoder
+from syllabary.model.spectral.mel import mel_windows
 from syllabary.workers.recipes.training import CodecTrainConfig, OptimizerConfig
 from syllabary.workers.training.codec import (
     CodecStage,

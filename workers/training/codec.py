@@ -32,9 +32,9 @@ from syllabary.model.losses import (
     mrstft_loss,
     waveform_loss,
 )
-from syllabary.model.mel import LogMel, mel_windows
+from syllabary.model.measures.usage import level_usage
 from syllabary.model.spectral.bottleneck import Bottleneck, bottleneck_mel, mel_l1
-from syllabary.model.usage import level_usage
+from syllabary.model.spectral.mel import LogMel, mel_windows
 from syllabary.shards import audio, store
 from syllabary.shards.archive.packing import Packing
 from syllabary.shards.errors import ConfigError, explain

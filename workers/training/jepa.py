@@ -18,8 +18,8 @@ from torch import Tensor
 from syllabary.model.fsq import Fsq
 from syllabary.model.jepa import Jepa
 from syllabary.model.masking import sample_mask
+from syllabary.model.measures.place import PlaceGroups, relative_loss
 from syllabary.model.padding import frame_mask, valid_mask, zero_invalid
-from syllabary.model.place import PlaceGroups, relative_loss
 from syllabary.shards import store
 from syllabary.shards.errors import InputError, explain
 from syllabary.shards.outputs import pretty_json

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from syllabary.model.encoder import EncodeOutput
-from syllabary.model.place import PlaceGroups, common_length, group_by_place, place_of
+from syllabary.model.measures.place import PlaceGroups, common_length, group_by_place, place_of
 from syllabary.workers.training.data.clips import Batch
 from syllabary.workers.training.engine import gather_from_ranks, rows_of_all_ranks
 

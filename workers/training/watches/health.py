@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from syllabary.model.daam import Daam
 from syllabary.model.jepa import Jepa
-from syllabary.model.place import between_clips, entropy_given_place, rank_given_place, variance_between_clips
-from syllabary.model.usage import effective_rank, entropy_bits
+from syllabary.model.measures.place import between_clips, entropy_given_place, rank_given_place, variance_between_clips
+from syllabary.model.measures.usage import effective_rank, entropy_bits
 from syllabary.workers.training.watches.frames import HeldOutFrames
 
 

@@ -28,7 +28,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Integer, Num
 from torch import Tensor
 
-from syllabary.model.usage import effective_rank, entropy_bits
+from syllabary.model.measures.usage import effective_rank, entropy_bits
 
 MIN_CLIPS = 4
 _CONSTANT = 1e-6  # of a dim's root mean square: what fp32 makes of a dim that never moves
@@ -116,7 +116,7 @@ def entropy_given_place(
 ) -> Float[Tensor, "dim"] | None:
     """Bits of each dim's digit that the place does not tell; None when no place counts.
 
-    ``corrected`` adds Miller's and Madow's term (see ``syllabary.model.usage``): without it 16 clips make uniform
+    ``corrected`` adds Miller's and Madow's term (see ``syllabary.model.measures.usage``): without it 16 clips make uniform
     digits of four levels look like 1.86 bits, 4 clips like 1.32 (with it 1.99 and 1.63).
     """
     num_places, dims = len(groups.num_clips), digits.shape[1]

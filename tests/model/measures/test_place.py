@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from syllabary.model.padding import valid_mask
-from syllabary.model.place import (
+from syllabary.model.measures.place import (
     between_clips,
     common_length,
     entropy_given_place,
@@ -20,7 +19,8 @@ from syllabary.model.place import (
     relative_loss,
     variance_between_clips,
 )
-from syllabary.model.usage import entropy_bits
+from syllabary.model.measures.usage import entropy_bits
+from syllabary.model.padding import valid_mask
 
 
 def _clips(num_clips: int, num_frames: int) -> torch.Tensor:

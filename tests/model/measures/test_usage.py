@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from syllabary.model.usage import effective_rank, entropy_bits, level_usage
+from syllabary.model.measures.usage import effective_rank, entropy_bits, level_usage
 
 
 def test_uniform_use_is_full_perplexity() -> None:
