@@ -116,7 +116,7 @@ def entropy_given_place(
 ) -> Float[Tensor, "dim"] | None:
     """Bits of each dim's digit that the place does not tell; None when no place counts.
 
-    ``corrected`` adds Miller's and Madow's term (see ``syllabary.model.measures.usage``): without it 16 clips make uniform
+    ``corrected`` adds Miller's and Madow's term (see ``model.measures.usage``): without it 16 clips make uniform
     digits of four levels look like 1.86 bits, 4 clips like 1.32 (with it 1.99 and 1.63).
     """
     num_places, dims = len(groups.num_clips), digits.shape[1]

@@ -25,7 +25,6 @@ DECODERS = {
         channels=(4, 4), strides=(2,), mrf_kernels=(3,), mrf_dilations=((1,),), output_kernel=13
     ),
     "small istft": SMALL_ISTFT,
-    "one stage": IstftDecoderConfig(n_fft=32, channels=(8,), strides=(4,), num_blocks=(1,), kernel=3),
     "long window": IstftDecoderConfig(n_fft=96, channels=(8, 8), strides=(2, 8), num_blocks=(1, 2), kernel=3),
     **{name: resolve(name).model.decoder for name in ("paper", "small", "small_5hz", "tiny", "fast16k")},
 }
