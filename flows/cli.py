@@ -105,7 +105,7 @@ def pretrain(
 @app.command("train-codec")
 def train_codec(
     shards: ShardsOption,
-    encoder: Annotated[str, typer.Option("--encoder", help="URI of a stage-1 run.")],
+    encoder: Annotated[str, typer.Option("--encoder", help="URI of a stage-1 run, or none: begin untrained.")],
     out: OutOption,
     recipe: RecipeOption = "tiny",
     config: ConfigOption = None,

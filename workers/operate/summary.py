@@ -15,7 +15,7 @@ from syllabary.workers.recipes.recipe import Recipe, validate
 from syllabary.workers.training.history import METRICS, History, Validation
 from syllabary.workers.training.watches import words as watch_words
 
-LOSSES = {"pretrain": "loss", "codec": "mrstft"}  # of runs whose done.json does not name its headline
+TRAININGS = ("pretrain", "codec")
 
 
 def report(job: ReportJob) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def report(job: ReportJob) -> dict[str, Any]:
     """
     recipe = validate(outputs.read_claim(job.run, "run")["config"])
     done = {name: _done(getattr(job, name)) for name in ("shards", "pretrain", "codec", "archive", "restored")}
-    losses = {stage: done[stage].get("headline", loss) for stage, loss in LOSSES.items()}
+    losses = {stage: str(done[stage]["headline"]) for stage in TRAININGS}
     for stage, loss in losses.items():
         picture = store.read_bytes(store.join(getattr(job, stage), "curves", f"{loss}.png"))
         store.publish_bytes(store.join(job.run, "curves", f"{stage}.png"), picture)
@@ -87,7 +87,7 @@ def warnings_in_force(done: dict[str, dict[str, Any]]) -> str:
     """Which warnings the last validations still gave; the summary has their words, and those that healed."""
     names = [
         f"{stage}: {one['name'].replace('_', ' ')}"
-        for stage in LOSSES for one in done[stage].get("warnings", []) if one["last_step"] == done[stage]["steps"]
+        for stage in TRAININGS for one in done[stage].get("warnings", []) if one["last_step"] == done[stage]["steps"]
     ]  # fmt: skip
     return f"{len(names)} ({', '.join(names)})" if names else "none"
 
@@ -126,5 +126,5 @@ def _warning_lines(done: dict[str, dict[str, Any]]) -> list[str]:
     """Every warning of both stages, with the steps between which it was given."""
     return [
         f"- {stage}, steps {one['first_step']:,} to {one['last_step']:,}: {one['text']}"
-        for stage in LOSSES for one in done[stage].get("warnings", [])
+        for stage in TRAININGS for one in done[stage].get("warnings", [])
     ]  # fmt: skip

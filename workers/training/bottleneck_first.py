@@ -74,7 +74,7 @@ class PhasedCodecStage:
         assert isinstance(decoder, IstftDecoderConfig)
         codec = Codec(self._model).to(setup.device)
         assert isinstance(codec.generator, Generator)
-        load_encoder(codec, setup.job.encoder_uri or "")
+        load_encoder(codec, setup.job.encoder_uri)
         if self._config.standardize_latents:
             standardize_latents(codec.encoder, setup)
         decay = self._config.average_decay

@@ -271,7 +271,7 @@ class CodecStage:
         self._setup, self._job = setup, setup.job
         self._config, self._model = setup.job.recipe.codec, setup.job.recipe.model
         self._codec = Codec(self._model).to(setup.device)
-        load_encoder(self._codec, setup.job.encoder_uri or "")
+        load_encoder(self._codec, setup.job.encoder_uri)
         if self._config.standardize_latents:
             standardize_latents(self._codec.encoder, setup)
         self._is_frozen = self._config.train_encoder == "frozen"
@@ -408,12 +408,14 @@ def publish_codec(codec: Codec, job: RankJob) -> Mapping[str, Any]:
     return {"num_parameters": sum(v.numel() for v in state.values())}
 
 
-def load_encoder(codec: Codec, encoder_uri: str) -> None:
-    """Put the stage-1 run's encoder into the codec.
+def load_encoder(codec: Codec, encoder_uri: str | None) -> None:
+    """Put the stage-1 run's encoder into the codec; None leaves it untrained.
 
     Raises:
         ConfigError: its weights do not fit the recipe's encoder.
     """
+    if encoder_uri is None:
+        return
     state = from_safetensors(store.read_bytes(store.join(encoder_uri, ENCODER_FILE)))
     expected = codec.encoder.state_dict()
     wrong = sorted(k for k in {*state, *expected}

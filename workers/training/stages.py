@@ -53,6 +53,7 @@ def _pretrain_rank(job: RankJob) -> None:
 
 
 _CODEC_STAGE = "train-codec"
+UNTRAINED = "none"
 
 
 def train_codec(job: TrainCodecJob) -> dict[str, Any]:
@@ -67,7 +68,8 @@ def train_codec(job: TrainCodecJob) -> dict[str, Any]:
     model = {"model": recipe.model.model_dump(mode="json")}
     done = claim_run(job.out, "codec", job.shards, encoder, model, recipe.codec)
     if done is None:
-        out, shards, encoder_uri = (store.normalize(uri) for uri in (job.out, job.shards, job.encoder))
+        out, shards = store.normalize(job.out), store.normalize(job.shards)
+        encoder_uri = None if job.encoder == UNTRAINED else store.normalize(job.encoder)
         train_on_ray(
             _CODEC_STAGE,
             _train_codec_rank,
@@ -81,7 +83,15 @@ def train_codec(job: TrainCodecJob) -> dict[str, Any]:
 
 
 def encoder_digest(encoder_uri: str, recipe: Recipe) -> str:
-    """sha256 of the weights of a complete stage-1 run whose encoder is this recipe's."""
+    """sha256 of the weights of a complete stage-1 run whose encoder is this recipe's; "none" for an untrained encoder.
+
+    Raises:
+        ConfigError: the encoder was trained by a recipe with another one, or none is given and none would be trained.
+        InputError: the stage-1 run is not complete.
+    """
+    if encoder_uri == UNTRAINED:
+        _require_trained_encoder(recipe)
+        return UNTRAINED
     claim = outputs.read_claim(encoder_uri, "pretrain")
     if outputs.read_done(encoder_uri) is None:
         raise InputError(
@@ -102,6 +112,20 @@ def encoder_digest(encoder_uri: str, recipe: Recipe) -> str:
                 )
             )
     return sha256_of(store.join(encoder_uri, "encoder.safetensors"))
+
+
+def _require_trained_encoder(recipe: Recipe) -> None:
+    codec = recipe.codec
+    at_rest = codec.train_encoder == "frozen" if codec.method == "joint" else not codec.bottleneck.encoder_lr_fraction
+    if at_rest:
+        raise ConfigError(
+            explain(
+                "an untrained encoder that stage 2 leaves at rest would stay so",
+                value="--encoder none",
+                expected="a stage-1 run, or a recipe whose stage 2 trains the encoder",
+                fix="give a stage-1 run, or --set codec.train_encoder=finetune",
+            )
+        )
 
 
 def _train_codec_rank(job: RankJob) -> None:
