@@ -95,8 +95,8 @@ class PretrainJob(RecipeJob):
 
 
 class TrainCodecJob(RecipeJob):
-    """Stage 2: train FSQ and decoder for the encoder of the stage-1 run at ``encoder``; ``none`` begins with an untrained
-    encoder, which only a method that trains it can use."""
+    """Stage 2: train FSQ and decoder for the encoder of the stage-1 run at ``encoder``; ``none`` begins untrained,
+    which only a method that trains the encoder can use."""
 
     verb: ClassVar[str] = "train-codec"
     runs: ClassVar[str] = "training.stages:train_codec"
