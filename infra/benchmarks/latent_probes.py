@@ -1,4 +1,8 @@
-"""Linear probes on frozen latents: who speaks, and what sounds. Used by bench_jepa_ablation.py.
+"""Linear probes on frozen latents: who speaks, and what sounds. Used by bench_jepa_ablation.py, and by itself:
+
+    python infra/benchmarks/latent_probes.py --shards URI RUN [RUN ...]
+
+prints a line each for stage-1 or stage-2 runs, for the same encoder untrained, and for the log-mel spectrum itself.
 
 Only held-out speakers are judged: the encoder has seen none of them. The speaker probe is a closed set (all utterances
 of a speaker but the last train it, the last tests it); a corpus with one recording a speaker lets it hear the room too.
@@ -8,15 +12,20 @@ regression fitted on one half of the speakers and judged on the other: R^2, 0 fo
 
 from __future__ import annotations
 
+import argparse
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load as from_safetensors
 from torch import Tensor
 
 from syllabary.model.encoder import Encoder
+from syllabary.model.loudness import loudness_gain
+from syllabary.shards import outputs, store
+from syllabary.workers.recipes.recipe import Recipe, validate
 from syllabary.workers.training.data.loader import Utterances
 
 _QUARTERS, _BANDS, _HOP, _FFT = 4, 40, 160, 512
@@ -38,8 +47,10 @@ class Probes:
     sounds: list[Tensor]
 
     @classmethod
-    def from_shards(cls, shards_uri: str, sample_rate: int, hop_length: int, *, most_each: int = 8) -> Probes:
-        """The valid and test utterances of speakers who have at least three."""
+    def from_shards(
+        cls, shards_uri: str, sample_rate: int, hop_length: int, *, most_each: int = 8, loudness_dbfs: float = -24.0
+    ) -> Probes:
+        """The valid and test utterances of speakers who have at least three, at the loudness that encoders expect."""
         found: dict[str, list[Tensor]] = defaultdict(list)
         for split in ("valid", "test"):
             utterances = Utterances(shards_uri, split, sample_rate)  # type: ignore[arg-type]
@@ -49,7 +60,8 @@ class Probes:
                     samples = utterances.read(i)
                     whole = len(samples) // hop_length * hop_length
                     if whole >= 2 * hop_length:
-                        found[speaker].append(torch.from_numpy(samples[:whole].copy()))
+                        clip = torch.from_numpy(samples[:whole].copy())
+                        found[speaker].append(clip * loudness_gain(clip, sample_rate, loudness_dbfs))
         pairs = [(clip, who) for who, clips in sorted(found.items()) if len(clips) >= 3 for clip in clips]
         sounds = [describe_sound(clip, hop_length) for clip, _ in pairs]
         return cls([clip for clip, _ in pairs], [who for _, who in pairs], sounds)
@@ -131,3 +143,37 @@ def _mel_filters() -> Tensor:
     rise = (bins[:, None] - edges[:-2]) / (edges[1:-1] - edges[:-2])
     fall = (edges[2:] - bins[:, None]) / (edges[2:] - edges[1:-1])
     return torch.from_numpy(np.clip(np.minimum(rise, fall), 0, None)).float()
+
+
+def encoder_of(run: str) -> tuple[Encoder, Recipe]:
+    """The encoder that a complete stage-1 or stage-2 run published, and its recipe."""
+    recipe = validate(outputs.read_json(store.join(run, "config.json")))
+    name = next(n for n in ("encoder.safetensors", "codec.safetensors") if store.exists(store.join(run, n)))
+    state = from_safetensors(store.read_bytes(store.join(run, name)))
+    if name.startswith("codec"):
+        state = {k.removeprefix("encoder."): v for k, v in state.items() if k.startswith("encoder.")}
+    encoder = Encoder(recipe.model.encoder)
+    encoder.load_state_dict(state)
+    return encoder, recipe
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shards", required=True)
+    parser.add_argument("runs", nargs="+")
+    options = parser.parse_args()
+    encoders = {run: encoder_of(run) for run in options.runs}
+    recipe = next(iter(encoders.values()))[1]
+    framing, loudness = recipe.model.framing, recipe.model.encoder.loudness_dbfs
+    probes = Probes.from_shards(options.shards, framing.sample_rate, framing.hop_length, loudness_dbfs=loudness)
+    print(f"{len(probes.clips)} clips of {len(set(probes.speakers))} held-out speakers, recipe {recipe.name}")
+    torch.manual_seed(0)
+    rows = {"untrained": probes.latents(Encoder(recipe.model.encoder)), "log-mel spectrum": log_mel_latents(probes)}
+    rows |= {run: probes.latents(encoder) for run, (encoder, _) in encoders.items()}
+    for name, latents in rows.items():
+        print(f"{name:40}", "  ".join(f"{key} {value:.3f}" for key, value in probes.judge(latents).items()))
+
+
+if __name__ == "__main__":
+    main()
