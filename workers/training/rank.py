@@ -19,6 +19,7 @@ from syllabary.workers.training.claim import training_section
 from syllabary.workers.training.data.clips import NO_AUGMENTATION, Batch, ClipMaker
 from syllabary.workers.training.data.epoch_order import SamplePlan
 from syllabary.workers.training.data.loader import RankShare, TrainLoader, Utterances, fixed_batches
+from syllabary.workers.training.data.resident_corpus import ResidentCorpus, ResidentLoader, require_room
 from syllabary.workers.training.driver import RankJob
 from syllabary.workers.training.engine import gather_from_ranks, join_process_group, select_device, world
 from syllabary.workers.training.engine_files import needs_universal
@@ -57,7 +58,7 @@ def run_rank(job: RankJob, config: TrainConfig, make_stage: Callable[[RankSetup]
     say = _leader_says(job)
     config = settle_precision(job.run_uri, config, device, say)
     job = _trained_by(job, config)
-    loader = make_loader(job, config, pinned=device.type == "cuda")
+    loader = make_loader(job, config, device, say)
     say(held_out_speakers(loader.utterances))
     step = find_resume_step(job.run_uri, say)
     setup = RankSetup(job, device, validation_batches(job, config, say), _is_from_other_world(job, config, step))
@@ -75,11 +76,14 @@ def _trained_by(job: RankJob, config: TrainConfig) -> RankJob:
     return replace(job, recipe=job.recipe.model_copy(update={section: config}))
 
 
-def make_loader(job: RankJob, config: TrainConfig, *, pinned: bool = False) -> TrainLoader:
-    """This rank's loader over the training split, with page-locked batches for a GPU where ``pinned``.
+def make_loader(job: RankJob, config: TrainConfig, device: torch.device, say: Callable[[str], None]) -> TrainLoader:
+    """This rank's loader over the training split.
+
+    On a GPU the corpus is kept in its memory when ``corpus_in_memory`` is "auto" and it fits there, since no loader
+    keeps up with one; else batches are read from shards, page-locked for a GPU. ``say`` is told which.
 
     Raises:
-        InputError: fewer utterances than ranks.
+        InputError: fewer utterances than ranks, or more than allowed cannot be read.
     """
     encoder = job.recipe.model.encoder
     utterances = Utterances(job.shards_uri, "train", encoder.sample_rate)
@@ -91,14 +95,26 @@ def make_loader(job: RankJob, config: TrainConfig, *, pinned: bool = False) -> T
                 fix="shard more speech, or lower num_workers",
             )
         )
-    clips = replace(clip_maker(encoder, config), pinned=pinned)
-    return TrainLoader(
-        utterances,
-        SamplePlan(len(utterances), config.seed),
-        clips,
-        share,
-        max_quarantined_percent=config.max_quarantined_percent,
-    )
+    clips = replace(clip_maker(encoder, config), pinned=device.type == "cuda")
+    plan, most = SamplePlan(len(utterances), config.seed), config.max_quarantined_percent
+    may_stay = device.type == "cuda" and config.corpus_in_memory == "auto"
+    if may_stay and (corpus := _resident(utterances, device, encoder, say)):
+        return ResidentLoader(utterances, plan, clips, share, corpus=corpus, max_quarantined_percent=most)
+    return TrainLoader(utterances, plan, clips, share, max_quarantined_percent=most)
+
+
+def _resident(
+    utterances: Utterances, device: torch.device, encoder: EncoderConfig, say: Callable[[str], None]
+) -> ResidentCorpus | None:
+    """The corpus in the device's memory, or None where it does not fit."""
+    try:
+        require_room(utterances.num_samples * 2, device)
+    except InputError as error:
+        say(f"reads from shards at every step: {error}")
+        return None
+    corpus = ResidentCorpus.load(utterances, device, loudness_dbfs=encoder.loudness_dbfs)
+    say(f"keeps the corpus in the memory of {device.type}: {corpus.size_bytes / 1e6:,.0f} MB")
+    return corpus
 
 
 def validation_batches(job: RankJob, config: TrainConfig, say: Callable[[str], None]) -> list[Batch]:

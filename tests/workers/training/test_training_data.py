@@ -13,10 +13,12 @@ from syllabary.shards.dataset import index
 from syllabary.shards.errors import InputError, UnavailableError
 from syllabary.workers.recipes.recipe import resolve
 from syllabary.workers.recipes.training import AugmentConfig
+from syllabary.workers.training import rank as rank_module
 from syllabary.workers.training.data import loader as loader_module
 from syllabary.workers.training.data.clips import Batch, ClipMaker
 from syllabary.workers.training.data.epoch_order import SamplePlan, crop_start, epoch_order, mix
 from syllabary.workers.training.data.loader import RankShare, TrainLoader, Utterances, fixed_batches
+from syllabary.workers.training.data.resident_corpus import ResidentLoader
 from syllabary.workers.training.driver import RankJob
 from syllabary.workers.training.rank import clip_maker, make_loader, validation_batches
 from tests.helpers.training_testing import RATE, training_recipe, write_training_shards
@@ -183,7 +185,7 @@ def test_fewer_utterances_than_ranks_is_refused(tmp_path, monkeypatch):
     uri = write_training_shards(str(tmp_path / "shards"), train=1, shards=1)
     monkeypatch.setattr("syllabary.workers.training.rank.world", lambda: (0, 2))
     with pytest.raises(InputError, match=r"1 training utterances .* for 2 ranks; shard more speech, or lower"):
-        make_loader(_Job(uri), training_recipe().pretrain)
+        make_loader(_Job(uri), training_recipe().pretrain, torch.device("cpu"), print)
 
 
 def test_an_empty_valid_split_is_refused_with_its_fix(tmp_path):
@@ -263,8 +265,10 @@ def test_only_a_loader_for_a_gpu_asks_for_page_locked_memory(shards, monkeypatch
 
     monkeypatch.setattr(torch, "zeros", noting)
     recipe = training_recipe()
+    never = recipe.pretrain.model_copy(update={"corpus_in_memory": "never"})
     for pinned in (False, True):
-        loader = make_loader(RankJob("", shards, recipe, None), recipe.pretrain, pinned=pinned)
+        device = torch.device("cuda" if pinned else "cpu")
+        loader = make_loader(RankJob("", shards, recipe, None), never, device, print)
         loader.step_at(0)
         loader.close()
     assert asked == [False, True]
@@ -277,3 +281,19 @@ def test_only_a_copy_from_page_locked_memory_is_not_waited_for(monkeypatch, pinn
     monkeypatch.setattr(torch.Tensor, "to", lambda self, device, non_blocking: copied.append(non_blocking))
     batch.to(torch.device("cuda"))
     assert copied == [pinned]
+
+
+def test_a_gpu_keeps_the_corpus_in_its_memory_when_it_fits(shards, monkeypatch, capsys):
+    recipe, kept = training_recipe(), []
+    monkeypatch.setattr(rank_module.ResidentCorpus, "load", lambda *_, **how: kept.append(how) or _Resident())
+    for free, expected in ((1 << 34, ResidentLoader), (1 << 10, TrainLoader)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, free))
+        job, device = RankJob("", shards, recipe, None), torch.device("cuda")
+        assert type(make_loader(job, recipe.pretrain, device, print)) is expected
+    assert kept == [{"loudness_dbfs": recipe.model.encoder.loudness_dbfs}]
+    said = capsys.readouterr().out
+    assert "keeps the corpus in the memory of cuda" in said and "reads from shards at every step" in said
+
+
+class _Resident:
+    size_bytes = 1

@@ -15,8 +15,9 @@ from syllabary.workers.recipes.training import AugmentConfig
 from syllabary.workers.training.data.epoch_order import Slot, crop_start, mix
 
 NO_AUGMENTATION = AugmentConfig()
-_RATE_UNITS = 1000  # speeds are drawn in thousandths, as a ratio of whole rates
-_LOW_PASS = np.full(9, 1 / 3, dtype=np.float32)  # of low noise; keeps its variance at 1
+RATE_UNITS = 1000  # speeds are drawn in thousandths, as a ratio of whole rates
+LOW_PASS_TAPS = 9
+_LOW_PASS = np.full(LOW_PASS_TAPS, LOW_PASS_TAPS**-0.5, dtype=np.float32)  # of low noise; keeps its variance at 1
 Samples = NDArray[np.float32]
 
 
@@ -75,12 +76,12 @@ class ClipMaker:
     def clip(self, samples: Samples, slot: Slot) -> Samples:
         """The slot's crop of its utterance, augmented: float32 [at most crop_samples]."""
         seed = mix(slot.utterance) if self.fixed_crops else slot.seed
-        speed = self._speed(slot.seed)
-        wanted = self.crop_samples * speed // _RATE_UNITS
+        speed = speed_of(slot.seed, self.augment)
+        wanted = self.crop_samples * speed // RATE_UNITS
         start = crop_start(seed, len(samples), wanted)
         crop = self._gain(samples) * samples[start : start + wanted]
-        if speed != _RATE_UNITS:
-            crop = soxr.resample(crop, speed, _RATE_UNITS)[: self.crop_samples]
+        if speed != RATE_UNITS:
+            crop = soxr.resample(crop, speed, RATE_UNITS)[: self.crop_samples]
         return self._augmented(crop, slot.seed)
 
     def _gain(self, samples: Samples) -> np.float32:
@@ -88,14 +89,6 @@ class ClipMaker:
             return np.float32(1)
         whole = torch.from_numpy(np.ascontiguousarray(samples))
         return np.float32(loudness_gain(whole, self.sample_rate, self.loudness_dbfs))
-
-    def _speed(self, seed: int) -> int:
-        """Samples of the utterance for a thousand of the clip."""
-        most = self.augment.speed_percent
-        generator = np.random.Generator(np.random.Philox(mix(seed, 5)))
-        if not most or generator.random() < 0.5:
-            return _RATE_UNITS
-        return round(_RATE_UNITS * (1 + generator.uniform(-most, most) / 100))
 
     def _augmented(self, clip: Samples, seed: int) -> Samples:
         if not self.augment.gain_db and self.augment.noise_snr_db is None:
@@ -109,15 +102,13 @@ class ClipMaker:
 
     def _disturbed(self, clip: Samples, seed: int) -> Samples:
         """The clip with noise for the encoder alone, or the clip itself."""
-        generator = np.random.Generator(np.random.Philox(mix(seed, 6)))
-        if generator.random() >= self.augment.input_noise_share:
+        drawn = disturbance_of(seed, self.augment)
+        if drawn is None:
             return clip
-        noise = generator.standard_normal(len(clip)).astype(np.float32)
-        if generator.random() < 0.5:
-            noise = np.convolve(noise, _LOW_PASS, mode="same")
-        rms = float(np.sqrt(np.mean(np.square(clip)))) * 10 ** (
-            -generator.uniform(*self.augment.input_noise_snr_db) / 20
-        )
+        noise = drawn.generator.standard_normal(len(clip)).astype(np.float32)
+        if drawn.is_low:
+            noise = np.convolve(noise, _LOW_PASS, mode="same")[: len(clip)]
+        rms = float(np.sqrt(np.mean(np.square(clip)))) * 10 ** (-drawn.snr_db / 20)
         return clip + noise * np.float32(rms)
 
     def batch(self, clips: list[Samples], slots: list[Slot]) -> Batch:
@@ -143,3 +134,29 @@ def augmentation_draws(seed: int, augment: AugmentConfig) -> tuple[np.random.Gen
     generator = np.random.Generator(np.random.Philox(mix(seed, 2)))
     gain_db = generator.uniform(-augment.gain_db, augment.gain_db)
     return generator, np.float32(10 ** (gain_db / 20))
+
+
+def speed_of(seed: int, augment: AugmentConfig) -> int:
+    """Samples of the utterance for ``RATE_UNITS`` of the sample's clip."""
+    most = augment.speed_percent
+    generator = np.random.Generator(np.random.Philox(mix(seed, 5)))
+    if not most or generator.random() < 0.5:
+        return RATE_UNITS
+    return round(RATE_UNITS * (1 + generator.uniform(-most, most) / 100))
+
+
+@dataclass(frozen=True)
+class Disturbance:
+    """Noise for the input of one clip: low or white, so far below the speech; ``generator`` goes on to draw it."""
+
+    is_low: bool
+    snr_db: float
+    generator: np.random.Generator
+
+
+def disturbance_of(seed: int, augment: AugmentConfig) -> Disturbance | None:
+    """The noise of a sample's input, or None for the clips that get none."""
+    generator = np.random.Generator(np.random.Philox(mix(seed, 6)))
+    if generator.random() >= augment.input_noise_share:
+        return None
+    return Disturbance(bool(generator.random() < 0.5), float(generator.uniform(*augment.input_noise_snr_db)), generator)

@@ -2,9 +2,9 @@
 
 Speech is kept as int16, 115 MB an hour at 16 kHz: eleven hours are 1.3 GB. What a batch holds is the same pure function
 of plan and position as the ordinary loader's (workers/training/data/loader.py), and the same bits for 16-bit speech at
-the model's rate: loudness, crops and gains are as there. Speech that had to be resampled is rounded to 16 bits; noise
-is drawn by the device, from the same seeds but by another generator. Changes of speed and noise in the input alone are
-the ordinary loader's only, and refused.
+the model's rate: loudness, crops, gains and speeds are as there. Speech that had to be resampled is rounded to 16 bits;
+another speed is interpolated by cubics instead of filtered; noise is drawn by the device, from the same seeds but by
+another generator.
 """
 
 from __future__ import annotations
@@ -16,14 +16,22 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from syllabary.model.loudness import loudness_gain
-from syllabary.shards.errors import ConfigError, InputError, explain
+from syllabary.shards.errors import InputError, explain
 from syllabary.workers.cluster.memory import free_bytes
-from syllabary.workers.recipes.training import AugmentConfig
-from syllabary.workers.training.data.clips import NO_AUGMENTATION, Batch, ClipMaker, augmentation_draws
+from syllabary.workers.training.data.clips import (
+    LOW_PASS_TAPS,
+    RATE_UNITS,
+    Batch,
+    ClipMaker,
+    augmentation_draws,
+    disturbance_of,
+    speed_of,
+)
 from syllabary.workers.training.data.epoch_order import Slot, crop_start, mix
 from syllabary.workers.training.data.loader import TrainLoader, Utterances
 
@@ -100,25 +108,29 @@ class ResidentCorpus:
         return self._samples.numel() * 2
 
     def batch(self, slots: Sequence[Slot], clips: ClipMaker) -> Batch:
-        """The slots' crops, augmented, on the device; lengths on the CPU.
-
-        Raises:
-            ConfigError: an augmentation that only the ordinary loader has.
-        """
-        _require_known(clips.augment)
+        """The slots' crops, augmented, on the device; lengths on the CPU."""
         lengths = self.lengths[[slot.utterance for slot in slots]]
         seeds = [mix(slot.utterance) if clips.fixed_crops else slot.seed for slot in slots]
-        crops = zip(seeds, lengths.tolist(), strict=True)
-        starts = np.array([crop_start(seed, length, clips.crop_samples) for seed, length in crops])
-        kept = np.minimum(lengths, clips.crop_samples)
+        speeds = np.array([speed_of(slot.seed, clips.augment) for slot in slots], np.int64)
+        wanted = clips.crop_samples * speeds // RATE_UNITS
+        crops = zip(seeds, lengths.tolist(), wanted.tolist(), strict=True)
+        starts = np.array([crop_start(*crop) for crop in crops])
+        taken = np.minimum(lengths, wanted)
+        kept = np.minimum(np.rint(taken * RATE_UNITS / speeds).astype(np.int64), clips.crop_samples)
         first = self._first[[slot.utterance for slot in slots]] + starts
         padded = -(-int(kept.max()) // clips.hop_length) * clips.hop_length
-        first_there, kept_there = self._there(np.stack([first, kept])).unbind()
+        places = self._there(np.stack([first, taken, kept, speeds]))
+        kept_there = places[2]
+        if (speeds == RATE_UNITS).all():
+            waveform = self._gathered(places[0], kept_there, padded)
+        else:
+            waveform = self._interpolated(*places.unbind(), padded)
         gains = self._there(self._gains[[slot.utterance for slot in slots]])
-        waveform = self._gathered(first_there, kept_there, padded) * gains[:, None]
-        if clips.augment != NO_AUGMENTATION:
+        waveform = waveform * gains[:, None]
+        if clips.augment.gain_db or clips.augment.noise_snr_db is not None:
             waveform = self._augmented(waveform, kept_there, slots, clips)
-        return Batch(waveform, torch.from_numpy(kept), tuple(slots))
+        disturbed = self._disturbed(waveform, kept_there, slots, clips) if clips.augment.input_noise_share else None
+        return Batch(waveform, torch.from_numpy(kept), tuple(slots), disturbed)
 
     def _there(self, values: NDArray[np.generic]) -> Tensor:
         """A few numbers on the device, without waiting for what it does."""
@@ -129,6 +141,30 @@ class ResidentCorpus:
         place = torch.arange(padded, device=self.device)
         index = (first[:, None] + place).clamp_(max=self._samples.numel() - 1)
         return (self._samples[index].float() / _FULL_SCALE).masked_fill_(place >= kept[:, None], 0.0)
+
+    def _interpolated(self, first: Tensor, taken: Tensor, kept: Tensor, speeds: Tensor, padded: int) -> Tensor:
+        """Clips at their speeds, by Catmull-Rom's cubic through the four samples around each place."""
+        place = torch.arange(padded, device=self.device)
+        at = place.double() * (speeds.double() / RATE_UNITS)[:, None]
+        before = at.floor().long()
+        t = (at - before).float()
+        last = (taken - 1)[:, None]
+        around = [(before + k).clamp(min=0).minimum(last) + first[:, None] for k in (-1, 0, 1, 2)]
+        a, b, c, d = (self._samples[index].float() / _FULL_SCALE for index in around)
+        cubic = b + 0.5 * t * (c - a + t * (2 * a - 5 * b + 4 * c - d + t * (3 * (b - c) + d - a)))
+        return cubic.masked_fill_(place >= kept[:, None], 0.0)
+
+    def _disturbed(self, waveform: Tensor, kept: Tensor, slots: Sequence[Slot], clips: ClipMaker) -> Tensor:
+        """The clips with noise in the input of some, as the ordinary loader chooses them."""
+        drawn = [disturbance_of(slot.seed, clips.augment) for slot in slots]
+        factors = [0.0 if d is None else 10 ** (-d.snr_db / 20) for d in drawn]
+        is_low = self._there(np.array([d is not None and d.is_low for d in drawn]))
+        generator = torch.Generator(self.device).manual_seed(mix(slots[0].seed, 6) >> 1)
+        white = torch.randn(waveform.shape, generator=generator, device=self.device)
+        low = F.avg_pool1d(white[:, None], LOW_PASS_TAPS, 1, LOW_PASS_TAPS // 2)[:, 0] * LOW_PASS_TAPS**0.5
+        rms = (waveform.square().sum(dim=1) / kept).sqrt() * self._there(np.array(factors, np.float32))
+        valid = torch.arange(waveform.shape[1], device=self.device) < kept[:, None]
+        return waveform + torch.where(is_low[:, None], low, white) * rms[:, None] * valid
 
     def _augmented(self, waveform: Tensor, kept: Tensor, slots: Sequence[Slot], clips: ClipMaker) -> Tensor:
         gains = np.array([augmentation_draws(slot.seed, clips.augment)[1] for slot in slots], np.float32)
@@ -146,18 +182,6 @@ def _gain(part: NDArray[np.int16], sample_rate: int, loudness_dbfs: float | None
     if loudness_dbfs is None or not len(part):
         return 1.0
     return loudness_gain(torch.from_numpy(part).float() / _FULL_SCALE, sample_rate, loudness_dbfs)
-
-
-def _require_known(augment: AugmentConfig) -> None:
-    if augment.speed_percent or augment.input_noise_share:
-        raise ConfigError(
-            explain(
-                "a resident corpus neither changes the speed of clips nor disturbs the input alone",
-                value=f"speed_percent={augment.speed_percent:g}, input_noise_share={augment.input_noise_share:g}",
-                expected="0 for both",
-                fix="--set STAGE.augment.speed_percent=0 --set STAGE.augment.input_noise_share=0",
-            )
-        )
 
 
 def as_int16(samples: NDArray[np.float32]) -> NDArray[np.int16]:
