@@ -20,6 +20,7 @@ from syllabary.flows.cli_options import (
     DeviceOption,
     DigitOrder,
     DocumentUnit,
+    InitOption,
     OutOption,
     RecipeOption,
     SetOption,
@@ -92,6 +93,7 @@ def shard(
 def pretrain(
     shards: ShardsOption,
     out: OutOption,
+    init: InitOption = "none",
     recipe: RecipeOption = "tiny",
     config: ConfigOption = None,
     overrides: SetOption = None,
@@ -99,14 +101,15 @@ def pretrain(
     """Stage 1: train the JEPA encoder."""
     from syllabary.workers.control.jobs import PretrainJob
 
-    submit_and_print(PretrainJob(shards=shards, out=out, **recipe_choice(recipe, config, overrides)))
+    submit_and_print(PretrainJob(shards=shards, out=out, init=init, **recipe_choice(recipe, config, overrides)))
 
 
 @app.command("train-codec")
 def train_codec(
     shards: ShardsOption,
-    encoder: Annotated[str, typer.Option("--encoder", help="URI of a stage-1 run, or none: begin untrained.")],
     out: OutOption,
+    encoder: Annotated[str, typer.Option("--encoder", help="URI of a stage-1 run; none begins untrained.")] = "none",
+    init: InitOption = "none",
     recipe: RecipeOption = "tiny",
     config: ConfigOption = None,
     overrides: SetOption = None,
@@ -116,7 +119,8 @@ def train_codec(
     from syllabary.workers.control.jobs import ExportJob, TrainCodecJob
     from syllabary.workers.control.submit import submit
 
-    submit(TrainCodecJob(shards=shards, encoder=encoder, out=out, **recipe_choice(recipe, config, overrides)))
+    choice = recipe_choice(recipe, config, overrides)
+    submit(TrainCodecJob(shards=shards, encoder=encoder, init=init, out=out, **choice))
     submit_and_print(ExportJob(codec=out, out=store.join(out, "tokenizer")))
 
 

@@ -19,6 +19,9 @@ ShardsOption = Annotated[str, typer.Option("--shards", help="URI of shards.")]
 ArchiveOption = Annotated[str, typer.Option("--archive", help="URI of a token archive.")]
 TokenizerOption = Annotated[str, typer.Option("--tokenizer", help="URI of a tokenizer directory.")]
 WorkersOption = Annotated[int | None, typer.Option("--workers", min=1, help="Processes; default one per core.")]
+InitOption = Annotated[
+    str, typer.Option("--init", help="URI of a tokenizer or a complete run whose weights to begin with, or none.")
+]
 DeviceOption = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, ...")]
 
 

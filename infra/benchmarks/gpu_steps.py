@@ -32,7 +32,8 @@ from syllabary.workers.training.data.clips import Batch
 from syllabary.workers.training.data.epoch_order import mix
 from syllabary.workers.training.driver import RankJob
 from syllabary.workers.training.engine import frozen, join_process_group
-from syllabary.workers.training.jepa import ENCODER_FILE, JepaStage
+from syllabary.workers.training.initial_weights import ENCODER_FILE
+from syllabary.workers.training.jepa import JepaStage
 from syllabary.workers.training.rank import RankSetup
 
 _BLOCKS = (ConvNeXtStage, ConformerStack, DownBlock)

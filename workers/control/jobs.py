@@ -86,23 +86,31 @@ class ShardJob(RecipeJob):
 
 
 class PretrainJob(RecipeJob):
-    """Stage 1: train the JEPA encoder on ``shards``; the run lives at ``out``."""
+    """Stage 1: train the JEPA encoder on ``shards``; the run lives at ``out``.
+
+    ``init`` is a tokenizer or a complete run whose encoder it begins with instead of an untrained one.
+    """
 
     verb: ClassVar[str] = "pretrain"
     runs: ClassVar[str] = "training.stages:pretrain"
     shards: str
     out: str
+    init: str = "none"
 
 
 class TrainCodecJob(RecipeJob):
     """Stage 2: train FSQ and decoder for the encoder of the stage-1 run at ``encoder``; ``none`` begins untrained,
-    which only a method that trains the encoder can use."""
+    which only a method that trains the encoder can use.
+
+    ``init`` is a tokenizer or a complete stage-2 run whose encoder and decoder it begins with, without ``encoder``.
+    """
 
     verb: ClassVar[str] = "train-codec"
     runs: ClassVar[str] = "training.stages:train_codec"
     shards: str
-    encoder: str
+    encoder: str = "none"
     out: str
+    init: str = "none"
 
 
 class ExportJob(Job):

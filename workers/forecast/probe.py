@@ -43,7 +43,8 @@ from syllabary.workers.training.data.clips import Batch
 from syllabary.workers.training.data.epoch_order import Slot
 from syllabary.workers.training.driver import RankJob
 from syllabary.workers.training.engine import join_process_group, select_device
-from syllabary.workers.training.jepa import ENCODER_FILE, JepaStage
+from syllabary.workers.training.initial_weights import ENCODER_FILE
+from syllabary.workers.training.jepa import JepaStage
 from syllabary.workers.training.precision import settle_alone
 from syllabary.workers.training.rank import RankSetup
 

@@ -14,6 +14,7 @@ from dataclasses import fields
 from typing import Any
 
 import torch
+from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from syllabary.model.averaging import Averaged
@@ -25,14 +26,15 @@ from syllabary.model.losses import GeneratorLosses, discriminator_loss, generato
 from syllabary.model.spectral.bottleneck import Bottleneck, bottleneck_mel, mel_l1, mel_loss_in_time, random_crops
 from syllabary.model.spectral.istft import Generator, Vocoder
 from syllabary.model.spectral.mel import mel_windows
+from syllabary.shards import store
 from syllabary.workers.recipes.training import CodecTrainConfig, OptimizerConfig
 from syllabary.workers.training.codec import (
     CodecStage,
     Share,
+    begin_codec,
     head_mel,
     heard_mel,
     illustrate,
-    load_encoder,
     publish_codec,
     shares_of,
     validate_codec,
@@ -51,8 +53,8 @@ from syllabary.workers.training.engine import (
     sum_over_ranks,
 )
 from syllabary.workers.training.history import Validation
+from syllabary.workers.training.initial_weights import HEAD_FILE
 from syllabary.workers.training.rank import RankSetup, run_rank
-from syllabary.workers.training.standardize import standardize_latents
 from syllabary.workers.training.watches.warnings import Warned, codec_warnings
 
 
@@ -74,11 +76,10 @@ class PhasedCodecStage:
         assert isinstance(decoder, IstftDecoderConfig)
         codec = Codec(self._model).to(setup.device)
         assert isinstance(codec.generator, Generator)
-        load_encoder(codec, setup.job.encoder_uri)
-        if self._config.standardize_latents:
-            standardize_latents(codec.encoder, setup)
-        decay = self._config.average_decay
-        self._bottleneck = Averaged(Bottleneck(codec, decoder).to(setup.device), decay)
+        initial = begin_codec(codec, setup)
+        decay, bottleneck = self._config.average_decay, Bottleneck(codec, decoder).to(setup.device)
+        initial.put_into(bottleneck.head, initial.head)
+        self._bottleneck = Averaged(bottleneck, decay)
         self._vocoder: Averaged[Vocoder] = Averaged(codec.generator.vocoder, decay)
         self._discriminators = Discriminators(self._model.discriminator).to(setup.device)
         self._mel = bottleneck_mel(self._model).to(setup.device)
@@ -235,7 +236,9 @@ class PhasedCodecStage:
             illustrate(self._averaged, self._setup, step, self._config.num_samples_kept)
 
     def publish(self) -> Mapping[str, Any]:
-        """Averaged encoder and generator, and the configuration they were trained by."""
+        """Averaged encoder and generator, the configuration they were trained by, and the head for those who go on."""
+        head = {k: v.detach().cpu().contiguous() for k, v in self._bottleneck.average.head.state_dict().items()}
+        store.publish_bytes(store.join(self._job.run_uri, HEAD_FILE), to_safetensors(head))
         return publish_codec(self._averaged, self._job)
 
     def marks(self) -> list[tuple[int, str]]:

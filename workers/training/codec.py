@@ -56,7 +56,14 @@ from syllabary.workers.training.engine import (
     world,
 )
 from syllabary.workers.training.history import Validation
-from syllabary.workers.training.jepa import CONFIG_FILE, ENCODER_FILE
+from syllabary.workers.training.initial_weights import (
+    CODEC_FILE,
+    CONFIG_FILE,
+    ENCODER_FILE,
+    NOTHING,
+    InitialWeights,
+    read_initial,
+)
 from syllabary.workers.training.rank import RankSetup
 from syllabary.workers.training.standardize import standardize_latents
 from syllabary.workers.training.watches.frames import held_out_frames
@@ -240,9 +247,6 @@ def _first_clips(batches: list[Batch], count: int) -> list[tuple[np.ndarray, int
     return clips[:count]
 
 
-CODEC_FILE = "codec.safetensors"
-
-
 @dataclass(frozen=True)
 class Share:
     """A micro-batch's part of the step: ``weight`` times its mean is its part of the mean over all ranks.
@@ -271,9 +275,7 @@ class CodecStage:
         self._setup, self._job = setup, setup.job
         self._config, self._model = setup.job.recipe.codec, setup.job.recipe.model
         self._codec = Codec(self._model).to(setup.device)
-        load_encoder(self._codec, setup.job.encoder_uri)
-        if self._config.standardize_latents:
-            standardize_latents(self._codec.encoder, setup)
+        begin_codec(self._codec, setup)
         self._is_frozen = self._config.train_encoder == "frozen"
         if self._is_frozen:
             self._codec.freeze_encoder()
@@ -408,13 +410,28 @@ def publish_codec(codec: Codec, job: RankJob) -> Mapping[str, Any]:
     return {"num_parameters": sum(v.numel() for v in state.values())}
 
 
-def load_encoder(codec: Codec, encoder_uri: str | None) -> None:
-    """Put the stage-1 run's encoder into the codec; None leaves it untrained.
+def begin_codec(codec: Codec, setup: RankSetup) -> InitialWeights:
+    """Give the codec the weights that the job begins with, latents standardized unless a decoder knows them already.
+
+    Raises:
+        ConfigError, InputError: see :func:`load_encoder`, ``read_initial`` and ``standardize_latents``.
+    """
+    initial = read_initial(setup.job.init)
+    initial.put_into(codec.encoder, initial.encoder)
+    initial.put_into(codec.generator, initial.generator)
+    load_encoder(codec, setup.job.encoder_uri)
+    if setup.job.recipe.codec.standardize_latents and not initial.generator:
+        standardize_latents(codec.encoder, setup)
+    return initial
+
+
+def load_encoder(codec: Codec, encoder_uri: str) -> None:
+    """Put the stage-1 run's encoder into the codec; "none" leaves it as it is.
 
     Raises:
         ConfigError: its weights do not fit the recipe's encoder.
     """
-    if encoder_uri is None:
+    if encoder_uri == NOTHING:
         return
     state = from_safetensors(store.read_bytes(store.join(encoder_uri, ENCODER_FILE)))
     expected = codec.encoder.state_dict()

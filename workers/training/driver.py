@@ -40,7 +40,8 @@ class RankJob:
     shards_uri: str
     recipe: Recipe
     mailbox: Any
-    encoder_uri: str | None = None
+    encoder_uri: str = "none"
+    init: str = "none"
     device: Literal["cpu", "cuda", "auto"] = "auto"
 
 

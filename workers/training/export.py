@@ -22,8 +22,7 @@ def export(job: ExportJob) -> dict[str, Any]:
     from safetensors.torch import load as from_safetensors
 
     from syllabary.workers.tokenizer.directory import save_tokenizer
-    from syllabary.workers.training.codec import CODEC_FILE
-    from syllabary.workers.training.jepa import CONFIG_FILE
+    from syllabary.workers.training.initial_weights import CODEC_FILE, CONFIG_FILE
 
     outputs.read_claim(job.codec, "codec")
     if outputs.read_done(job.codec) is None:

@@ -39,6 +39,7 @@ from syllabary.workers.training.engine import (
     world,
 )
 from syllabary.workers.training.history import Validation
+from syllabary.workers.training.initial_weights import CONFIG_FILE, ENCODER_FILE, read_initial
 from syllabary.workers.training.rank import RankSetup, run_rank
 from syllabary.workers.training.watches.frames import held_out_frames
 from syllabary.workers.training.watches.health import (
@@ -190,9 +191,6 @@ def _require_masked_frames(count: float, mask_ratio: float) -> None:
         )
 
 
-ENCODER_FILE, CONFIG_FILE = "encoder.safetensors", "config.json"
-
-
 def train_jepa_rank(job: RankJob) -> None:
     """What each Ray Train worker runs."""
     run_rank(job, job.recipe.pretrain, JepaStage)
@@ -209,6 +207,9 @@ class JepaStage:
         encoder = setup.job.recipe.model.encoder
         self._hop, self._jepa_config = encoder.framing.hop_length, setup.job.recipe.model.jepa
         self._jepa = Jepa(encoder, self._jepa_config).to(setup.device)
+        initial = read_initial(setup.job.init)
+        for part in (self._jepa.context_encoder, self._jepa.target_encoder):
+            initial.put_into(part, initial.encoder)
         engine = build_engine(
             self._jepa, [(self._jepa, 1.0)], self._config, self._config.optimizer.lr,
             load_universal=setup.load_universal,

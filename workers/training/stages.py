@@ -20,6 +20,7 @@ from syllabary.workers.recipes.recipe import Recipe, resolve
 from syllabary.workers.training.checkpoints import sha256_of
 from syllabary.workers.training.claim import claim_run, read_summary
 from syllabary.workers.training.driver import RankJob, train_on_ray
+from syllabary.workers.training.initial_weights import NOTHING, initial_digest
 
 
 def pretrain(job: PretrainJob) -> dict[str, Any]:
@@ -32,13 +33,15 @@ def pretrain(job: PretrainJob) -> dict[str, Any]:
     """
     recipe = resolve(job.recipe, config_uri=job.config, overrides=job.overrides)
     model = {"encoder": recipe.model.encoder.model_dump(mode="json"), "jepa": recipe.model.jepa.model_dump(mode="json")}
-    done = claim_run(job.out, "pretrain", job.shards, {}, model, recipe.pretrain)
+    begun = {"init": initial_digest(job.init, recipe)}
+    done = claim_run(job.out, "pretrain", job.shards, begun, model, recipe.pretrain)
     if done is None:
+        out, shards, init = store.normalize(job.out), store.normalize(job.shards), _normalized(job.init)
         train_on_ray(
             "pretrain",
             _pretrain_rank,
             recipe.pretrain,
-            lambda mailbox: RankJob(store.normalize(job.out), store.normalize(job.shards), recipe, mailbox),
+            lambda mailbox: RankJob(out, shards, recipe, mailbox, init=init),
         )
         done = read_summary(job.out)
     else:
@@ -53,7 +56,6 @@ def _pretrain_rank(job: RankJob) -> None:
 
 
 _CODEC_STAGE = "train-codec"
-UNTRAINED = "none"
 
 
 def train_codec(job: TrainCodecJob) -> dict[str, Any]:
@@ -64,17 +66,17 @@ def train_codec(job: TrainCodecJob) -> dict[str, Any]:
         InputError: the stage-1 run is not complete; others as for stage 1.
     """
     recipe = resolve(job.recipe, config_uri=job.config, overrides=job.overrides)
-    encoder = {"encoder": encoder_digest(job.encoder, recipe)}
+    begun = {"encoder": encoder_digest(job, recipe), "init": initial_digest(job.init, recipe)}
     model = {"model": recipe.model.model_dump(mode="json")}
-    done = claim_run(job.out, "codec", job.shards, encoder, model, recipe.codec)
+    done = claim_run(job.out, "codec", job.shards, begun, model, recipe.codec)
     if done is None:
         out, shards = store.normalize(job.out), store.normalize(job.shards)
-        encoder_uri = None if job.encoder == UNTRAINED else store.normalize(job.encoder)
+        begin = {"encoder_uri": _normalized(job.encoder), "init": _normalized(job.init)}
         train_on_ray(
             _CODEC_STAGE,
             _train_codec_rank,
             recipe.codec,
-            lambda mailbox: RankJob(out, shards, recipe, mailbox, encoder_uri),
+            lambda mailbox: RankJob(out, shards, recipe, mailbox, **begin),
         )
         done = read_summary(job.out)
     else:
@@ -82,16 +84,28 @@ def train_codec(job: TrainCodecJob) -> dict[str, Any]:
     return {**done, "out": job.out}
 
 
-def encoder_digest(encoder_uri: str, recipe: Recipe) -> str:
-    """sha256 of the weights of a complete stage-1 run whose encoder is this recipe's; "none" for an untrained encoder.
+def _normalized(uri: str) -> str:
+    return uri if uri == NOTHING else store.normalize(uri)
+
+
+def encoder_digest(job: TrainCodecJob, recipe: Recipe) -> str:
+    """sha256 of the weights of a complete stage-1 run whose encoder is this recipe's; "none" where none is given.
 
     Raises:
-        ConfigError: the encoder was trained by a recipe with another one, or none is given and none would be trained.
+        ConfigError: the encoder was trained by a recipe with another one, two sources are given, or none and the
+            encoder would not be trained either.
         InputError: the stage-1 run is not complete.
     """
-    if encoder_uri == UNTRAINED:
-        _require_trained_encoder(recipe)
-        return UNTRAINED
+    encoder_uri = job.encoder
+    if NOTHING not in (encoder_uri, job.init):
+        raise ConfigError(
+            explain("two encoders to begin with", value=f"--encoder {encoder_uri} --init {job.init}",
+                    expected="one of them", fix="give --encoder none with --init")
+        )  # fmt: skip
+    if encoder_uri == NOTHING:
+        if job.init == NOTHING:
+            _require_trained_encoder(recipe)
+        return NOTHING
     claim = outputs.read_claim(encoder_uri, "pretrain")
     if outputs.read_done(encoder_uri) is None:
         raise InputError(
