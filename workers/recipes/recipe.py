@@ -218,10 +218,12 @@ def _tiny_pretrain() -> PretrainConfig:
 
 
 def _tiny_codec() -> CodecTrainConfig:
-    return _spectral_codec(num_steps=300).model_copy(
+    values = _spectral_codec(num_steps=800)
+    return values.model_copy(
         update={
-            "num_workers": 2, "micro_batch_size": 5, "checkpoint_every": 50, "validate_every": 75,
-            "num_validation_utterances": 32, "log_every": 5, "vocoder": VocoderConfig(discriminator_start_step=20),
+            "num_workers": 2, "micro_batch_size": 5, "checkpoint_every": 100, "validate_every": 200,
+            "num_validation_utterances": 32, "log_every": 10, "vocoder": VocoderConfig(discriminator_start_step=20),
+            "optimizer": values.optimizer.model_copy(update={"lr": 8e-4}),
         }
     )  # fmt: skip
 
