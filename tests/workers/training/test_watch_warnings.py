@@ -67,6 +67,13 @@ def test_a_rate_at_which_nothing_moves_is_told_in_the_second_half():
     assert names(50, {"mrstft": 2.4, "level_entropy_bits": 1.802}) == set()
 
 
+def test_digits_that_use_all_bits_from_the_start_and_are_needed_are_not_frozen():
+    """Standardized latents begin near two bits and stay there: only whether the decoder needs them tells."""
+    needed, hardly = ({"mrstft": 2.0, "level_entropy_bits": 1.8, "token_gain": gain} for gain in (0.5, 0.05))
+    assert names(50, needed) == set()
+    assert names(50, hardly) == {"frozen_digits"}
+
+
 @pytest.mark.parametrize("learns", [True, False])
 def test_what_to_change_follows_from_whether_this_stage_trains_the_encoder(learns):
     (warned,) = told([Validation(0, WELL | {"between_clips": 0.03})], learns=learns)

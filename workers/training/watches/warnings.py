@@ -16,6 +16,7 @@ from syllabary.workers.training.history import Validation
 
 SILENT_DB, ALIKE_DB = -80.0, 0.1
 _UNCHANGED, _UNCHANGED_BITS, _WORSE = 0.01, 0.001, 1.1
+_HEARD = 0.1  # of token_gain: well above what chance gives
 SWAPS = {
     "shuffled": "its frames shuffled",
     "other": "another utterance's tokens",
@@ -184,7 +185,9 @@ def _digits(watched: Watched) -> Iterator[Warned]:
     first, last = watched.first("level_entropy_bits"), watched.last("level_entropy_bits")
     if first is None or last is None or not (watched.learns_digits and watched.is_late):
         return
-    if abs(last - first) < _UNCHANGED_BITS:
+    # Standardized latents use nearly all bits from the start; a decoder that needs the right digits shows they are alive.
+    is_heard = (watched.last("token_gain") or 0.0) >= _HEARD
+    if abs(last - first) < _UNCHANGED_BITS and not is_heard:
         yield Warned("frozen_digits", f"the digits stay as they were before training ({last:.3f} bits a dim): the "
                      f"encoder does not learn; {watched.rate} is far too low, or the digits froze in the first "
                      "steps")  # fmt: skip
