@@ -16,7 +16,7 @@ from syllabary.workers.training.history import Validation
 
 SILENT_DB, ALIKE_DB = -80.0, 0.1
 _UNCHANGED, _UNCHANGED_BITS, _WORSE = 0.01, 0.001, 1.1
-_HEARD = 0.1  # of token_gain: well above what chance gives
+_HEARD = 0.2  # of token_gain: well above what chance gives
 SWAPS = {
     "shuffled": "its frames shuffled",
     "other": "another utterance's tokens",
