@@ -40,13 +40,19 @@ _SPECTRAL = EncoderConfig(
     sample_rate=RATE,
     window_s=1.2,
     latent_dim=16,
-    front_end=SpectralFrontEndConfig(n_fft=32, channels=(8, 10, 12), strides=(8, 5, 3), num_blocks=(2, 1, 1)),
-    conformer=_CONFORMER,
-)
+    front_end=SpectralFrontEndConfig(
+        n_fft=32, channels=(8, 10, 12), strides=(8, 5, 3), num_blocks=(2, 1, 1), attention_layers=(0, 0, 1),
+        attention_heads=2, attention_reach=2,
+    ),
+    conformer=_CONFORMER.model_copy(update={"positions": "rotary", "reach": 4}),
+)  # fmt: skip
 _HIFIGAN = HifiganDecoderConfig(
     channels=(12, 10, 8, 6), strides=(3, 5, 8), mrf_kernels=(3, 7), mrf_dilations=((1, 3), (1, 3))
 )
-_ISTFT = IstftDecoderConfig(n_fft=32, channels=(12, 10, 8), strides=(3, 5, 8), num_blocks=(1, 1, 2))
+_ISTFT = IstftDecoderConfig(
+    n_fft=32, channels=(12, 10, 8), strides=(3, 5, 8), num_blocks=(1, 1, 2), attention_layers=(1, 0, 0),
+    attention_heads=2, attention_reach=1,
+)  # fmt: skip
 _SHARED = {
     "jepa": JepaConfig(predictor=PredictorConfig(hidden_dim=12, num_heads=2, conv_kernel=5)),
     "fsq": FsqConfig(),

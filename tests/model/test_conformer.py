@@ -7,9 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from syllabary.model.conformer import ConformerLayer, ConformerStack, ConvolutionModule, FeedForward, SelfAttention
+from syllabary.model.attention import SelfAttention
+from syllabary.model.config import ConformerConfig
+from syllabary.model.conformer import ConformerLayer, ConformerStack, ConvolutionModule, FeedForward
 
 DIM, HEADS, KERNEL = 12, 3, 5
+CONFIG = ConformerConfig(num_heads=HEADS, feed_forward_mult=4, conv_kernel=KERNEL, dropout=0.1)
 
 
 def randomized(module: nn.Module) -> nn.Module:
@@ -81,7 +84,7 @@ def layer_of(x: np.ndarray, layer: ConformerLayer) -> np.ndarray:
 
 @pytest.mark.parametrize("length", [1, 2, 9, 30])
 def test_a_layer_is_its_equations(length: int) -> None:
-    layer = randomized(ConformerLayer(DIM, HEADS, 4, KERNEL, 0.1))
+    layer = randomized(ConformerLayer(DIM, CONFIG))
     x = frames(length)
     for found, clip in zip(layer(x, None).numpy(), x.double().numpy(), strict=True):
         np.testing.assert_allclose(found, layer_of(clip, layer), atol=2e-5, rtol=1e-4)
@@ -105,7 +108,7 @@ def test_attention_is_torchs() -> None:
 
 
 def test_a_stack_is_its_layers_over_channels_first_frames_of_valid_length() -> None:
-    stack = randomized(ConformerStack(2, DIM, num_heads=HEADS, feed_forward_mult=2, conv_kernel=KERNEL, dropout=0.1))
+    stack = randomized(ConformerStack(2, DIM, CONFIG.model_copy(update={"feed_forward_mult": 2})))
     x, lengths = frames(9), [9, 4]
     x[1, 4:] = 88.0
     found = stack(x.transpose(1, 2), torch.arange(9) < torch.tensor(lengths)[:, None])
@@ -118,7 +121,7 @@ def test_a_stack_is_its_layers_over_channels_first_frames_of_valid_length() -> N
 
 def test_dropout_falls_on_every_branch_in_training_and_nowhere_after() -> None:
     """With dropout 1 - epsilon every branch is silent, and only the layer's own norm is left."""
-    layer = randomized(ConformerLayer(DIM, HEADS, 4, KERNEL, 0.0))
+    layer = randomized(ConformerLayer(DIM, CONFIG.model_copy(update={"dropout": 0.0})))
     for module in layer.modules():
         if isinstance(module, nn.Dropout):
             module.p = 1.0

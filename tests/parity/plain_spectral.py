@@ -6,11 +6,14 @@ The same weights as the model's modules; the spectrum itself and the inverse STF
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from published_model import daam_gate
 from torch import Tensor, nn
 
+from syllabary.model.attention import SelfAttention
 from syllabary.model.spectral.convnext import ConvNeXtBlock
 from syllabary.model.spectral.front_end import SpectralFrontEnd
 from syllabary.model.spectral.istft import Generator
@@ -41,9 +44,34 @@ def block(x: Tensor, module: ConvNeXtBlock) -> Tensor:
     return x + module.scale[:, None] * pointwise(hidden, module.contract)
 
 
+def turned(x: Tensor) -> Tensor:
+    """Channels i and i + d / 2 of [batch, d, positions] as one complex number, turned by t / 10000^(2 i / d)."""
+    size, length = x.shape[1], x.shape[2]
+    rates = torch.tensor([10_000 ** (-2 * i / size) for i in range(size // 2)])
+    turn = torch.polar(torch.ones(size // 2, length), rates[:, None] * torch.arange(length))
+    found = torch.complex(x[:, : size // 2], x[:, size // 2 :]) * turn
+    return torch.cat([found.real, found.imag], dim=1)
+
+
+def attend(x: Tensor, module: SelfAttention) -> Tensor:
+    """x + attention(LN(x)), position by position over the neighbours within reach."""
+    size, length = x.shape[1] // module.num_heads, x.shape[-1]
+    query, key, value = pointwise(channel_norm(x, module.norm), module.qkv).chunk(3, dim=1)
+    heads = []
+    for q, k, v in zip(query.split(size, 1), key.split(size, 1), value.split(size, 1), strict=True):
+        q, k = turned(q), turned(k)
+        columns = []
+        for t in range(length):
+            near = slice(max(0, t - module.reach), t + module.reach + 1)
+            weights = torch.softmax((q[..., t : t + 1] * k[..., near]).sum(dim=1) / math.sqrt(size), dim=-1)
+            columns.append((v[..., near] * weights[:, None]).sum(dim=-1))
+        heads.append(torch.stack(columns, dim=-1))
+    return x + pointwise(torch.cat(heads, dim=1), module.out)
+
+
 def stage(x: Tensor, blocks: nn.ModuleList) -> Tensor:
     for module in blocks:
-        x = block(x, module)
+        x = block(x, module) if isinstance(module, ConvNeXtBlock) else attend(x, module.attention)
     return x
 
 
@@ -63,10 +91,11 @@ def front_end(module: SpectralFrontEnd, waveform: Tensor) -> Tensor:
 
 def decode(generator: Generator, values: Tensor) -> Tensor:
     """Waveforms [batch, samples] of quantized latents [batch, dim, frames]."""
-    x = F.conv1d(values, generator.input.weight, generator.input.bias)
-    x = stage(x, generator.stages[0].blocks)
-    for up, later in zip(generator.ups, list(generator.stages)[1:], strict=True):
+    trunk, vocoder = generator.trunk, generator.vocoder
+    x = F.conv1d(values, trunk.input.weight, trunk.input.bias)
+    x = stage(x, trunk.stages[0].blocks)
+    for up, later in [*zip(trunk.ups, trunk.stages[1:], strict=True), (vocoder.up, vocoder.stage)]:
         stride, length = up.stride, x.shape[-1]
         full = F.conv_transpose1d(x, up.weight, up.bias, stride=stride)
         x = stage(full[..., stride // 2 : stride // 2 + length * stride], later.blocks)
-    return generator.head(x, None)
+    return vocoder.head(x, None)

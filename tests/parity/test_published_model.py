@@ -16,7 +16,7 @@ def paper_like() -> Codec:
     return Codec(tiny_paper().model).eval()
 
 
-@pytest.mark.parametrize("codec", [small_codec("waveform"), paper_like()], ids=["small", "tiny"])
+@pytest.mark.parametrize("codec", [small_codec("waveform"), paper_like()], ids=["small", "tiny_paper"])
 @pytest.mark.parametrize("frames", [1, 2, 7, 12])
 def test_encode_gives_equal_indices(codec: Codec, frames: int) -> None:
     hop = codec.encoder.framing.hop_length
@@ -33,7 +33,7 @@ def test_encode_gives_equal_indices(codec: Codec, frames: int) -> None:
         assert torch.equal(codec.fsq(found).level_indices, codec.fsq(expected).level_indices)
 
 
-@pytest.mark.parametrize("codec", [small_codec("waveform"), paper_like()], ids=["small", "tiny"])
+@pytest.mark.parametrize("codec", [small_codec("waveform"), paper_like()], ids=["small", "tiny_paper"])
 @pytest.mark.parametrize("frames", [1, 2, 7, 12])
 def test_decode_is_within_1e_5(codec: Codec, frames: int) -> None:
     dim, hop = codec.fsq.dims, codec.encoder.framing.hop_length

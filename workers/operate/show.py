@@ -17,6 +17,7 @@ from syllabary.model.codec import Codec
 from syllabary.model.config import ModelConfig
 from syllabary.model.discriminators import Discriminators
 from syllabary.model.jepa import Jepa
+from syllabary.model.spectral.istft import Trunk, Vocoder
 from syllabary.workers.control.jobs import ShowJob
 from syllabary.workers.recipes.bitrates import rates_of
 from syllabary.workers.recipes.recipe import Recipe, resolve
@@ -62,8 +63,8 @@ def parameters_of(config: ModelConfig) -> dict[str, int]:
     parts["target_encoder"] = _count(jepa.target_encoder)
     parts |= {f"decoder.{name}": _count(m) for name, m in _stages(generator)}
     parts["decoder"] = _count(generator)
-    parts["discriminators.mpd"] = _count(judges.periods)
-    parts["discriminators.msd"] = _count(judges.scales)
+    kinds = {"mpd": judges.periods, "msd": judges.scales, "mrsd": judges.spectra}
+    parts |= {f"discriminators.{kind}": _count(judged) for kind, judged in kinds.items() if len(judged)}
     parts["inference (encoder + decoder)"] = _count(codec)
     return parts
 
@@ -115,11 +116,15 @@ def _in_words(count: int) -> str:
 
 
 def _stages(module: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The children of a front end or generator, lists by their items, those without parameters left out."""
+    """The children of a front end or generator, lists and halves by their items, none without parameters."""
     found: list[tuple[str, nn.Module]] = []
     for name, child in module.named_children():
-        items = [(f"{name}.{i}", m) for i, m in enumerate(child)] if isinstance(child, nn.ModuleList) else []
-        found += items or [(name, child)]
+        if isinstance(child, nn.ModuleList):
+            found += [(f"{name}.{i}", item) for i, item in enumerate(child)]
+        elif isinstance(child, Trunk | Vocoder):
+            found += [(f"{name}.{inner}", item) for inner, item in _stages(child)]
+        else:
+            found.append((name, child))
     return [(name, child) for name, child in found if _count(child)]
 
 

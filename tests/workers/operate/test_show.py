@@ -20,7 +20,7 @@ def test_paper_page() -> None:
 
 
 def test_parts_sum_to_their_whole() -> None:
-    for name in ("paper", "fast16k", "tiny", "small_no_daam"):
+    for name in ("paper", "fast16k", "tiny", "tiny_paper", "small_no_daam"):
         parts = show(ShowJob(recipe=name))["figures"]["parameters"]
         for whole in ("encoder", "decoder"):
             pieces = [count for part, count in parts.items() if part.startswith(f"{whole}.")]
