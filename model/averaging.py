@@ -47,9 +47,3 @@ class Averaged(nn.Module, Generic[M]):
         k = float(self.num_updates)
         step = 1 - min(self.decay, (1 + k) / (10 + k))
         torch._foreach_lerp_(list(self.average.parameters()), [p.detach() for p in self.live.parameters()], step)
-
-    @torch.no_grad()
-    def restart(self) -> None:
-        """Let the average be the live weights again, as at the start."""
-        self.num_updates.zero_()
-        self.average.load_state_dict(self.live.state_dict())

@@ -98,6 +98,15 @@ def _require_equally_many(where: str, channels: Sized, strides: Sized, num_block
         )
 
 
+def _require_even_heads(where: str, dim: int, num_heads: int, positions: str) -> None:
+    """Rotary positions turn a head's channels in pairs."""
+    if positions == "rotary" and dim % (2 * num_heads):
+        raise ValueError(
+            f"{where}: {dim} channels in {num_heads} heads are of an odd size, and rotary positions need pairs; change "
+            "num_heads or positions"
+        )
+
+
 class DaamConfig(Config):
     """Density adaptive attention (PAPER section DAAM).
 
@@ -204,6 +213,7 @@ class EncoderConfig(Config):
                 f"latent_dim {self.latent_dim} is not a multiple of conformer.num_heads "
                 f"{self.conformer.num_heads}; change one of them"
             )
+        _require_even_heads("conformer", self.latent_dim, self.conformer.num_heads, self.conformer.positions)
         return self
 
 
@@ -226,6 +236,7 @@ class PredictorConfig(Config):
                 f"predictor.hidden_dim {self.hidden_dim} is not a multiple of its num_heads {self.num_heads}; "
                 "change one of them"
             )
+        _require_even_heads("predictor", self.hidden_dim, self.num_heads, self.positions)
         return self
 
 

@@ -61,7 +61,7 @@ def mrstft_loss(
     mask = valid_mask(num_samples, target.shape[-1], target.device)
     generated, target = generated.masked_fill(~mask, 0.0).float(), target.masked_fill(~mask, 0.0).float()
     terms = [_stft_loss(generated, target, num_samples, n_fft, config) for n_fft in config.stft_ffts]
-    return _over_clips(torch.stack(terms).mean(dim=0), num_samples)
+    return over_clips(torch.stack(terms).mean(dim=0), num_samples)
 
 
 def mel_loss(
@@ -74,7 +74,7 @@ def mel_loss(
     mask = valid_mask(num_samples, target.shape[-1], target.device)
     generated, target = generated.masked_fill(~mask, 0.0), target.masked_fill(~mask, 0.0)
     terms = [_mel_distance(generated, target, num_samples, mel) for mel in mels]
-    return _over_clips(torch.stack(terms).mean(dim=0), num_samples)
+    return over_clips(torch.stack(terms).mean(dim=0), num_samples)
 
 
 def _mel_distance(
@@ -127,7 +127,7 @@ def _stft_loss(
     return magnitude + log_difference.abs().sum(dim=(1, 2)) / count
 
 
-def _over_clips(terms: Float[Tensor, "batch"], num_samples: Int[Tensor, "batch"]) -> Float[Tensor, ""]:
+def over_clips(terms: Float[Tensor, "batch"], num_samples: Int[Tensor, "batch"]) -> Float[Tensor, ""]:
     """Mean over clips, weighted by their samples."""
     weights = on_device(num_samples, terms.device).to(terms.dtype)
     return (terms * weights).sum() / weights.sum().clamp(min=1)
@@ -146,7 +146,7 @@ def _magnitudes(waveform: Float[Tensor, "batch samples"], n_fft: int) -> Float[T
 def generator_adversarial_loss(generated: DiscriminatorOutput) -> Float[Tensor, ""]:
     """Mean over sub-discriminators of (D(y') - 1)^2."""
     terms = [_clip_means((s.values.float() - 1).square(), s) for s in generated.scores]
-    return _over_clips(torch.stack(terms).mean(dim=0), generated.num_samples)
+    return over_clips(torch.stack(terms).mean(dim=0), generated.num_samples)
 
 
 def discriminator_loss(real: DiscriminatorOutput, generated: DiscriminatorOutput) -> Float[Tensor, ""]:
@@ -155,7 +155,7 @@ def discriminator_loss(real: DiscriminatorOutput, generated: DiscriminatorOutput
         _clip_means((r.values.float() - 1).square(), r) + _clip_means(g.values.float().square(), g)
         for r, g in zip(real.scores, generated.scores, strict=True)
     ]
-    return _over_clips(torch.stack(terms).mean(dim=0), real.num_samples)
+    return over_clips(torch.stack(terms).mean(dim=0), real.num_samples)
 
 
 def feature_matching_loss(real: DiscriminatorOutput, generated: DiscriminatorOutput) -> Float[Tensor, ""]:
@@ -165,14 +165,14 @@ def feature_matching_loss(real: DiscriminatorOutput, generated: DiscriminatorOut
         for reals, fakes in zip(real.features, generated.features, strict=True)
         for r, g in zip(reals, fakes, strict=True)
     ]
-    return _over_clips(torch.stack(terms).mean(dim=0), real.num_samples)
+    return over_clips(torch.stack(terms).mean(dim=0), real.num_samples)
 
 
 @torch.no_grad()
 def mean_score(judged: DiscriminatorOutput) -> Float[Tensor, ""]:
     """Mean of all sub-discriminators' scores: towards 1 for speech held to be real, towards 0 for generated speech."""
     terms = [_clip_means(s.values.float(), s) for s in judged.scores]
-    return _over_clips(torch.stack(terms).mean(dim=0), judged.num_samples)
+    return over_clips(torch.stack(terms).mean(dim=0), judged.num_samples)
 
 
 def _clip_means(x: Tensor, like: FeatureMap) -> Float[Tensor, "batch"]:

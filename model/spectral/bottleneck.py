@@ -20,6 +20,7 @@ from syllabary.model.config import IstftDecoderConfig, ModelConfig
 from syllabary.model.encoder import Encoder
 from syllabary.model.fsq import Fsq, Routing
 from syllabary.model.initialize import unit_gain
+from syllabary.model.losses import over_clips
 from syllabary.model.padding import frame_mask, valid_mask
 from syllabary.model.spectral.istft import Generator, Trunk
 from syllabary.model.spectral.mel import LogMel
@@ -92,31 +93,44 @@ def bottleneck_mel(config: ModelConfig) -> LogMel:
 def mel_l1(
     predicted: Float[Tensor, "batch bands positions"],
     wanted: Float[Tensor, "batch bands positions"],
-    num_positions: Int[Tensor, "batch"],
+    num_samples: Int[Tensor, "batch"],
+    hop_length: int,
 ) -> Float[Tensor, ""]:
-    """Mean absolute difference over the valid positions."""
-    positions = min(predicted.shape[-1], wanted.shape[-1])
-    mask = valid_mask(num_positions, positions, wanted.device)[:, None]
-    error = (predicted[..., :positions] - wanted[..., :positions]).abs().masked_fill(~mask, 0.0)
-    return error.sum() / (mask.sum().clamp(min=1) * wanted.shape[1])
+    """Mean absolute difference over the valid positions: each clip's own mean, weighted by its samples.
+
+    Batches weighted by their samples add up to the undivided batch, as all losses here do (model/losses.py).
+    """
+    return over_clips(_distances(predicted, wanted, -(-num_samples // hop_length)), num_samples)
 
 
 def mel_loss_in_time(
     predicted: Float[Tensor, "batch bands positions"],
     wanted: Float[Tensor, "batch bands positions"],
-    num_positions: Int[Tensor, "batch"],
+    num_samples: Int[Tensor, "batch"],
+    hop_length: int,
 ) -> Float[Tensor, ""]:
     """L1 of spectra, and half of the L1 of their differences over 1 and over 4 positions.
 
     The differences weigh what moves, which a plain L1 under a tight code would blur away.
     """
-    loss = mel_l1(predicted, wanted, num_positions)
-    positions = min(predicted.shape[-1], wanted.shape[-1])
+    num_positions = -(-num_samples // hop_length)
+    terms = _distances(predicted, wanted, num_positions)
     for apart in (1, _FAR):
-        if positions > apart:
-            moved = [m[..., apart:positions] - m[..., : positions - apart] for m in (predicted, wanted)]
-            loss = loss + 0.5 * mel_l1(moved[0], moved[1], (num_positions - apart).clamp(min=0))
-    return loss
+        moved = [m[..., apart:] - m[..., :-apart] for m in (predicted, wanted)]
+        terms = terms + 0.5 * _distances(moved[0], moved[1], (num_positions - apart).clamp(min=0))
+    return over_clips(terms, num_samples)
+
+
+def _distances(
+    predicted: Float[Tensor, "batch bands positions"],
+    wanted: Float[Tensor, "batch bands positions"],
+    num_positions: Int[Tensor, "batch"],
+) -> Float[Tensor, "batch"]:
+    """Each clip's mean absolute difference over its valid positions; 0 where it has none."""
+    shared = min(predicted.shape[-1], wanted.shape[-1])
+    mask = valid_mask(num_positions, shared, wanted.device)
+    apart = (predicted[..., :shared] - wanted[..., :shared]).abs().mean(dim=1).masked_fill(~mask, 0.0)
+    return apart.sum(dim=1) / mask.sum(dim=1).clamp(min=1)
 
 
 def random_crops(

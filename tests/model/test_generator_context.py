@@ -27,8 +27,14 @@ DECODERS = {
     "small istft": SMALL_ISTFT,
     "long window": IstftDecoderConfig(n_fft=96, channels=(8, 8), strides=(2, 8), num_blocks=(1, 2), kernel=3),
     "near attention": IstftDecoderConfig(
-        n_fft=64, channels=(8, 8, 8), strides=(2, 2, 8), num_blocks=(1, 1, 1), kernel=3, attention_layers=(1, 0, 1),
-        attention_heads=2, attention_reach=2,
+        n_fft=64,
+        channels=(8, 8, 8),
+        strides=(2, 2, 8),
+        num_blocks=(1, 1, 1),
+        kernel=3,
+        attention_layers=(1, 0, 1),
+        attention_heads=2,
+        attention_reach=2,
     ),
     **{name: resolve(name).model.decoder for name in ("paper", "small", "small_5hz", "tiny_paper", "tiny", "fast16k")},
 }

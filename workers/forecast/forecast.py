@@ -180,7 +180,8 @@ def stated_rates(rates: Mapping[str, float]) -> StageRates:
 def sizes_of(recipe: Recipe) -> Sizes:
     """Parameters of the recipe's parts."""
     parts = parameters_of(recipe.model)
-    judges = parts["discriminators.mpd"] + parts["discriminators.msd"]
+    judges = sum(count for name, count in parts.items() if name.startswith("discriminators."))
     return Sizes(
-        encoder=parts["encoder"], predictor=parts["predictor"], decoder=parts["decoder"], discriminators=judges
-    )
+        encoder=parts["encoder"], predictor=parts["predictor"], decoder=parts["decoder"], discriminators=judges,
+        mel_head=parts.get("mel_head", 0),
+    )  # fmt: skip

@@ -29,13 +29,15 @@ FORMULAS = {
     "clip_s": "min(crop_s, window, max_utterance_s)",
     "training_audio_h": "steps x global_batch x clip_s / 3600",
     "pretrain_h": "training_audio_h / (rate_pretrain x workers x efficiency)",
-    "codec_h": "(audio before discriminators / rate_codec + audio after / rate_adversarial) / (workers x efficiency)",
+    "codec_h": "(audio before discriminators or vocoder / rate_codec + audio after / rate_adversarial)"
+    " / (workers x efficiency)",
     "tokenize_h": "stored_h / (rate_encode x workers)",
     "restore_h": "stored_h / (rate_decode x workers)",
     "tokens": "stored_h x 3600 x tokens_per_s",
     "shards_bytes": "stored_h x 3600 x flac_bytes_per_s",
     "archive_bytes": f"stored_h x 3600 x (payload_bits_per_s / 8 x {TOKEN_BYTES_RATIO} + {OTHER_BYTES_PER_S})",
-    "checkpoints_bytes": "(keep_checkpoints + 1) x (4 x parameters + 8 x trained parameters), both stages",
+    "checkpoints_bytes": "(keep_checkpoints + 1) x (4 x parameters, averaged ones too, + 8 x trained parameters),"
+    " both stages",
     "core_hours": "shard_h x cores + (hours of the other stages x workers, without GPUs)",
     "gpu_hours": "hours of the other stages x workers, with GPUs",
     "cost": "core_hours x price_core_hour + gpu_hours x price_gpu_hour",
@@ -78,7 +80,10 @@ class Machine(Value):
 
 
 class StageRates(Value):
-    """Seconds of audio a second of one worker. ``adversarial`` is stage 2 once the discriminators train, too."""
+    """Seconds of audio a second of one worker. ``adversarial`` is stage 2 once the discriminators train, too.
+
+    Of a stage 2 by its bottleneck first, ``codec`` is the first phase and ``adversarial`` the second.
+    """
 
     shard: float = Field(gt=0)
     pretrain: float = Field(gt=0)
@@ -89,12 +94,13 @@ class StageRates(Value):
 
 
 class Sizes(Value):
-    """Parameters of the recipe's parts, as ``syllabary show`` counts them."""
+    """Parameters of the recipe's parts, as ``syllabary show`` counts them; ``mel_head`` is only for training."""
 
     encoder: int = Field(ge=0)
     predictor: int = Field(ge=0)
     decoder: int = Field(ge=0)
     discriminators: int = Field(ge=0)
+    mel_head: int = Field(default=0, ge=0)
 
 
 class Prediction(Value):
@@ -175,13 +181,12 @@ def checkpoint_bytes(recipe: Recipe, sizes: Sizes) -> float:
     """Bytes of the checkpoints that both stages keep: the newest ones and the best."""
     jepa = sizes.encoder + sizes.predictor
     first = _WEIGHT * (jepa + sizes.encoder) + _ADAM * jepa
-    whole = sizes.decoder + sizes.discriminators + (sizes.encoder if _finetunes(recipe.codec) else 0)
-    second = (_WEIGHT + _ADAM) * whole
+    second = _WEIGHT * _kept_of_codec(recipe.codec, sizes) + _ADAM * _trained_of_codec(recipe.codec, sizes)
     return (recipe.pretrain.keep_checkpoints + 1) * first + (recipe.codec.keep_checkpoints + 1) * second
 
 
 def _codec_worker_h(recipe: Recipe, rates: StageRates) -> float:
-    before = min(recipe.codec.num_steps, recipe.codec.discriminator_start_step)
+    before = steps_before(recipe.codec)
     after = recipe.codec.num_steps - before
     return (
         training_audio_h(recipe, recipe.codec, before) / rates.codec
@@ -189,5 +194,23 @@ def _codec_worker_h(recipe: Recipe, rates: StageRates) -> float:
     )
 
 
-def _finetunes(codec: CodecTrainConfig) -> bool:
-    return codec.train_encoder == "finetune"
+def steps_before(codec: CodecTrainConfig) -> int:
+    """Steps of stage 2 before the discriminators start, or before the vocoder does."""
+    if codec.method == "bottleneck_first":
+        return codec.bottleneck_steps
+    return min(codec.num_steps, codec.discriminator_start_step)
+
+
+def _trained_of_codec(codec: CodecTrainConfig, sizes: Sizes) -> int:
+    """Parameters that stage 2 trains."""
+    if codec.method == "bottleneck_first":
+        encoder = sizes.encoder if codec.bottleneck.encoder_lr_fraction else 0
+        return encoder + sizes.mel_head + sizes.decoder + sizes.discriminators
+    return sizes.decoder + sizes.discriminators + (sizes.encoder if codec.train_encoder == "finetune" else 0)
+
+
+def _kept_of_codec(codec: CodecTrainConfig, sizes: Sizes) -> int:
+    """Parameters in a checkpoint of stage 2: what is trained, and averages of all but the discriminators."""
+    if codec.method == "bottleneck_first":
+        return 2 * (sizes.encoder + sizes.mel_head + sizes.decoder) + sizes.discriminators
+    return _trained_of_codec(codec, sizes)

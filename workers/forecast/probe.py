@@ -35,9 +35,10 @@ from syllabary.workers.cluster.memory import RESERVED_BYTES, bounded_memory, fre
 from syllabary.workers.control.run_verb import say
 from syllabary.workers.forecast.formulas import StageRates, clip_s
 from syllabary.workers.recipes.recipe import Recipe
-from syllabary.workers.recipes.training import TrainConfig
+from syllabary.workers.recipes.training import CodecTrainConfig, TrainConfig
 from syllabary.workers.tokenizer.directory import save_tokenizer
 from syllabary.workers.tokenizer.tokenizer import Tokenizer
+from syllabary.workers.training.bottleneck_first import PhasedCodecStage
 from syllabary.workers.training.codec import CodecStage
 from syllabary.workers.training.data.clips import Batch
 from syllabary.workers.training.data.epoch_order import Slot
@@ -75,20 +76,28 @@ def probe(recipe: Recipe, seconds: float) -> StageRates:
 def what_is_probed(recipe: Recipe) -> dict[str, str]:
     """What each rate of :func:`probe` is a rate of, in words, by the rate's name."""
     device = select_device(recipe.pretrain)
-    frozen = recipe.codec.train_encoder == "frozen"
-    encoder = "frozen encoder, run in every step" if frozen else "encoder fine-tuned"
-    if recipe.codec.cache_latents:
-        encoder += " although the recipe keeps its latents: training is faster"
-    codec = f"{_clips(recipe, recipe.codec, device)}, {encoder}"
+    codec = f"{_clips(recipe, recipe.codec, device)}, "
+    before, after = _codec_in_words(recipe.codec)
     utterance = f"one utterance of {_utterance_s(recipe):g} s, random weights, fp32 on {device.type}"
     return {
         "shard": f"one FLAC of {_RECORDING_S:g} s, synthetic speech, from a local disk to a local disk",
         "pretrain": _clips(recipe, recipe.pretrain, device),
-        "codec": f"{codec}, before the discriminators start",
-        "adversarial": f"{codec}, with discriminators",
+        "codec": codec + before,
+        "adversarial": codec + after,
         "encode": utterance,
         "decode": utterance,
     }
+
+
+def _codec_in_words(codec: CodecTrainConfig) -> tuple[str, str]:
+    """What the two rates of stage 2 are rates of."""
+    if codec.method == "bottleneck_first":
+        crops = f"{codec.vocoder.crops_per_clip} crops of {codec.vocoder.crop_s:g} s a clip"
+        return "first phase: bottleneck to log-mel", f"second phase: vocoder on {crops}, with discriminators"
+    encoder = "frozen encoder, run in every step" if codec.train_encoder == "frozen" else "encoder fine-tuned"
+    if codec.cache_latents:
+        encoder += " although the recipe keeps its latents: training is faster"
+    return f"{encoder}, before the discriminators start", f"{encoder}, with discriminators"
 
 
 def _clips(recipe: Recipe, train: TrainConfig, device: torch.device) -> str:
@@ -178,11 +187,20 @@ def _codec_rates(recipe: Recipe, device: torch.device, budget_s: float, folder: 
     batch = _batch(recipe, recipe.codec, device)
     recipe = recipe.model_copy(update={"codec": train})
     _save_random_encoder(recipe, folder)
-    stage = CodecStage(RankSetup(_job(recipe, folder), device, [], load_universal=False))
-    start = recipe.codec.discriminator_start_step
+    make = PhasedCodecStage if train.method == "bottleneck_first" else CodecStage
+    stage = make(RankSetup(_job(recipe, folder), device, [], load_universal=False))
     before = _told("codec", _repeated(lambda: _step(stage, batch, 0, recipe, device), budget_s))
-    after = _repeated(lambda: _step(stage, batch, start + 1, recipe, device), budget_s)
+    late = _steps_with_discriminators(train)
+    after = _repeated(lambda: sum(_step(stage, batch, step, recipe, device) for step in late), budget_s)
     return before, _told("codec with discriminators", after)
+
+
+def _steps_with_discriminators(codec: CodecTrainConfig) -> range:
+    """Steps that cost what all of them cost on average: the discriminators of the second phase do not learn in each."""
+    if codec.method == "bottleneck_first":
+        first = codec.bottleneck_steps + codec.vocoder.discriminator_start_step + 1
+        return range(first, first + codec.vocoder.discriminate_every)
+    return range(codec.discriminator_start_step + 1, codec.discriminator_start_step + 2)
 
 
 def _tokenizer_rates(recipe: Recipe, device: torch.device, budget_s: float, folder: str) -> tuple[float, float]:

@@ -14,9 +14,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from syllabary.model.codec import Codec
-from syllabary.model.config import ModelConfig
+from syllabary.model.config import IstftDecoderConfig, ModelConfig
 from syllabary.model.discriminators import Discriminators
 from syllabary.model.jepa import Jepa
+from syllabary.model.spectral.bottleneck import Bottleneck
 from syllabary.model.spectral.istft import Trunk, Vocoder
 from syllabary.workers.control.jobs import ShowJob
 from syllabary.workers.recipes.bitrates import rates_of
@@ -64,6 +65,9 @@ def parameters_of(config: ModelConfig) -> dict[str, int]:
     parts |= {f"decoder.{name}": _count(m) for name, m in _stages(generator)}
     parts["decoder"] = _count(generator)
     kinds = {"mpd": judges.periods, "msd": judges.scales, "mrsd": judges.spectra}
+    if isinstance(config.decoder, IstftDecoderConfig):
+        with torch.device("meta"):
+            parts["mel_head"] = _count(Bottleneck(codec, config.decoder).head)
     parts |= {f"discriminators.{kind}": _count(judged) for kind, judged in kinds.items() if len(judged)}
     parts["inference (encoder + decoder)"] = _count(codec)
     return parts

@@ -37,6 +37,15 @@ class Recipe(BaseModel):
     codec: CodecTrainConfig = CodecTrainConfig()
 
     @model_validator(mode="after")
+    def _has_a_trunk_to_train_first(self) -> Recipe:
+        if self.codec.method == "bottleneck_first" and self.model.decoder.kind != "istft":
+            raise ValueError(
+                f"codec.method is bottleneck_first and model.decoder.kind {self.model.decoder.kind}, which has no trunk; "
+                "expected a decoder of kind istft; use codec.method=joint, or a recipe such as fast16k_small"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _trains_what_it_encodes_with(self) -> Recipe:
         crop_s, most_s = self.pretrain.crop_s, self.ingest.max_utterance_s
         longest_s = min(most_s, crop_s or most_s)

@@ -195,6 +195,15 @@ class CodecTrainConfig(TrainConfig):
         return min(max(1, round(self.bottleneck.share * self.num_steps)), max(1, self.num_steps - 1))
 
     @model_validator(mode="after")
+    def _frozen_is_said_to_the_method(self) -> Self:
+        if self.method == "bottleneck_first" and self.train_encoder == "frozen":
+            raise ValueError(
+                "train_encoder frozen is for method joint; for bottleneck_first set train_encoder=finetune, and "
+                "bottleneck.encoder_lr_fraction=0 to leave the encoder at rest"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _cache_needs_a_fixed_encoder(self) -> Self:
         if self.cache_latents and self.train_encoder != "frozen":
             raise ValueError(

@@ -36,6 +36,7 @@ from syllabary.workers.training.codec import (
     heard_mel,
     illustrate,
     publish_codec,
+    shares_by,
     shares_of,
     validate_codec,
     validate_mel_head,
@@ -109,12 +110,14 @@ class PhasedCodecStage:
 
     def train_step(self, step: int, batches: list[Batch], lr: float, *, detailed: bool) -> dict[str, float]:
         """See :class:`syllabary.workers.training.loop.Stage`; each phase follows its own schedule, not ``lr``."""
-        first = self._config.bottleneck_steps
+        first, device = self._config.bottleneck_steps, self._setup.device
         sums: dict[str, Tensor] = {}
         run = self._bottleneck_step if step <= first else self._vocoder_step
+        # Crops are equally long, whatever the clips they are taken from.
+        shares = shares_of(batches, device) if step <= first else shares_by([len(b.slots) for b in batches], device)
         norms = {}
-        for batch, share in zip(batches, shares_of(batches, self._setup.device), strict=True):
-            found, norms = run(step if step <= first else step - first, batch.to(self._setup.device), share)
+        for batch, share in zip(batches, shares, strict=True):
+            found, norms = run(step if step <= first else step - first, batch.to(device), share)
             for name, value in found.items():
                 sums[name] = sums.get(name, 0) + value.double() * share.weight
         self._follow(step <= first)
@@ -127,16 +130,17 @@ class PhasedCodecStage:
     def _bottleneck_step(self, step: int, batch: Batch, share: Share) -> tuple[dict[str, Tensor], dict[str, float]]:
         engine, steps = self.engines["bottleneck"], self._config.bottleneck_steps
         engine.train()
+        if not self._config.bottleneck.encoder_lr_fraction:
+            self._bottleneck.live.encoder.eval()  # at rest: no dropout either
         rate = learning_rate(self._config.optimizer, step, steps)
         set_learning_rate(engine, rate)
         found = engine(batch.heard, batch.num_samples, self._routing(step / steps))
-        positions = -(-batch.num_samples // self._mel.hop_length)
-        wanted = self._mel(batch.waveform)
-        mel = mel_loss_in_time(found.mel, wanted, positions)
+        wanted, hop = self._mel(batch.waveform), self._mel.hop_length
+        mel = mel_loss_in_time(found.mel, wanted, batch.num_samples, hop)
         spread = spread_loss(found.latents, found.num_frames)
         total = mel + self._config.bottleneck.spread_weight * spread
         backward(engine, total * share.scale)
-        plain = mel_l1(found.mel.detach(), wanted, positions)
+        plain = mel_l1(found.mel.detach(), wanted, batch.num_samples, hop)
         stats = {"total": total.detach(), "mel": plain, "mel_in_time": mel.detach(), "spread": spread.detach()}
         return stats, step_engine(engine) | {"bottleneck_learning_rate": rate}
 

@@ -152,7 +152,7 @@ def _losses(
             (
                 mrstft_loss(spoken, batch.waveform, batch.num_samples, config.losses),
                 waveform_loss(spoken, batch.waveform, batch.num_samples),
-                mel_l1(mel(spoken), mel(batch.waveform), -(-batch.num_samples // mel.hop_length)),
+                mel_l1(mel(spoken), mel(batch.waveform), batch.num_samples, mel.hop_length),
             ),
             batch,
         )
@@ -174,7 +174,7 @@ def heard_mel(codec: Codec, mel: LogMel) -> Headline:
 
     def loss(values: Tensor, batch: Batch) -> Tensor:
         spoken = decode(codec, values, batch)
-        return mel_l1(mel(spoken), mel(batch.waveform), -(-batch.num_samples // mel.hop_length))
+        return mel_l1(mel(spoken), mel(batch.waveform), batch.num_samples, mel.hop_length)
 
     return Headline("mel", loss)
 
@@ -185,7 +185,7 @@ def head_mel(bottleneck: Bottleneck, mel: LogMel) -> Headline:
     def loss(values: Tensor, batch: Batch) -> Tensor:
         num_frames = -(-batch.num_samples // (batch.waveform.shape[-1] // values.shape[-1]))
         predicted = bottleneck.mel_of(values, num_frames)
-        return mel_l1(predicted, mel(batch.waveform), -(-batch.num_samples // mel.hop_length))
+        return mel_l1(predicted, mel(batch.waveform), batch.num_samples, mel.hop_length)
 
     return Headline("mel", loss)
 
@@ -199,7 +199,7 @@ def validate_mel_head(
     for batch in batches:
         batch = batch.to(device)
         found = bottleneck(batch.waveform, batch.num_samples, Routing())
-        apart = mel_l1(found.mel, mel(batch.waveform), -(-batch.num_samples // mel.hop_length))
+        apart = mel_l1(found.mel, mel(batch.waveform), batch.num_samples, mel.hop_length)
         count = float(batch.num_samples.sum())
         sums += count * torch.tensor([float(apart), 1.0], dtype=torch.float64)
     apart_sum, total = sum(gather_from_ranks(sums)).tolist()  # type: ignore[union-attr]
@@ -260,9 +260,13 @@ class Share:
 
 def shares_of(batches: list[Batch], device: torch.device) -> list[Share]:
     """Weights of a step's micro-batches by valid samples, over all ranks. Collective."""
-    counts = [float(batch.num_samples.sum()) for batch in batches]
+    return shares_by([float(batch.num_samples.sum()) for batch in batches], device)
+
+
+def shares_by(counts: Sequence[float], device: torch.device) -> list[Share]:
+    """Weights of a step's micro-batches by what is counted of each, over all ranks. Collective."""
     total = float(sum_over_ranks(torch.tensor([sum(counts)], dtype=torch.float64, device=device))[0])
-    spread = world()[1] * len(batches)
+    spread = world()[1] * len(counts)
     return [Share(count / total, count / total * spread) for count in counts]
 
 
