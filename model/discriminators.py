@@ -117,7 +117,8 @@ class SpectralDiscriminator(nn.Module):
             ) / math.sqrt(self.n_fft)  # fmt: skip
         parts = torch.stack([spectrum.real, spectrum.imag], dim=1).transpose(2, 3)
         lengths = -(-num_samples // hop)
-        return _run(FeatureMap(parts, lengths), self.layers, self.score)
+        # Frames centred beyond the end still hold some of the clip; how many there are is the batch's affair.
+        return _run(FeatureMap(_zeroed(parts, lengths), lengths), self.layers, self.score)
 
 
 class Discriminators(nn.Module):
@@ -156,9 +157,14 @@ def _apply(layer: nn.Module, x: FeatureMap) -> FeatureMap:
     """One odd-kernel, centred convolution: length n becomes ceil(n / stride), zeros beyond."""
     assert isinstance(layer, nn.Conv1d | nn.Conv2d)
     values, lengths = layer(x.values), -(-x.lengths // layer.stride[0])
+    return FeatureMap(_zeroed(values, lengths), lengths)
+
+
+def _zeroed(values: Tensor, lengths: Int[Tensor, "batch"]) -> Tensor:
+    """Maps [batch, channels, time, ...] with zeros beyond their lengths in time."""
     mask = valid_mask(lengths, values.shape[2], values.device)
     mask = mask.view(mask.shape[0], 1, mask.shape[1], *[1] * (values.dim() - 3))
-    return FeatureMap(values.masked_fill(~mask, 0.0), lengths)
+    return values.masked_fill(~mask, 0.0)
 
 
 def _halve(waveform: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch half"]:

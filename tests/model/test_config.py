@@ -59,6 +59,62 @@ def test_the_message_names_the_value_and_the_rule(override: str, message: str) -
     assert message in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.encoder.front_end.n_fft=500", "encoder.front_end.n_fft 500 does not fit its hop 320; expected a mult"),
+        ("model.decoder.n_fft=160", None),
+        (
+            "model.decoder.strides=[5, 4, 3, 160]",
+            "decoder.strides multiply to 9600 and encoder.front_end.strides to 6400",
+        ),
+        ("model.decoder.strides=[5, 4, 2]", "decoder: channels, strides and num_blocks have 4, 3 and 4 entries"),
+        (
+            "model.encoder.front_end.channels=[96, 192]",
+            "encoder.front_end: channels, strides and num_blocks have 2, 3 and",
+        ),
+        (
+            "model.decoder={channels: [256], strides: [6400], num_blocks: [1], n_fft: 6400, attention_layers: []}",
+            "decoder has one stage; expected two or more: a trunk and a vocoder",
+        ),
+        (
+            "model.decoder.attention_layers=[0, 1]",
+            "decoder.attention_layers has 2 entries; expected one a stage (4) or none",
+        ),
+        (
+            "model.decoder.attention_layers=[2, 0, 0, 0]",
+            "asks for 2 layers in a stage of 1 blocks; expected at most one a",
+        ),
+        ("model.decoder.attention_heads=3", "decoder: 256 channels do not divide into 3 heads of an even size"),
+        (
+            "model.encoder.front_end.attention_heads=192",
+            "front_end: 192 channels do not divide into 192 heads of an even",
+        ),
+        ("model.encoder.conformer.num_heads=128", "128 channels in 128 heads are of an odd size, and rotary positions"),
+        ("model.jepa.predictor.num_heads=256", "predictor: 256 channels in 256 heads are of an odd size"),
+        ("model.losses.mel_bands=[80]", "losses.mel_ffts has 5 entries and mel_bands 1; expected equally many"),
+        ("model.discriminator={periods: [], spectral_ffts: []}", "no periods, no spectral_ffts and num_scales 0"),
+        ("model.encoder.loudness_dbfs=-70", "loudness_dbfs: Input should be greater than or equal to -60"),
+        ("codec.train_encoder=frozen", "bottleneck.encoder_lr_fraction=0 to leave the encoder at rest"),
+        ("codec.bottleneck.routing=[{until: 1.0, rounded: 0.5, noisy: 0.0}]", "and the last round every clip"),
+        ("codec.bottleneck.routing=[{until: 0.5, rounded: 1.0, noisy: 0.0}]", "must follow one another up to 1.0"),
+    ],
+)
+def test_a_spectral_recipe_says_what_does_not_fit(override: str, message: str | None) -> None:
+    if message is None:
+        resolve("tiny", overrides=[override])
+        return
+    with pytest.raises(ConfigError) as refused:
+        resolve("tiny", overrides=[override])
+    assert message in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_only_a_spectral_decoder_has_a_trunk_to_train_first() -> None:
+    with pytest.raises(ConfigError, match="a decoder of kind hifigan has no trunk to train first; .*kind istft; use"):
+        resolve("small", overrides=["codec.method=bottleneck_first", "codec.train_encoder=finetune"])
+    resolve("fast16k", overrides=["codec.method=joint"])
+
+
 def test_taps_that_training_never_reaches_are_not_encoded_with() -> None:
     """Residual block i has taps 3^i and 5^i away: at 3,000 positions a second, 5^6 is 5.2 s, 5^7 26 s."""
     encoder = EncoderConfig()

@@ -136,3 +136,52 @@ def test_a_clip_in_a_longer_batch_is_judged_as_alone() -> None:
         assert int(one.lengths[1]) == length
         torch.testing.assert_close(one.values[1:, :, :length], other.values[:, :, :length], atol=1e-6, rtol=1e-4)
         assert not one.values[1, :, length:].any()
+
+
+SPECTRAL = DiscriminatorConfig(periods=(), num_scales=0, spectral_ffts=(32, 16), channel_divisor=16)
+
+
+@pytest.mark.parametrize("samples", [200, 203, 8])
+def test_a_spectrum_is_judged_by_plain_convolutions_of_torchs_stft(samples: int) -> None:
+    """Real and imaginary part over the root of the size, time before frequency; frequency halved by each of the first
+    four layers."""
+    x = clip(samples)
+    for judge, n_fft in zip(judges(SPECTRAL).spectra, (32, 16), strict=True):
+        window = torch.from_numpy(np.sin(np.pi * np.arange(n_fft) / n_fft) ** 2).float()
+        spectrum = torch.stft(
+            x, n_fft, n_fft // 4, window=window, center=True, pad_mode="constant", return_complex=True
+        )
+        frames = -(-samples // (n_fft // 4))  # those centred on a sample of the clip
+        maps = torch.view_as_real(spectrum / n_fft**0.5)[..., :frames, :].permute(0, 3, 2, 1)
+        expected = []
+        for layer in judge.layers:
+            kernel, stride = ((3, 9), (1, 2)) if len(expected) < 4 else ((3, 3), (1, 1))
+            assert layer.weight.shape[2:] == kernel and len(layer.weight) == 96 // 16
+            maps = F.conv2d(maps, layer.weight, layer.bias, stride, (1, kernel[1] // 2))
+            maps = torch.where(maps < 0, 0.1 * maps, maps)
+            expected.append(maps)
+        expected.append(F.conv2d(maps, judge.score.weight, judge.score.bias, padding=1))
+        found = judge(x, torch.tensor([samples]))
+        for one, other in zip([*found[1], found[0]], expected, strict=True):
+            torch.testing.assert_close(one.values[:, :, :frames], other, atol=1e-5, rtol=1e-4)
+            assert one.lengths.tolist() == [frames] and not one.values[:, :, frames:].any()
+
+
+def test_spectra_stand_between_periods_and_scales() -> None:
+    judge = judges(SMALL.model_copy(update={"spectral_ffts": (32, 16)}))
+    x, length = clip(300), torch.tensor([300])
+    found = judge(x, length)
+    assert len(found.scores) == len(found.features) == 7
+    for score, one in zip(found.scores[2:4], judge.spectra, strict=True):
+        assert score.values.equal(one(x, length)[0].values)
+
+
+def test_a_clip_in_a_longer_batch_has_the_spectral_scores_it_has_alone() -> None:
+    judge, x = judges(SPECTRAL), torch.cat([clip(300), clip(301)[:, :300]])
+    x[1, 170:] = 88.0
+    together, alone = judge(x, torch.tensor([300, 170])), judge(x[1:, :170], torch.tensor([170]))
+    for one, other in zip(together.scores, alone.scores, strict=True):
+        length = int(other.lengths[0])
+        assert int(one.lengths[1]) == length
+        torch.testing.assert_close(one.values[1:, :, :length], other.values[:, :, :length], atol=1e-6, rtol=1e-4)
+        assert not one.values[1, :, length:].any()

@@ -98,10 +98,7 @@ def of_frames(module: nn.Module, x: Tensor) -> Tensor:
 def test_a_residual_branch_starts_small_and_not_at_nothing(make: Callable[[], nn.Module]) -> None:
     """Ten times smaller than what it is added to; and not zero, or nothing before its last layer would learn."""
     module, x = make().eval(), noise()
-    if isinstance(module, ResidualBlock | ConvNeXtBlock):
-        branch = module(x, None) - x
-    else:
-        branch = of_frames(module, x)
+    branch = module(x, None) - x if isinstance(module, ResidualBlock | ConvNeXtBlock) else of_frames(module, x)
     assert 0.002 < math.sqrt(power(branch)) < 0.2
 
 

@@ -21,7 +21,7 @@ def batch(num_clips: int = 3, frames: int = 8) -> tuple[torch.Tensor, torch.Tens
 
 
 @pytest.mark.parametrize("kind", ["waveform", "spectral"])
-@pytest.mark.parametrize("mask_at", ["latent", "features"])
+@pytest.mark.parametrize("mask_at", ["latent", "features", "input"])
 def test_loss_is_the_error_at_masked_frames(kind: str, mask_at: str) -> None:
     jepa, config = build(kind, mask_at=mask_at)
     jepa.eval()
@@ -60,6 +60,25 @@ def test_context_at_latent_hides_only_the_masked_latents() -> None:
     assert torch.equal(context[..., :4], jepa.mask_token[:, None].expand(1, -1, 4))
 
 
+@pytest.mark.parametrize("kind", ["waveform", "spectral"])
+@pytest.mark.parametrize(("mask_at", "hears"), [("input", False), ("features", True)])
+def test_context_at_input_has_not_heard_the_masked_frames(kind: str, mask_at: str, hears: bool) -> None:
+    """Other samples in the masked frames change no bit of the context; masked at the features, a neighbour hears them."""
+    jepa, _ = build(kind, mask_at=mask_at)
+    jepa.eval()
+    wave, num_samples = batch(1)
+    num_samples -= 30  # the last frame is not full
+    masked = torch.tensor([[False, True, True, False, False, False, True, True]])
+    other = wave.clone()
+    other[0, HOP : 3 * HOP], other[0, 6 * HOP :] = -0.4, 0.2
+    with torch.no_grad():
+        contexts = [jepa.forward_context(w, num_samples, masked) for w in (wave, other)]
+        targets = [jepa.forward_target(w, num_samples)[0] for w in (wave, other)]
+    assert contexts[0].equal(contexts[1]) is not hears
+    assert not targets[0].equal(targets[1])  # what is to be predicted is heard whole
+    assert not contexts[0].equal(jepa.forward_context(wave, num_samples, masked.roll(1, 1)))
+
+
 def test_target_follows_by_ema_without_gradient_or_dropout() -> None:
     jepa, _ = build("waveform", ema_decay=0.75)
     jepa.train()
@@ -85,7 +104,7 @@ def test_nothing_masked_gives_zero_loss_not_nan() -> None:
     assert float(jepa(wave, num_samples, torch.zeros(3, 8, dtype=torch.bool)).loss.detach()) == 0
 
 
-@pytest.mark.parametrize("mask_at", ["latent", "features"])
+@pytest.mark.parametrize("mask_at", ["latent", "features", "input"])
 def test_a_few_steps_lower_the_loss(mask_at: str) -> None:
     jepa, config = build("spectral", mask_at=mask_at)
     wave, num_samples = batch(4)

@@ -15,13 +15,14 @@ from syllabary.model.config import CodecLossConfig
 from syllabary.model.discriminators import Discriminators
 from syllabary.model.jepa import Jepa
 from syllabary.model.masking import sample_mask
+from syllabary.model.spectral.mel import mel_windows
 from tests.helpers.small_models import CONFIGS, HOP, small_codec
 
 KINDS = sorted(CONFIGS)
 EDGES = torch.tensor([-0.5, 0.0, 0.5])  # between four levels
 CODECS = {kind: small_codec(kind) for kind in KINDS}
 torch.manual_seed(0)
-JUDGE = Discriminators(CONFIGS["waveform"].discriminator)
+JUDGE = Discriminators(CONFIGS["waveform"].discriminator.model_copy(update={"spectral_ffts": (32, 16)}))
 clips = st.lists(st.integers(1, 9 * HOP), min_size=2, max_size=4)
 
 
@@ -58,7 +59,7 @@ def test_codec(kind: str, lengths: list[int], extra: int) -> None:
             assert not decoded[0, length:].any()
 
 
-@pytest.mark.parametrize("mask_at", ["latent", "features"])
+@pytest.mark.parametrize("mask_at", ["latent", "features", "input"])
 @pytest.mark.parametrize("kind", ["waveform", "spectral"])
 def test_jepa_loss_is_that_of_the_clips_alone(kind: str, mask_at: str) -> None:
     torch.manual_seed(0)
@@ -80,17 +81,18 @@ def test_jepa_loss_is_that_of_the_clips_alone(kind: str, mask_at: str) -> None:
 @settings(max_examples=10, deadline=None)
 @given(clips, st.integers(0, 500))
 def test_discriminators_and_losses(lengths: list[int], extra: int) -> None:
-    judge, config = JUDGE, CodecLossConfig(stft_ffts=(64, 32))
+    judge, config = JUDGE, CodecLossConfig(stft_ffts=(64, 32), mel_ffts=(64,), mel_bands=(8,), mel_weight=1.0)
+    mels = list(mel_windows(config, 2000))
     num_samples = torch.tensor(lengths)
     real, fake = padded_batch(lengths, extra), padded_batch(lengths, extra).flip(0)
     with torch.no_grad():
         judged = judge(real, num_samples), judge(fake, num_samples)
-        together = losses.generator_losses(fake, real, num_samples, config, judged=judged)
+        together = losses.generator_losses(fake, real, num_samples, config, judged=judged, mels=mels)
         valid = torch.arange(real.shape[1]) < num_samples[:, None]
         wide = [F.pad(x.where(valid, x + 3), (0, 77), value=5.0) for x in (real, fake)]
         judged = judge(wide[0], num_samples), judge(wide[1], num_samples)
-        again = losses.generator_losses(wide[1], wide[0], num_samples, config, judged=judged)
-    for name in ("total", "waveform", "mrstft", "adversarial", "feature_matching"):
+        again = losses.generator_losses(wide[1], wide[0], num_samples, config, judged=judged, mels=mels)
+    for name in ("total", "waveform", "mrstft", "mel", "adversarial", "feature_matching"):
         torch.testing.assert_close(getattr(again, name), getattr(together, name), atol=1e-5, rtol=1e-4)
 
 
