@@ -58,7 +58,7 @@ class Mailbox:
 
 
 def recipe_of(variant: str, seed: int, steps: int) -> Any:
-    """``tiny`` with the variant's changes and the budget that all share."""
+    """``tiny_paper`` with the variant's changes and the budget that all share."""
     from syllabary.workers.recipes.recipe import resolve
 
     every = max(1, steps // 6)
@@ -68,7 +68,7 @@ def recipe_of(variant: str, seed: int, steps: int) -> Any:
         f"pretrain.checkpoint_every={steps}", "pretrain.keep_checkpoints=1", f"pretrain.optimizer.warmup_steps={every}",
         "pretrain.export_encoder=target", "pretrain.num_validation_utterances=64",
     )  # fmt: skip
-    return resolve("tiny", overrides=(*shared, *VARIANTS[variant]))
+    return resolve("tiny_paper", overrides=(*shared, *VARIANTS[variant]))
 
 
 def shard(speech: str, out: Path) -> str:

@@ -44,7 +44,8 @@ def make_variant(name: str, recipe_name: str, seconds: float, clips: int, folder
     if section == "codec":
         start = 0 if "adversarial" in name else 1 << 30
         cached = str("cached" in name).lower()
-        overrides += ["codec.train_encoder=frozen", "codec.standardize_latents=false", f"codec.cache_latents={cached}",
+        overrides += ["codec.method=joint", "codec.train_encoder=frozen", "codec.standardize_latents=false",
+                      f"codec.cache_latents={cached}",
                       f"codec.discriminator_start_step={start}"]  # fmt: skip
     recipe = resolve(recipe_name, overrides=overrides)
     frames = max(2, int(seconds * float(recipe.model.framing.frame_rate)))

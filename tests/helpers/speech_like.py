@@ -1,4 +1,4 @@
-"""Clips that are like speech to a spectrum: pulse trains and noise through moving formants, phone by phone, with pauses.
+"""Clips like speech to a spectrum: pulse trains and noise through moving formants, phone by phone, with pauses.
 
 Deterministic; every clip has its own voice, phones and rhythm. At -24 dBFS where something is said.
 """

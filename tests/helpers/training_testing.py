@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import socket
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -17,11 +17,17 @@ from typing import Any, Self
 
 import numpy as np
 
-from syllabary.model.config import CodecLossConfig
+from syllabary.model.config import CodecLossConfig, DiscriminatorConfig
 from syllabary.shards import audio, outputs, store
 from syllabary.shards.dataset import index, wds
 from syllabary.workers.recipes.recipe import Recipe, validate
-from syllabary.workers.recipes.training import CodecTrainConfig, OptimizerConfig, PretrainConfig
+from syllabary.workers.recipes.training import (
+    BottleneckConfig,
+    CodecTrainConfig,
+    OptimizerConfig,
+    PretrainConfig,
+    VocoderConfig,
+)
 from tests.helpers.small_models import CONFIGS, RATE
 
 _OPTIMIZER = OptimizerConfig(lr=3e-4, warmup_steps=3, final_lr_fraction=0.1)
@@ -38,7 +44,38 @@ def training_recipe(**changes: Any) -> Recipe:
         PretrainConfig(**shared),
         CodecTrainConfig(**shared, discriminator_start_step=4, num_samples_kept=0),
     )
-    values = Recipe(name="training-test", model=model, pretrain=pretrain, codec=codec).model_dump(mode="json")
+    return changed(Recipe(name="training-test", model=model, pretrain=pretrain, codec=codec), changes)
+
+
+def phased_recipe(**changes: Any) -> Recipe:
+    """The small spectral model with stage 2 by its bottleneck first: four steps of it, four of the vocoder, whose
+    discriminators judge from its second step on and learn in every other; ``changes`` as of ``training_recipe``."""
+    model = CONFIGS["spectral"].model_copy(
+        update={
+            "losses": CodecLossConfig(
+                mel_ffts=(128, 64), mel_bands=(12, 8), waveform_weight=0.0, mrstft_weight=0.0, mel_weight=6.0,
+                adversarial_weight=1.0, feature_matching_weight=2.0,
+            ),
+            "discriminator": DiscriminatorConfig(
+                periods=(2, 3), num_scales=0, spectral_ffts=(64, 32), channel_divisor=32
+            ),
+        }
+    )  # fmt: skip
+    vocoder = VocoderConfig(
+        optimizer=_OPTIMIZER.model_copy(update={"warmup_steps": 1}), crop_s=0.24, discriminator_start_step=1
+    )
+    codec = CodecTrainConfig(
+        num_steps=8, micro_batch_size=2, optimizer=_OPTIMIZER, checkpoint_every=2, validate_every=4,
+        num_validation_utterances=4, log_every=1, keep_checkpoints=2, collective_timeout_s=60, num_samples_kept=0,
+        method="bottleneck_first", train_encoder="finetune", average_decay=0.9,
+        bottleneck=BottleneckConfig(share=0.5), vocoder=vocoder,
+    )  # fmt: skip
+    return changed(Recipe(name="phased-test", model=model, codec=codec), changes)
+
+
+def changed(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """The recipe with values at ``section__key`` replaced."""
+    values = recipe.model_dump(mode="json")
     for path, value in changes.items():
         *parents, last = path.split("__")
         section = values

@@ -105,6 +105,17 @@ def test_valid_positions_are_those_of_the_clip_alone_and_padding_is_a_number(rea
     assert bool(found.isfinite().all())
 
 
+@pytest.mark.parametrize("reach", [1, 3])
+def test_every_position_may_see_one_at_least(reach: int) -> None:
+    """A softmax over nothing is NaN in some of torch's kernels, and 0 in others."""
+    mask = torch.arange(12) < torch.tensor([[12], [4], [1]])
+    allowed = attention(is_rotary=True, reach=reach)._allowed(12, mask, torch.device("cpu"))
+    assert allowed is not None and bool(allowed.any(dim=-1).all())
+    for clip, length in enumerate((12, 4, 1)):
+        seen = allowed[clip, 0, :length].nonzero()
+        assert int(seen[:, 1].max()) < length and int((seen[:, 0] - seen[:, 1]).abs().max()) <= reach
+
+
 def test_gradients_of_padded_rows_are_numbers_too() -> None:
     module, x = attention(is_rotary=True, reach=1).requires_grad_(), frames(12)
     out = module(x, torch.arange(12)[None] < 4)

@@ -110,7 +110,7 @@ def test_a_spectral_recipe_says_what_does_not_fit(override: str, message: str | 
 
 
 def test_only_a_spectral_decoder_has_a_trunk_to_train_first() -> None:
-    with pytest.raises(ConfigError, match="a decoder of kind hifigan has no trunk to train first; .*kind istft; use"):
+    with pytest.raises(ConfigError, match=r"a decoder of kind hifigan has no trunk to train first; .*kind istft; use"):
         resolve("small", overrides=["codec.method=bottleneck_first", "codec.train_encoder=finetune"])
     resolve("fast16k", overrides=["codec.method=joint"])
 

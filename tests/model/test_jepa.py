@@ -63,7 +63,7 @@ def test_context_at_latent_hides_only_the_masked_latents() -> None:
 @pytest.mark.parametrize("kind", ["waveform", "spectral"])
 @pytest.mark.parametrize(("mask_at", "hears"), [("input", False), ("features", True)])
 def test_context_at_input_has_not_heard_the_masked_frames(kind: str, mask_at: str, hears: bool) -> None:
-    """Other samples in the masked frames change no bit of the context; masked at the features, a neighbour hears them."""
+    """Other samples in the masked frames change no bit of the context; masked later, neighbours hear them."""
     jepa, _ = build(kind, mask_at=mask_at)
     jepa.eval()
     wave, num_samples = batch(1)

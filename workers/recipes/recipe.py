@@ -40,8 +40,8 @@ class Recipe(BaseModel):
     def _has_a_trunk_to_train_first(self) -> Recipe:
         if self.codec.method == "bottleneck_first" and self.model.decoder.kind != "istft":
             raise ValueError(
-                f"codec.method is bottleneck_first, and a decoder of kind {self.model.decoder.kind} has no trunk to train "
-                "first; expected model.decoder.kind istft; use codec.method=joint, or a recipe such as fast16k_small"
+                f"codec.method is bottleneck_first, and a decoder of kind {self.model.decoder.kind} has no trunk to "
+                "train first; expected model.decoder.kind istft; use codec.method=joint, or recipe fast16k_small"
             )
         return self
 

@@ -16,7 +16,7 @@ from syllabary.workers.recipes.training import AugmentConfig
 from syllabary.workers.training import rank as rank_module
 from syllabary.workers.training.data import loader as loader_module
 from syllabary.workers.training.data.clips import Batch, ClipMaker
-from syllabary.workers.training.data.epoch_order import SamplePlan, crop_start, epoch_order, mix
+from syllabary.workers.training.data.epoch_order import SamplePlan, Slot, crop_start, epoch_order, mix
 from syllabary.workers.training.data.loader import RankShare, TrainLoader, Utterances, fixed_batches
 from syllabary.workers.training.data.resident_corpus import ResidentLoader
 from syllabary.workers.training.driver import RankJob
@@ -132,6 +132,76 @@ def test_crops_and_augmentation_of_a_clip_do_not_depend_on_how_a_step_is_divided
     clips = [row[:n] for part in parts for row, n in zip(part.waveform, part.num_samples, strict=True)]
     for clip, row, n in zip(clips, whole.waveform, whole.num_samples, strict=True):
         assert clip.equal(row[:n])
+
+
+def test_speed_is_seeded_within_its_bounds_and_for_half_of_the_clips(shards):
+    augment = AugmentConfig(speed_percent=20)
+    first, again = (_loader(shards, batch=24, augment=augment).step_at(0)[0] for _ in range(2))
+    plain = _loader(shards, batch=24).step_at(0)[0]
+    assert first.waveform.equal(again.waveform) and first.slots == plain.slots
+    width = min(first.waveform.shape[1], plain.waveform.shape[1])
+    changed = (first.waveform[:, :width] != plain.waveform[:, :width]).any(dim=1)
+    assert 6 <= int(changed.sum()) <= 18
+    assert first.disturbed is None and first.heard is first.waveform
+    other = _loader(shards, batch=24, augment=augment).step_at(24)[0]  # the next epoch draws anew
+    by_utterance = [{slot.utterance: slot.seed for slot in batch.slots} for batch in (first, other)]
+    assert all(by_utterance[0][u] != by_utterance[1][u] for u in by_utterance[0])
+
+
+@pytest.mark.parametrize("percent", [5, 20])
+def test_a_sped_up_tone_has_its_pitch_and_its_tempo_and_the_length_of_its_clip(percent):
+    """Of 1,000 seeds: factors on either side of 1 and within the bounds, by the frequency that a tone comes out at."""
+    tone = (0.5 * np.sin(2 * np.pi * 100 * np.arange(20_000) / RATE)).astype(np.float32)
+    clips, factors = ClipMaker(4000, 120, AugmentConfig(speed_percent=percent)), []
+    for seed in range(60):
+        clip = clips.clip(tone, Slot(0, mix(seed)))
+        assert abs(len(clip) - 4000) <= 1 and clip.dtype == np.float32
+        inner = clip[500:3500]
+        rising = np.nonzero((inner[:-1] < 0) & (inner[1:] >= 0))[0]
+        exact = rising + inner[rising] / (inner[rising] - inner[rising + 1])
+        factors.append(RATE * (len(exact) - 1) / (exact[-1] - exact[0]) / 100)
+    moved = [f for f in factors if abs(f - 1) > 1e-3]
+    assert 15 <= len(moved) <= 45
+    assert min(moved) < 1 - percent / 200 and max(moved) > 1 + percent / 200
+    assert 1 - percent / 100 - 1e-3 <= min(moved) and max(moved) <= 1 + percent / 100 + 1e-3
+
+
+def test_noise_of_the_input_leaves_the_target_clean_and_comes_in_the_share_and_strength_asked_for(shards):
+    augment = AugmentConfig(input_noise_share=0.5, input_noise_snr_db=(10.0, 20.0))
+    first, again = (_loader(shards, batch=24, augment=augment).step_at(0)[0] for _ in range(2))
+    clean = _loader(shards, batch=24).step_at(0)[0]
+    assert first.waveform.equal(clean.waveform) and first.disturbed.equal(again.disturbed)
+    assert first.heard is first.disturbed and first.num_samples.equal(clean.num_samples)
+    noise = first.disturbed - first.waveform
+    noisy = noise.abs().amax(dim=1) > 0
+    assert 6 <= int(noisy.sum()) <= 18
+    for row, n in zip(noise, first.num_samples.tolist(), strict=True):
+        assert not row[n:].any()  # padding stays silence
+    snrs, slopes = [], []
+    for row, speech, n in zip(noise[noisy], first.waveform[noisy], first.num_samples[noisy].tolist(), strict=True):
+        snrs.append(10 * float(torch.log10(speech[:n].square().mean() / row[:n].square().mean())))
+        slopes.append(float((row[1:n] * row[: n - 1]).mean() / row[:n].square().mean()))
+    assert min(snrs) > 9 and max(snrs) < 21 and max(snrs) - min(snrs) > 3
+    # Neighbours of white noise know nothing of one another, those of a mean over nine samples share 8/9 of it.
+    assert min(abs(s) for s in slopes) < 0.2 and max(slopes) == pytest.approx(8 / 9, abs=0.1)
+
+
+def test_loudness_is_the_whole_utterances_not_the_crops(shards):
+    """A loud first half and one 12 dB below: both are brought up by one gain, worked from sines."""
+    time = np.arange(8000) / RATE
+    tone = np.sin(2 * np.pi * 100 * time).astype(np.float32)
+    utterance = np.concatenate([0.1 * tone, 0.025 * tone])
+    clips = ClipMaker(16_000, 120, sample_rate=RATE, loudness_dbfs=-30.0)
+    mean_power = (0.1**2 + 0.025**2) / 4
+    gain = 10 ** (-30 / 20) / np.sqrt(mean_power)
+    np.testing.assert_allclose(clips.clip(utterance, Slot(0, 1)), gain * utterance, rtol=1e-4, atol=1e-6)
+    short = ClipMaker(1200, 120, sample_rate=RATE, loudness_dbfs=-30.0)
+    start = crop_start(1, 16_000, 1200)
+    np.testing.assert_allclose(
+        short.clip(utterance, Slot(0, 1)), gain * utterance[start : start + 1200], rtol=1e-4, atol=1e-6
+    )
+    recipe = training_recipe(model__encoder__loudness_dbfs=-20.0)
+    assert clip_maker(recipe.model.encoder, recipe.codec).loudness_dbfs == -20.0
 
 
 def test_validation_is_the_same_clips_over_any_number_of_ranks(shards):
