@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from torch import nn
 
-Layer = TypeVar("Layer", nn.Conv1d, nn.Linear)
+Layer = TypeVar("Layer", bound=nn.Conv1d | nn.Linear)
 LEAKY_GAIN = math.sqrt(2 / (1 + 0.1**2))  # He et al. 2015, for leaky ReLU of slope 0.1
 SNAKE_GAIN = 0.88  # 1 / sqrt(E[snake(x)^2]) for a standard normal x and alpha 1
 BRANCH_GAIN = 0.1

@@ -59,11 +59,12 @@ def mel_triangles(sample_rate: int, n_fft: int, bands: int) -> Float[Tensor, "ba
     return (weights / total.clamp(min=1e-12))[total[:, 0] > 0].float()
 
 
-def mel_windows(config: CodecLossConfig, sample_rate: int) -> nn.ModuleList:
-    """The spectra of the mel loss, one a window."""
-    return nn.ModuleList(
-        LogMel(sample_rate, n_fft, bands) for n_fft, bands in zip(config.mel_ffts, config.mel_bands, strict=True)
-    )
+def mel_windows(config: CodecLossConfig, sample_rate: int, device: torch.device | None = None) -> list[LogMel]:
+    """The spectra of the mel loss, one a window, on a device."""
+    return [
+        LogMel(sample_rate, n_fft, bands).to(device)
+        for n_fft, bands in zip(config.mel_ffts, config.mel_bands, strict=True)
+    ]
 
 
 def _mel(hertz: Float[Tensor, ""]) -> Float[Tensor, ""]:

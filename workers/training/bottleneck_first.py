@@ -84,7 +84,7 @@ class PhasedCodecStage:
         self._vocoder: Averaged[Vocoder] = Averaged(codec.generator.vocoder, decay)
         self._discriminators = Discriminators(self._model.discriminator).to(setup.device)
         self._mel = bottleneck_mel(self._model).to(setup.device)
-        self._mels = mel_windows(self._model.losses, self._model.encoder.sample_rate).to(setup.device)
+        self._mels = mel_windows(self._model.losses, self._model.encoder.sample_rate, setup.device)
         self._averaged = _averaged_codec(codec, self._bottleneck.average, self._vocoder.average)
         self.engines: Mapping[str, Any] = self._build_engines()
 
@@ -115,7 +115,7 @@ class PhasedCodecStage:
         run = self._bottleneck_step if step <= first else self._vocoder_step
         # Crops are equally long, whatever the clips they are taken from.
         shares = shares_of(batches, device) if step <= first else shares_by([len(b.slots) for b in batches], device)
-        norms = {}
+        norms: dict[str, float] = {}
         for batch, share in zip(batches, shares, strict=True):
             found, norms = run(step if step <= first else step - first, batch.to(device), share)
             for name, value in found.items():

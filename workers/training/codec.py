@@ -284,7 +284,7 @@ class CodecStage:
         if self._is_frozen:
             self._codec.freeze_encoder()
         self._discriminators = Discriminators(self._model.discriminator).to(setup.device)
-        self._mels = mel_windows(self._model.losses, self._model.encoder.sample_rate).to(setup.device)
+        self._mels = mel_windows(self._model.losses, self._model.encoder.sample_rate, setup.device)
         self._latents: dict[int, Tensor] = {}
         self.engines: Mapping[str, Any] = self._build_engines()
 

@@ -71,12 +71,12 @@ def train_codec(job: TrainCodecJob) -> dict[str, Any]:
     done = claim_run(job.out, "codec", job.shards, begun, model, recipe.codec)
     if done is None:
         out, shards = store.normalize(job.out), store.normalize(job.shards)
-        begin = {"encoder_uri": _normalized(job.encoder), "init": _normalized(job.init)}
+        encoder, init = _normalized(job.encoder), _normalized(job.init)
         train_on_ray(
             _CODEC_STAGE,
             _train_codec_rank,
             recipe.codec,
-            lambda mailbox: RankJob(out, shards, recipe, mailbox, **begin),
+            lambda mailbox: RankJob(out, shards, recipe, mailbox, encoder, init),
         )
         done = read_summary(job.out)
     else:

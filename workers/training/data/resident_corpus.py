@@ -124,7 +124,7 @@ class ResidentCorpus:
         if (speeds == RATE_UNITS).all():
             waveform = self._gathered(places[0], kept_there, padded)
         else:
-            waveform = self._interpolated(*places.unbind(), padded)
+            waveform = self._interpolated(places, padded)
         gains = self._there(self._gains[[slot.utterance for slot in slots]])
         waveform = waveform * gains[:, None]
         if clips.augment.gain_db or clips.augment.noise_snr_db is not None:
@@ -142,8 +142,12 @@ class ResidentCorpus:
         index = (first[:, None] + place).clamp_(max=self._samples.numel() - 1)
         return (self._samples[index].float() / _FULL_SCALE).masked_fill_(place >= kept[:, None], 0.0)
 
-    def _interpolated(self, first: Tensor, taken: Tensor, kept: Tensor, speeds: Tensor, padded: int) -> Tensor:
-        """Clips at their speeds, by Catmull-Rom's cubic through the four samples around each place."""
+    def _interpolated(self, places: Tensor, padded: int) -> Tensor:
+        """Clips at their speeds, by Catmull-Rom's cubic through the four samples around each place.
+
+        ``places`` are first sample, samples taken, samples kept and speed of each clip [4, clips].
+        """
+        first, taken, kept, speeds = places.unbind()
         place = torch.arange(padded, device=self.device)
         at = place.double() * (speeds.double() / RATE_UNITS)[:, None]
         before = at.floor().long()

@@ -185,7 +185,7 @@ def _digits(watched: Watched) -> Iterator[Warned]:
     first, last = watched.first("level_entropy_bits"), watched.last("level_entropy_bits")
     if first is None or last is None or not (watched.learns_digits and watched.is_late):
         return
-    # Standardized latents use nearly all bits from the start; a decoder that needs the right digits shows they are alive.
+    # Standardized latents use nearly all bits from the start: that the decoder needs the right digits shows them alive.
     is_heard = (watched.last("token_gain") or 0.0) >= _HEARD
     if abs(last - first) < _UNCHANGED_BITS and not is_heard:
         yield Warned("frozen_digits", f"the digits stay as they were before training ({last:.3f} bits a dim): the "
