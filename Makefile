@@ -10,7 +10,7 @@ ARGS ?=
 HOST_OPTION := $(if $(filter command,$(origin HOST)),--host '$(HOST)')
 OUT ?= $(if $(SOURCE),runs/$(notdir $(patsubst %/,%,$(SOURCE))),runs/demo)
 
-.PHONY: setup run browser test test-long test-slow stack stack-run stack-down test-stack check bench clean help
+.PHONY: setup run browser test test-long test-slow stack stack-run stack-down test-stack check bench docs clean help
 
 help:            ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 14
@@ -73,6 +73,9 @@ bench: $(READY)  ## the benchmarks; each prints ratios from interleaved runs; SP
 	@for name in $(BENCHES); do echo "== $$name"; $(BIN)/python infra/benchmarks/bench_$$name.py || exit 1; done
 	@if [ -n '$(SPEECH)' ]; then echo "== ingest"; $(BIN)/python infra/benchmarks/bench_ingest.py '$(SPEECH)'; \
 	else echo "left out: ingest, which needs SPEECH=<folder of audio>"; fi
+
+docs: $(READY)   ## the pages that are made of the code: docs/commands.md, docs/api.md
+	$(BIN)/python -m infra.generate_pages
 
 clean:           ## remove what setup and run made (asks nothing; runs/ stays)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info

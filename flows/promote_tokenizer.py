@@ -4,51 +4,55 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from prefect import flow
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from syllabary.flows import artifacts
-from syllabary.flows.evaluate_tokenizer import Limit, Metrics, evaluate_tokenizer
+from syllabary.flows.evaluate_tokenizer import evaluate_tokenizer
+from syllabary.flows.job_flow import job_flow
 from syllabary.flows.narration import run_job
 from syllabary.flows.output_lock import output_lock
-from syllabary.flows.parameters import Out, Shards, Tokenizer, Transcripts
 from syllabary.shards import outputs, store
 from syllabary.shards.errors import InputError, explain
+from syllabary.workers.control import jobs
+from syllabary.workers.control.declaration import Shown
 from syllabary.workers.control.jobs import CompareJob
 from syllabary.workers.control.run_layout import POINTER
 
+Registry = Annotated[
+    str,
+    Shown(uri="s3://bucket/tokenizers"),
+    Field(description="URI of the reports, one per tokenizer, and of the pointer to the tokenizer in use."),
+]
 
-@flow(name="promote-tokenizer")
-def promote_tokenizer(
-    tokenizer: Tokenizer,
-    shards: Shards,
-    registry: Out,
-    tolerances: Annotated[tuple[str, ...], Field(examples=[["estoi=0.01"]])] = (),
-    limit: Limit = None,
-    metrics: Metrics = (),
-    transcripts: Transcripts | None = None,
-) -> dict[str, Any]:
+
+class Promotion(BaseModel):
+    """What decides on a new tokenizer."""
+
+    tokenizer: jobs.Tokenizer
+    shards: jobs.Shards
+    registry: Registry
+    tolerances: jobs.Tolerances = ()
+    limit: jobs.Limit = None
+    metrics: jobs.Metrics = ()
+    transcripts: jobs.Transcripts = None
+
+
+@job_flow
+def promote_tokenizer(wanted: Promotion) -> dict[str, Any]:
     """Point ``registry``/promoted.json to ``tokenizer`` unless it is worse than the one that it points to.
 
     A regression beyond its tolerance fails the flow, names the metrics and leaves the pointer as it is.
-
-    Args:
-        tokenizer: URI of the new tokenizer directory.
-        shards: URI of the WebDataset shards whose held-out splits decide.
-        registry: URI of the reports, one a tokenizer, and of the pointer to the tokenizer in use.
-        tolerances: metric=x, so much worse is no regression; empty for none.
-        limit: At most so many utterances, spread over the speakers; empty for all.
-        metrics: Only these metrics; empty for all.
-        transcripts: URI of a table of what is said; empty for none.
     """
+    tokenizer, registry = wanted.tokenizer, wanted.registry
     digests = _digests(tokenizer)
     report = store.join(registry, "reports", digests["decoder_digest"][:16])
-    evaluate_tokenizer(tokenizer, shards, report, limit=limit, metrics=metrics, transcripts=transcripts)
+    choice = wanted.model_dump(include={"limit", "metrics", "transcripts"})
+    evaluate_tokenizer(tokenizer, wanted.shards, report, **choice)
     pointer, comparison = store.join(registry, POINTER), "the first: nothing to compare with"
     with output_lock(registry):
         if store.exists(pointer):
             before = outputs.read_json(pointer)["report"]
-            comparison = str(run_job(CompareJob(before=before, after=report, tolerances=tolerances))["text"])
+            comparison = str(run_job(CompareJob(before=before, after=report, tolerances=wanted.tolerances))["text"])
         promoted = {"tokenizer": store.normalize(tokenizer), "report": report, **digests}
         store.publish_bytes(pointer, outputs.pretty_json(promoted))
     artifacts.summary("promote", {"comparison": comparison}, {"tokenizer": promoted["tokenizer"], "report": report})

@@ -7,6 +7,7 @@ import time
 
 from syllabary.shards import outputs, store
 from syllabary.shards.uri_keys import refuse_keys
+from syllabary.workers.control.jobs import PipelineParameters
 from syllabary.workers.control.log import emit
 from syllabary.workers.control.run_layout import PipelineLayout, claim_run, is_done
 from syllabary.workers.recipes.recipe import resolve
@@ -19,24 +20,24 @@ _PREFECT = {
 }
 
 
-def run_command(source: str | None, out: str, *, recipe: str, config: str | None, overrides: tuple[str, ...]) -> None:
+def run_command(parameters: PipelineParameters) -> None:
     """Run the pipeline unless it is done, and say where everything is.
 
     Raises:
         SyllabaryError: whatever stops the run, in one line.
     """
-    layout = PipelineLayout(store.normalize(out))
+    layout, source = PipelineLayout(store.normalize(parameters.out)), parameters.source
     refuse_keys(source or "")  # before Prefect stores it among the parameters of a flow run
-    wanted = resolve(recipe, config_uri=config, overrides=overrides)
+    wanted = resolve(parameters.recipe, config_uri=parameters.config, overrides=parameters.overrides)
     if is_done(layout, source, wanted):
-        _say(f"nothing to do: {out} is complete")
+        _say(f"nothing to do: {parameters.out} is complete")
     else:
         claim_run(layout, source, wanted)  # what the flow would refuse is refused before Prefect has started
-        _run_flow(source, out, recipe=recipe, config=config, overrides=overrides)
+        _run_flow(parameters)
     _say_where(layout)
 
 
-def _run_flow(source: str | None, out: str, *, recipe: str, config: str | None, overrides: tuple[str, ...]) -> None:
+def _run_flow(parameters: PipelineParameters) -> None:
     started = time.monotonic()
     for key, value in _PREFECT.items():
         os.environ.setdefault(key, value)
@@ -47,7 +48,7 @@ def _run_flow(source: str | None, out: str, *, recipe: str, config: str | None, 
         from syllabary.flows.run_pipeline import run_pipeline
 
         _say(f"flow runs are recorded at {url}")
-        run_pipeline(source=source, out=out, recipe=recipe, config=config, overrides=overrides)
+        run_pipeline(**parameters.model_dump())
     _say(f"done in {time.monotonic() - started:.0f} s")
 
 

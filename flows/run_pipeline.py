@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
-
-from prefect import flow
-from pydantic import Field
+from typing import Any
 
 from syllabary.flows import artifacts
+from syllabary.flows.job_flow import job_flow
 from syllabary.flows.narration import run_job
 from syllabary.flows.output_lock import output_lock
-from syllabary.flows.parameters import ConfigFile, Out, Overrides, RecipeName, Source
 from syllabary.flows.pretrain_encoder import pretrain_encoder
 from syllabary.flows.restore_audio import restore_audio
 from syllabary.flows.shard_corpus import shard_corpus
@@ -18,35 +15,21 @@ from syllabary.flows.tokenize_shards import tokenize_shards
 from syllabary.flows.train_tokenizer import train_tokenizer
 from syllabary.flows.verify_archive import verify_archive
 from syllabary.shards import outputs, store
-from syllabary.workers.control.jobs import FetchDemoJob, ReportJob
+from syllabary.workers.control.jobs import FetchDemoJob, PipelineParameters, RecipeParameters, SummaryJob
 from syllabary.workers.control.run_layout import PipelineLayout, claim_run
 from syllabary.workers.control.timings import timed
 from syllabary.workers.recipes.recipe import resolve
 
 
-@flow(name="run-pipeline")
-def run_pipeline(
-    source: Source | None = None,
-    out: Out = "runs/demo",
-    recipe: RecipeName = "tiny",
-    config: ConfigFile | None = None,
-    overrides: Overrides = (),
-    num_restored: Annotated[int, Field(ge=1)] = 8,
-) -> dict[str, Any]:
+@job_flow
+def run_pipeline(parameters: PipelineParameters) -> dict[str, Any]:
     """Run every stage that is not done yet below ``out``; without ``source`` the demo speech is fetched.
 
     Idempotent: a finished stage only says so, and a killed one goes on where it was.
-
-    Args:
-        source: Folder or URI of speech; empty for the demo speech.
-        out: Folder or URI that receives every stage.
-        recipe: A named configuration; `syllabary show NAME` says what it is and costs.
-        config: URI of a YAML file laid over the recipe.
-        overrides: key=value, over recipe and file.
-        num_restored: How many held-out utterances are restored to listen to.
     """
-    with output_lock(out):
-        return _run_stages(source, PipelineLayout(out), num_restored, recipe=recipe, config=config, overrides=overrides)
+    choice = parameters.model_dump(include={*RecipeParameters.model_fields})
+    with output_lock(parameters.out):
+        return _run_stages(parameters.source, PipelineLayout(parameters.out), parameters.num_restored, **choice)
 
 
 def _run_stages(source: str | None, layout: PipelineLayout, num_restored: int, **choice: Any) -> dict[str, Any]:
@@ -57,13 +40,15 @@ def _run_stages(source: str | None, layout: PipelineLayout, num_restored: int, *
     with timed(layout.root, "shard", layout.shards):
         shard_corpus(source, layout.shards, hold_out="recordings_if_no_speaker", **choice)
     pretrain_encoder(layout.shards, layout.pretrain, **choice)
-    train_tokenizer(layout.shards, layout.pretrain, layout.codec, layout.tokenizer, **choice)
+    train_tokenizer(
+        shards=layout.shards, encoder=layout.pretrain, out=layout.codec, tokenizer=layout.tokenizer, **choice
+    )
     with timed(layout.root, "tokenize", layout.archive):
         tokenize_shards(layout.shards, layout.tokenizer, layout.archive)
-    verify_archive(layout.archive, layout.shards)
+    verify_archive(layout.archive, shards=layout.shards)
     with timed(layout.root, "restore", layout.restored):
         restore_audio(layout.archive, layout.tokenizer, layout.restored, where="split = 'valid'", limit=num_restored)
-    summary = run_job(ReportJob(run=store.normalize(layout.root), **layout.stages()))
+    summary = run_job(SummaryJob(run=layout.root))
     outputs.mark_done(store.normalize(layout.root), summary)
     artifacts.summary("pipeline", summary["headline"], {"run": layout.root, **layout.stages()})
     return summary

@@ -20,6 +20,11 @@ Every message says what, the value, what was expected and how to mend it; build 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
 
 class SyllabaryError(Exception):
     """A failure with one clear line for the user and a non-zero exit code."""
@@ -99,6 +104,21 @@ def explain(what: str, *, value: object = None, expected: str = "", fix: str = "
     if fix:
         line += f"; {fix}"
     return line.replace("\n", " ")
+
+
+class Fault(NamedTuple):
+    """The first thing that a validation found: where (``a.b.c``, empty for the whole), what is wrong, the value."""
+
+    where: str
+    message: str
+    value: Any
+
+
+def first_fault(error: ValidationError) -> Fault:
+    """What to tell of a validation that failed: a user mends one thing at a time."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return Fault(where, first["msg"].removeprefix("Value error, "), first["input"])
 
 
 def require_version(found: object, known: object, what: str) -> None:

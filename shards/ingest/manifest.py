@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from syllabary.shards import store
-from syllabary.shards.errors import InputError, StorageError, explain
+from syllabary.shards.errors import InputError, StorageError, explain, first_fault
 from syllabary.shards.ingest.recordings import Recording, RecordingError, escape
 from syllabary.shards.ingest.sources import SourceFile, fingerprint, in_order, recording_fault, speaker_of
 from syllabary.shards.outputs import canonical_json
@@ -67,9 +67,10 @@ def _parse(uri: str) -> list[ManifestLine]:
         try:
             lines.append(ManifestLine.model_validate(json.loads(text)))
         except ValidationError as error:
-            first = error.errors()[0]
-            what = ".".join(str(part) for part in first["loc"]) or "line"
-            raise InputError(explain(f"{uri} line {number}: {what}: {first['msg']}", fix="mend that line")) from error
+            where, message, _ = first_fault(error)
+            raise InputError(
+                explain(f"{uri} line {number}: {where or 'line'}: {message}", fix="mend that line")
+            ) from error
         except ValueError as error:
             raise InputError(explain(f"{uri} line {number} is not JSON ({error})", fix="mend that line")) from error
     return lines

@@ -58,11 +58,12 @@ def test_every_verb_is_in_the_readme_and_has_help() -> None:
 
 def test_an_interrupt_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     from syllabary.flows import cli
+    from syllabary.workers.control import submit
 
     def interrupted(job: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "submit_and_print", interrupted)
+    monkeypatch.setattr(submit, "submit", interrupted)
     monkeypatch.setattr(sys, "argv", ["syllabary", "verify", "--archive", "x"])
     with pytest.raises(SystemExit) as end:
         cli.main()
@@ -168,9 +169,15 @@ def test_too_little_disk_is_refused(corpus: Path, tmp_path: Path, monkeypatch: p
     [
         (("pack", "--archive", "a", "--out", "b", "--block-size", "1"), "--block-size"),
         (("repack", "--archive", "a", "--group-size", "0"), "--group-size"),
-        (("salient", "--archive", "a", "--top", "some"), "--top is no percentage: 'some'"),
-        (("salient", "--archive", "a", "--top", "101%"), "--top-percent"),
-        (("restore", "--archive", "a", "--tokenizer", "b", "--out", "c", "--start", "-1"), "--start-s"),
+        (
+            ("salient", "--archive", "a", "--top", "some"),
+            "--top: Input should be a valid number, unable to",
+        ),
+        (("salient", "--archive", "a", "--top", "101%"), "--top: Input should be less than or equal to 100"),
+        (
+            ("restore", "--archive", "a", "--tokenizer", "b", "--out", "c", "--start", "-1"),
+            "--start: Input should be",
+        ),
     ],
 )
 def test_a_number_out_of_range_is_refused_naming_the_option(arguments: tuple[str, ...], expected: str) -> None:

@@ -26,7 +26,7 @@ DEPLOYMENTS = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
 
 
 def flow_files() -> list[str]:
-    return sorted(p.name for p in (ROOT / "flows").glob("*.py") if "\n@flow(" in p.read_text())
+    return sorted(p.name for p in (ROOT / "flows").glob("*.py") if "\n@job_flow\n" in p.read_text())
 
 
 def test_every_flow_has_a_deployment() -> None:

@@ -14,8 +14,8 @@ from prefect.deployments import run_deployment
 from prefect.exceptions import ParameterTypeError, PrefectHTTPStatusError
 from prefect.utilities.callables import parameter_schema
 
-from syllabary.flows import parameters
 from syllabary.flows.ingest_new import ingest_new
+from syllabary.flows.job_flow import URI_PATTERN
 from syllabary.flows.run_pipeline import run_pipeline
 from syllabary.shards.errors import SecretError
 from syllabary.shards.uri_keys import refuse_keys
@@ -28,20 +28,20 @@ NO_URI = ("", "gs://bucket/x", "https://host/x", "s3://", "s3:///x")
 
 @pytest.mark.parametrize("uri", KEYED)
 def test_the_form_and_the_jobs_refuse_the_same_keys(uri: str) -> None:
-    assert not re.match(parameters._URI, uri)
+    assert not re.match(URI_PATTERN, uri)
     with pytest.raises(SecretError):
         refuse_keys(uri)
 
 
 @pytest.mark.parametrize("uri", PLAIN)
 def test_what_jobs_take_the_form_takes(uri: str) -> None:
-    assert re.match(parameters._URI, uri)
+    assert re.match(URI_PATTERN, uri)
     refuse_keys(uri)
 
 
 @pytest.mark.parametrize("uri", NO_URI)
 def test_what_is_no_place_of_ours_is_refused_in_the_form(uri: str) -> None:
-    assert not re.match(parameters._URI, uri)
+    assert not re.match(URI_PATTERN, uri)
 
 
 @pytest.fixture

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 import typer
 
+from infra import generate_pages
 from syllabary.flows.cli import app
-from syllabary.workers.control.jobs import jobs_by_verb
+from syllabary.workers.control.declaration import option_of
+from syllabary.workers.control.jobs import declared_jobs, jobs_by_verb
 
 ROOT = Path(__file__).parent.parent.parent
 DOCUMENTS = sorted(
@@ -85,3 +87,17 @@ def test_every_verb_and_target_is_in_the_readme_or_the_contributors_page() -> No
         assert f"syllabary {verb}" in told, verb
     for target in re.findall(r"^([a-z-]+):.*##", MAKE, re.MULTILINE):
         assert f"make {target}" in told or target in ("help", "browser", "clean"), target
+
+
+@pytest.mark.parametrize("page", generate_pages.PAGES)
+def test_a_page_made_of_the_code_is_what_the_code_says(page: str) -> None:
+    """Run `make docs` when this fails."""
+    assert (ROOT / page).read_text() == generate_pages.PAGES[page]()
+
+
+def test_every_option_of_every_job_is_on_the_page_of_commands() -> None:
+    sections = (ROOT / "docs" / "commands.md").read_text().split("\n## ")
+    told = {section.partition("\n")[0]: section for section in sections}
+    for job in declared_jobs():
+        for name in job.model_fields:
+            assert f"`{option_of(job, name)}" in told[job.verb], f"{job.verb}: {name}"

@@ -1,18 +1,20 @@
-"""The jobs: the parameters of every verb, as flows, the command line and the workers share them. Free of torch and ray.
+"""The jobs: the one declaration of every verb. Free of torch and ray.
 
 A job is a frozen value of URIs, a recipe and a few numbers, never data. Its class names the verb and the function that
-does it. ``python -m syllabary.workers VERB '<json>'`` runs it, wherever one stands; the last line that it prints to
-standard output is ``syllabary-result: <json>``.
+does it; its docstring and its fields (type, default, description) make the command, Prefect's form and the page
+docs/commands.md: a parameter is added here and nowhere else. ``python -m syllabary.workers VERB '<json>'`` runs a job,
+wherever one stands; the last line that it prints to standard output is ``syllabary-result: <json>``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from syllabary.shards.uri_keys import refuse_keys
+from syllabary.workers.control.declaration import Shown
 
 RESULT_PREFIX = "syllabary-result: "
 PARENT_VARIABLE = "SYLLABARY_PARENT_PID"
@@ -54,291 +56,413 @@ def _declared(base: type[Job]) -> Iterator[type[Job]]:
         yield from _declared(job)
 
 
-class RecipeJob(Job):
-    """A job that needs a recipe: its name, a YAML file over it, ``a.b=c`` overrides over both."""
-
-    recipe: str = "tiny"
-    config: str | None = None
-    overrides: tuple[str, ...] = Field(default=(), description="a.b=c over the recipe")
+def declared_jobs() -> list[type[Job]]:
+    """Every kind of job of this file, in its order."""
+    kinds = [value for value in globals().values() if isinstance(value, type) and issubclass(value, Job)]
+    return [job for job in kinds if "verb" in vars(job)]
 
 
-class FetchDemoJob(Job):
-    """The demo corpus, from Debian packages, into the local folder ``out``."""
+Out = Annotated[
+    str,
+    Shown(uri="s3://bucket/run"),
+    Field(description="URI that receives the output; an output of another run is refused."),
+]
+Source = Annotated[
+    str,
+    Shown(positional=True, uri="s3://bucket/speech"),
+    Field(description="Folder or URI of audio files, a manifest (.jsonl), or a tar of LibriLight."),
+]
+Shards = Annotated[str, Shown(uri="s3://bucket/run/shards"), Field(description="URI of the WebDataset shards.")]
+Tokenizer = Annotated[str, Shown(uri="s3://bucket/run/tokenizer"), Field(description="URI of a tokenizer directory.")]
+Archive = Annotated[str, Shown(uri="s3://bucket/run/archive"), Field(description="URI of the token archive.")]
+EncoderRun = Annotated[
+    str, Shown(uri="s3://bucket/run/pretrain"), Field(description="URI of the stage-1 run; none begins untrained.")
+]
+CodecRun = Annotated[str, Shown(uri="s3://bucket/run/codec"), Field(description="URI of the stage-2 run.")]
+NumWorkers = Annotated[
+    int | None,
+    Shown(option="--workers"),
+    Field(ge=1, description="At most so many processes at once; empty for all that the machine or cluster has."),
+]
+Where = Annotated[
+    str | None, Field(description="Expression over the archive's columns; empty for all.", examples=["speaker = '19'"])
+]
+Limit = Annotated[
+    int | None, Field(ge=1, description="At most so many utterances, spread over the speakers; empty for all.")
+]
+Metrics = Annotated[
+    tuple[str, ...],
+    Shown(separated=True),
+    Field(description="Only these metrics; empty for all.", examples=[["estoi", "wer_self"]]),
+]
+Transcripts = Annotated[
+    str | None,
+    Shown(uri="s3://bucket/transcripts.tsv"),
+    Field(description="URI of a table of what is said (TSV); empty for none."),
+]
+Tolerances = Annotated[
+    tuple[str, ...],
+    Shown(option="--tolerance"),
+    Field(description="metric=x, so much worse is no regression; empty for none.", examples=[["estoi=0.01"]]),
+]
+OnlyNew = Annotated[
+    bool,
+    Shown(option="--new"),
+    Field(description="Leave out the parts that an earlier run with this set found intact; off for a scrub."),
+]
+MaxQuarantined = Annotated[
+    float, Field(ge=0, le=100, description="Fail when more of the audio than this (percent) cannot be tokenized.")
+]
+StoragePatience = Annotated[float, Field(ge=0, description="How long an object store may be away, in seconds.")]
+AudioFormat = Annotated[
+    Literal["flac", "wav"], Shown(option="--format"), Field(description="What the audio files are written as.")
+]
+Device = Annotated[str, Field(description="cpu, cuda, cuda:1, ...")]
+Beside = Annotated[
+    str | None, Shown(uri="s3://bucket/files"), Field(description="Folder for the files; empty for beside each.")
+]
 
-    verb: ClassVar[str] = "fetch-demo"
-    runs: ClassVar[str] = "ingest.demo_speech:fetch_demo_speech"
-    out: str
+
+class RecipeParameters(BaseModel):
+    """What chooses a recipe: its name, a YAML file over it, ``a.b=c`` over both."""
+
+    recipe: Annotated[str, Shown(names_recipe=True)] = Field(
+        default="tiny",
+        description="A named configuration; `syllabary show NAME` says what it is and costs.",
+    )
+    config: Annotated[str | None, Shown(uri="s3://bucket/recipes/mine.yaml")] = Field(
+        default=None, description="URI of a YAML file laid over the recipe."
+    )
+    overrides: Annotated[tuple[str, ...], Shown(option="--set")] = Field(
+        default=(), description="key=value, over recipe and file.", examples=[["pretrain.num_steps=1000"]]
+    )
+
+
+class PipelineParameters(RecipeParameters):
+    """Run the whole pipeline: shard, train both stages, tokenize, verify, restore, summarize."""
+
+    source: Annotated[str | None, Shown(positional=True, uri="s3://bucket/speech")] = Field(
+        default=None, description="Folder or URI of speech; empty for the demo speech."
+    )
+    out: Annotated[str, Shown(uri="s3://bucket/run")] = Field(
+        default="runs/demo", description="Folder or URI that receives every stage."
+    )
+    num_restored: Annotated[int, Shown(option="--restored")] = Field(
+        default=8, ge=1, description="How many held-out utterances are restored to listen to."
+    )
+
+
+class RecipeJob(Job, RecipeParameters):
+    """A job that needs a recipe."""
 
 
 class ShardJob(RecipeJob):
-    """Speech at ``source`` becomes WebDataset shards at ``out``.
-
-    ``recordings_if_no_speaker`` splits by recording, and says so, where no speaker of a listed source hashes into the
-    valid split: what the whole pipeline wants of a corpus of a handful of speakers.
-    """
+    """Shard speech into WebDataset tars with an index and a ledger; what is there already stays as it is."""
 
     verb: ClassVar[str] = "shard"
     runs: ClassVar[str] = "ingest.write_shards:write_shards"
-    source: str
-    out: str
-    num_workers: int | None = None
-    hold_out: Literal["as_configured", "recordings_if_no_speaker"] = "as_configured"
+    source: Source
+    out: Out
+    num_workers: NumWorkers = None
+    hold_out: Literal["as_configured", "recordings_if_no_speaker"] = Field(
+        default="as_configured",
+        description="What to do where no speaker falls into the valid split: nothing, or split by recording.",
+    )
 
 
 class PretrainJob(RecipeJob):
-    """Stage 1: train the JEPA encoder on ``shards``; the run lives at ``out``.
-
-    ``init`` is a tokenizer or a complete run whose encoder it begins with instead of an untrained one.
-    """
+    """Stage 1: train the JEPA encoder; a run cut short goes on from its newest whole checkpoint."""
 
     verb: ClassVar[str] = "pretrain"
     runs: ClassVar[str] = "training.stages:pretrain"
-    shards: str
-    out: str
-    init: str = "none"
+    shards: Shards
+    out: Out
+    init: Annotated[str, Shown(uri="s3://bucket/run/tokenizer")] = Field(
+        default="none", description="URI of a tokenizer or a complete run whose encoder to begin with, or none."
+    )
 
 
 class TrainCodecJob(RecipeJob):
-    """Stage 2: train FSQ and decoder for the encoder of the stage-1 run at ``encoder``; ``none`` begins untrained,
-    which only a method that trains the encoder can use.
+    """Stage 2: train FSQ and decoder for the encoder of a stage-1 run; the command exports to OUT/tokenizer.
 
-    ``init`` is a tokenizer or a complete stage-2 run whose encoder and decoder it begins with, without ``encoder``.
+    Without ``encoder`` the method has to train the encoder itself, or ``init`` to bring one.
     """
 
     verb: ClassVar[str] = "train-codec"
     runs: ClassVar[str] = "training.stages:train_codec"
-    shards: str
-    encoder: str = "none"
-    out: str
-    init: str = "none"
+    shards: Shards
+    encoder: EncoderRun = "none"
+    out: Out
+    init: Annotated[str, Shown(uri="s3://bucket/run/tokenizer")] = Field(
+        default="none", description="URI of a tokenizer or a complete stage-2 run to begin with, or none."
+    )
 
 
 class ExportJob(Job):
-    """Write the tokenizer directory of the stage-2 run at ``codec``."""
+    """Write the tokenizer directory of a stage-2 run."""
 
     verb: ClassVar[str] = "export"
     runs: ClassVar[str] = "training.export:export"
-    codec: str
-    out: str
+    codec: CodecRun
+    out: Out
 
 
 class TokenizeJob(Job):
-    """Tokenize ``shards`` into the ``archive`` with the tokenizer directory at ``tokenizer``.
-
-    ``storage_patience_s`` is how long an object store may be away; ``max_quarantined_percent`` is of the audio.
-    """
+    """Tokenize the shards that the archive does not hold yet, each exactly once."""
 
     verb: ClassVar[str] = "tokenize"
     runs: ClassVar[str] = "archive.tokenize_shards:tokenize"
-    shards: str
-    tokenizer: str
-    archive: str
-    num_workers: int | None = Field(default=None, ge=1)
-    storage_patience_s: float = Field(default=300.0, ge=0)
-    max_quarantined_percent: float = Field(default=5.0, ge=0, le=100)
+    shards: Shards
+    tokenizer: Tokenizer
+    archive: Archive
+    num_workers: NumWorkers = None
+    storage_patience_s: StoragePatience = 300.0
+    max_quarantined_percent: MaxQuarantined = 5.0
 
 
 class VerifyJob(Job):
-    """Check every byte of an archive, and its coverage when ``shards`` is given.
-
-    ``only_new`` leaves out the parts that an earlier such job found intact and recorded in the archive.
-    """
+    """Check every byte of an archive; damage is named, and a command ends with exit code 2."""
 
     verb: ClassVar[str] = "verify"
     runs: ClassVar[str] = "archive.verify:verify"
-    archive: str
-    shards: str | None = None
-    only_new: bool = False
+    archive: Archive
+    shards: Annotated[str | None, Shown(uri="s3://bucket/run/shards")] = Field(
+        default=None, description="URI of the shards that the archive has to cover; empty for the archive alone."
+    )
+    only_new: OnlyNew = False
 
 
 class RestoreJob(Job):
-    """Audio back from an archive. What to restore is the conjunction of ``where`` (an expression over columns), ``ids``
-    (utterance ids) and ``recording`` with ``start_s`` and ``end_s``; ``limit`` caps the utterances.
+    """Give the audio back: all of it, or what an expression, ids and a time range select together.
 
-    ``join`` gives whole recordings, each utterance at its own place in time and silence between; a ``recording`` is
-    always joined, and cut to its time range. ``num_workers`` above 1 spreads the shards over Ray.
+    Joined recordings have each utterance at its own place in time and silence between.
     """
 
     verb: ClassVar[str] = "restore"
     runs: ClassVar[str] = "archive.restore:restore"
-    archive: str
-    tokenizer: str
-    out: str
-    where: str | None = None
-    ids: tuple[str, ...] = ()
-    recording: str | None = None
-    start_s: float | None = Field(default=None, ge=0)
-    end_s: float | None = Field(default=None, gt=0)
-    join: bool = False
-    limit: int | None = Field(default=None, ge=1)
-    audio_format: Literal["flac", "wav"] = "flac"
-    num_workers: int = Field(default=1, ge=1)
+    archive: Archive
+    tokenizer: Tokenizer
+    out: Out
+    where: Where = None
+    ids: Annotated[tuple[str, ...], Shown(option="--id")] = Field(
+        default=(), description="Ids of utterances; empty for all."
+    )
+    recording: str | None = Field(default=None, description="One recording, joined in time and cut to the time range.")
+    start_s: Annotated[float | None, Shown(option="--start")] = Field(
+        default=None, ge=0, description="From this second of the recording."
+    )
+    end_s: Annotated[float | None, Shown(option="--end")] = Field(
+        default=None, gt=0, description="To this second of the recording."
+    )
+    join: Annotated[bool, Shown(option="--join")] = Field(
+        default=False, description="Whole recordings instead of utterances."
+    )
+    limit: int | None = Field(default=None, ge=1, description="At most so many utterances.")
+    audio_format: AudioFormat = "flac"
+    num_workers: Annotated[int, Shown(option="--workers")] = Field(
+        default=1, ge=1, description="Processes; above 1 the shards are spread over Ray."
+    )
 
 
 class PackJob(Job):
-    """Archive tokens become blocks of ``block_size`` ids for language models, or Megatron's ``.bin`` and ``.idx``.
+    """Pack tokens into fixed blocks to train language models from.
 
-    ``splits`` "archive" keeps the archive's splits and refuses a speaker that is in two; "speaker" makes new ones.
     Memory follows from ``bucket_mb`` alone; tokens are sorted below ``TMPDIR``, which needs about the archive's size.
     """
 
     verb: ClassVar[str] = "pack"
     runs: ClassVar[str] = "archive.pack:pack"
-    archive: str
-    out: str
-    block_size: int = Field(default=2048, ge=2)
-    document: Literal["recording", "utterance"] = "recording"
-    output_format: Literal["parquet", "megatron"] = "parquet"
-    splits: Literal["archive", "speaker"] = "archive"
-    valid_percent: float = Field(default=2.0, ge=0, le=50)
-    test_percent: float = Field(default=2.0, ge=0, le=50)
-    seed: int = 0
+    archive: Archive
+    out: Out
+    block_size: int = Field(default=2048, ge=2, description="Ids per block.")
+    document: Literal["recording", "utterance"] = Field(default="recording", description="What separators divide.")
+    output_format: Annotated[Literal["parquet", "megatron"], Shown(option="--format")] = Field(
+        default="parquet", description="What the blocks are written as; Megatron's are a .bin and an .idx."
+    )
+    splits: Literal["archive", "speaker"] = Field(
+        default="archive",
+        description="The archive's splits, refusing a speaker that is in two, or new ones by speaker.",
+    )
+    valid_percent: float = Field(default=2.0, ge=0, le=50, description="Of the speakers, with new splits.")
+    test_percent: float = Field(default=2.0, ge=0, le=50, description="Of the speakers, with new splits.")
+    seed: int = Field(default=0, description="Of the shuffle.")
     bucket_mb: float = Field(
-        default=16.0, gt=0, description="of the archive, in one part of the blocks and in memory at once"
+        default=16.0, gt=0, description="Of the archive, in one part of the blocks and in memory at once."
     )
 
 
 class RepackJob(Job):
-    """An archive with another group size or digit order, without encoding again; without ``out`` only the figures."""
+    """Change group size or digit order without encoding again, and show what each choice costs."""
 
     verb: ClassVar[str] = "repack"
     runs: ClassVar[str] = "archive.repack:repack"
-    archive: str
-    out: str | None = None
-    group_size: int = Field(default=7, ge=1)
-    digit_order: Literal["first_most_significant", "first_least_significant"] = "first_most_significant"
+    archive: Archive
+    out: Annotated[str | None, Shown(uri="s3://bucket/repacked")] = Field(
+        default=None, description="URI of the new archive; empty for the figures alone."
+    )
+    group_size: int = Field(default=7, ge=1, description="Dims per token.")
+    digit_order: Literal["first_most_significant", "first_least_significant"] = Field(
+        default="first_most_significant", description="Which dim of a token counts most."
+    )
+
+
+def _percent(value: object) -> object:
+    return value.removesuffix("%") if isinstance(value, str) else value
 
 
 class SalientJob(Job):
-    """The time spans whose salience is in the archive's top ``top_percent``; ``out`` receives them as Parquet."""
+    """List the time spans of highest salience without decoding audio."""
 
     verb: ClassVar[str] = "salient"
     runs: ClassVar[str] = "archive.salient:salient"
-    archive: str
-    top_percent: float = Field(default=5.0, gt=0, le=100)
-    where: str | None = None
-    out: str | None = None
-    limit: int = Field(default=100, ge=0, description="spans that are printed")
+    archive: Archive
+    top_percent: Annotated[float, BeforeValidator(_percent), Shown(option="--top", as_text=True)] = Field(
+        default=5.0, gt=0, le=100, description="Share of the frames: 5%."
+    )
+    where: Where = None
+    out: Annotated[str | None, Shown(uri="s3://bucket/spans.parquet")] = Field(
+        default=None, description="URI of a Parquet file that receives all spans; empty for none."
+    )
+    limit: int = Field(default=100, ge=0, description="Spans that are printed.")
 
 
 class EvaluateJob(Job):
-    """Measure the ``tokenizer`` on the held-out ``splits`` of ``shards``, beside baselines; the report lies at ``out``.
-
-    ``limit`` takes so many utterances, spread over the speakers; ``metrics`` only these; ``peers`` are ``NAME=DIR`` of
-    local checkpoints; ``transcripts`` is a table of what is said. ``num_probes`` utterances are disturbed in every way,
-    ``num_samples`` are kept to listen to.
-    """
+    """Measure a tokenizer on held-out speech beside baselines, and write its report card; what is scored stays."""
 
     verb: ClassVar[str] = "evaluate"
     runs: ClassVar[str] = "evaluation.evaluate:evaluate"
-    tokenizer: str
-    shards: str
-    out: str
-    splits: tuple[Literal["train", "valid", "test"], ...] = ("valid", "test")
-    limit: int | None = Field(default=None, ge=1)
-    metrics: tuple[str, ...] = ()
-    peers: tuple[str, ...] = ()
-    transcripts: str | None = None
-    num_probes: int = Field(default=8, ge=0)
-    num_samples: int = Field(default=8, ge=0)
-    seed: int = 0
-    num_workers: int | None = Field(default=None, ge=1)
-    measure_cost: bool = True
+    tokenizer: Tokenizer
+    shards: Shards
+    out: Out
+    splits: Annotated[tuple[Literal["train", "valid", "test"], ...], Shown(separated=True)] = Field(
+        default=("valid", "test"), description="Splits of the shards."
+    )
+    limit: Limit = None
+    metrics: Metrics = ()
+    peers: Annotated[tuple[str, ...], Shown(option="--peer")] = Field(
+        default=(), description="NAME=DIR of a local checkpoint to compare with."
+    )
+    transcripts: Transcripts = None
+    num_probes: Annotated[int, Shown(option="--probes")] = Field(
+        default=8, ge=0, description="Utterances to disturb in every way."
+    )
+    num_samples: Annotated[int, Shown(option="--samples")] = Field(
+        default=8, ge=0, description="Utterances to listen to."
+    )
+    seed: int = Field(default=0, description="Of what is drawn at random.")
+    num_workers: NumWorkers = None
+    measure_cost: Annotated[bool, Shown(option="--cost/--no-cost")] = Field(
+        default=True, description="Measure time and memory."
+    )
 
 
 class CompareJob(Job):
-    """Differences between two tokenizers' reports that exceed their intervals; ``tolerances`` are ``metric=x``."""
+    """Print what differs between two reports by more than chance; a regression ends with exit code 1."""
 
     verb: ClassVar[str] = "compare"
     runs: ClassVar[str] = "evaluation.compare:compare"
-    before: str
-    after: str
-    tolerances: tuple[str, ...] = ()
+    before: Annotated[str, Shown(positional=True)] = Field(description="URI of the report of the tokenizer in use.")
+    after: Annotated[str, Shown(positional=True)] = Field(description="URI of the report of the new one.")
+    tolerances: Tolerances = ()
 
 
-class PageJob(Job):
-    """The page of the report at ``report`` again, into the file ``out`` (its own ``report.html``), of so much sound."""
+class EncodeJob(Job):
+    """Turn audio files into token files."""
 
-    verb: ClassVar[str] = "page"
-    runs: ClassVar[str] = "report.page:report_page"
-    report: str
-    out: str | None = None
-    max_sound_mb: float = Field(default=12.0, ge=0, description="FLAC that the page carries; 0 is one utterance")
+    verb: ClassVar[str] = "encode"
+    runs: ClassVar[str] = "tokenizer.encode_files:encode_files"
+    files: Annotated[tuple[str, ...], Shown(positional=True)] = Field(description="Audio files.")
+    tokenizer: Tokenizer
+    out: Beside = None
+    device: Device = "cpu"
+
+
+class DecodeJob(Job):
+    """Turn token files back into audio files."""
+
+    verb: ClassVar[str] = "decode"
+    runs: ClassVar[str] = "tokenizer.decode_files:decode_files"
+    files: Annotated[tuple[str, ...], Shown(positional=True)] = Field(description="Token files.")
+    tokenizer: Tokenizer
+    out: Beside = None
+    audio_format: AudioFormat = "wav"
+    device: Device = "cpu"
 
 
 class ReportJob(Job):
-    """Write ``summary.md`` and the loss curves of a pipeline run."""
+    """Render the page of an evaluation again, smaller or elsewhere, without measuring anything."""
 
-    verb: ClassVar[str] = "summary"
-    runs: ClassVar[str] = "operate.summary:report"
-    run: str
-    shards: str
-    pretrain: str
-    codec: str
-    tokenizer: str
-    archive: str
-    restored: str
+    verb: ClassVar[str] = "report"
+    runs: ClassVar[str] = "report.page:report_page"
+    report: Annotated[str, Shown(positional=True)] = Field(description="URI of an evaluation's report.")
+    out: str | None = Field(default=None, description="The file to write; empty for the report's own report.html.")
+    max_sound_mb: float = Field(default=12.0, ge=0, description="FLAC that the page carries; 0 is one utterance.")
 
 
 class PlanJob(RecipeJob):
-    """What a corpus (``source``, ``hours`` or a ``preset``) will take; ``out`` receives the plan.
+    """Predict hours, GPU-hours, bytes, tokens and cost for a corpus, and compare with a run afterwards.
 
-    ``rates`` are seconds of audio a second of one worker, by the names of workers/forecast/formulas.py; without them
-    the machine that runs the job is probed for ``probe_s``. ``run`` is a finished run to compare the plan with.
+    The corpus is a ``source``, a number of ``hours`` or a ``preset``; without ``rates`` this machine is probed.
     """
 
     verb: ClassVar[str] = "plan"
     runs: ClassVar[str] = "forecast.forecast:plan"
-    source: str | None = None
-    hours: float | None = Field(default=None, gt=0)
-    preset: str | None = None
-    stored_fraction: float = Field(default=1.0, gt=0, le=1)
-    flac_bytes_per_s: float | None = Field(default=None, gt=0)
-    rates: dict[str, float] = {}
-    probe_s: float = Field(default=120.0, gt=0)
-    machine: str | None = None
-    cores: int | None = Field(default=None, ge=1)
-    gpus: int = Field(default=0, ge=0)
-    efficiency: float = Field(default=1.0, gt=0, le=1)
-    price_core_hour: float = Field(default=0.0, ge=0)
-    price_gpu_hour: float = Field(default=0.0, ge=0)
-    out: str | None = None
-    run: str | None = None
+    source: Annotated[str | None, Shown(positional=True)] = Field(
+        default=None, description="A folder of speech, to be counted."
+    )
+    hours: float | None = Field(default=None, gt=0, description="Of audio, instead of SOURCE.")
+    preset: str | None = Field(default=None, description="librilight-small, -medium or -large, instead of SOURCE.")
+    out: str | None = Field(default=None, description="Folder for plan.json and plan.md; empty for none.")
+    run: str | None = Field(default=None, description="A finished run, to compare the plan in --out with.")
+    rates: Annotated[dict[str, float], Shown(separated=True)] = Field(
+        default={},
+        description="Seconds of audio per second of one worker: shard=..,pretrain=..,codec=..,...",
+    )
+    probe_s: float = Field(default=120.0, gt=0, description="Seconds of the probe, without --rates.")
+    stored_fraction: float = Field(default=1.0, gt=0, le=1, description="Share of the audio that is speech.")
+    flac_bytes_per_s: float | None = Field(
+        default=None, gt=0, description="Size of the speech as FLAC; empty for what is usual."
+    )
+    machine: str | None = Field(default=None, description="What to call the machine.")
+    cores: int | None = Field(default=None, ge=1, description="In all; empty for this machine's.")
+    gpus: int = Field(default=0, ge=0, description="In all.")
+    efficiency: float = Field(default=1.0, gt=0, le=1, description="Of training on all workers.")
+    price_core_hour: float = Field(default=0.0, ge=0, description="In your currency.")
+    price_gpu_hour: float = Field(default=0.0, ge=0, description="In your currency.")
+    recipe: Annotated[str, Shown(names_recipe=True)] = Field(
+        default="paper", description="A named configuration; `syllabary show NAME` says what it is and costs."
+    )
 
 
 class StatusJob(Job):
-    """What the output folder at ``uri`` holds, how far it is and what failed."""
+    """Say what an output folder holds, how far it is and what failed."""
 
     verb: ClassVar[str] = "status"
     runs: ClassVar[str] = "operate.status:status"
-    uri: str
+    uri: Annotated[str, Shown(positional=True)] = Field(
+        description="Any output folder: shards, a training, a tokenizer, an archive, a run."
+    )
 
 
 class ShowJob(RecipeJob):
-    """What a recipe is and costs: resolved configuration, parameters by part, rates, GFLOP per audio second."""
+    """Show what a recipe is and costs: configuration, parameters by part, rates, GFLOP per audio second."""
 
     verb: ClassVar[str] = "show"
     runs: ClassVar[str] = "operate.show:show"
+    recipe: Annotated[str, Shown(positional=True, names_recipe=True)] = Field(description="A named recipe.")
 
 
-class EncodeJob(Job):
-    """Audio ``files`` to token files, beside them or below ``out``."""
+class SummaryJob(Job):
+    """Write summary.md and the loss curves of a pipeline run whose stages are complete."""
 
-    verb: ClassVar[str] = "encode"
-    runs: ClassVar[str] = "tokenizer.encode_files:encode_files"
-    files: tuple[str, ...]
-    tokenizer: str
-    out: str | None = None
-    device: str = "cpu"
+    verb: ClassVar[str] = "summary"
+    runs: ClassVar[str] = "operate.summary:summarize"
+    run: Annotated[str, Shown(positional=True)] = Field(description="URI of a pipeline run.")
 
 
-class DecodeJob(Job):
-    """Token ``files`` to audio files, beside them or below ``out``."""
+class FetchDemoJob(Job):
+    """Fetch the demo speech, from Debian packages, into a local folder."""
 
-    verb: ClassVar[str] = "decode"
-    runs: ClassVar[str] = "tokenizer.decode_files:decode_files"
-    files: tuple[str, ...]
-    tokenizer: str
-    out: str | None = None
-    audio_format: Literal["flac", "wav"] = "wav"
-    device: str = "cpu"
+    verb: ClassVar[str] = "fetch-demo"
+    runs: ClassVar[str] = "ingest.demo_speech:fetch_demo_speech"
+    out: str = Field(description="Local folder that receives the speech.")

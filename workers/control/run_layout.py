@@ -60,7 +60,7 @@ class PipelineLayout:
         return self._below("restored")
 
     def stages(self) -> dict[str, str]:
-        """Every stage's URI by the name that :class:`syllabary.workers.control.jobs.ReportJob` gives it."""
+        """Every stage's URI by its name."""
         names = ("shards", "pretrain", "codec", "tokenizer", "archive", "restored")
         return {name: self._below(name) for name in names}
 

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from pydantic import ValidationError
 
-from syllabary.shards.errors import InputError, SyllabaryError, explain
+from syllabary.shards.errors import InputError, SyllabaryError, explain, first_fault
 from syllabary.workers.control import log as job_log
 from syllabary.workers.control.jobs import RESULT_PREFIX, Job, jobs_by_verb
 from syllabary.workers.control.processes import die_with_parent
@@ -78,9 +78,8 @@ def _read_job(arguments: list[str]) -> Job:
     try:
         return jobs[arguments[0]].model_validate_json(arguments[1])
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InputError(explain(f"job parameter {where}: {first['msg']}", value=first["input"])) from error
+        where, message, value = first_fault(error)
+        raise InputError(explain(f"job parameter {where}: {message}", value=value)) from error
 
 
 def _function(job: Job) -> Callable[[Job], Mapping[str, Any]]:

@@ -14,7 +14,7 @@ import soundfile
 from pydantic import ValidationError
 
 from syllabary.shards import outputs, store
-from syllabary.shards.errors import ConfigError, ConflictError, InputError, explain
+from syllabary.shards.errors import ConfigError, ConflictError, InputError, explain, first_fault
 from syllabary.shards.ingest.recordings import Recording
 from syllabary.shards.ingest.sources import list_recordings
 from syllabary.workers.control.jobs import PlanJob
@@ -171,10 +171,9 @@ def stated_rates(rates: Mapping[str, float]) -> StageRates:
     try:
         return StageRates.model_validate(dict(rates))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
+        where, message, _ = first_fault(error)
         names = ", ".join(StageRates.model_fields)
-        raise ConfigError(explain(f"rate {where}: {first['msg']}", expected=f"{names}, each in audio-s/s")) from error
+        raise ConfigError(explain(f"rate {where}: {message}", expected=f"{names}, each in audio-s/s")) from error
 
 
 def sizes_of(recipe: Recipe) -> Sizes:

@@ -7,7 +7,8 @@ from typing import Any
 from syllabary.shards import outputs, store
 from syllabary.shards.errors import InputError, explain
 from syllabary.shards.ingest import ledger as ingest_ledger
-from syllabary.workers.control.jobs import ReportJob
+from syllabary.workers.control.jobs import SummaryJob
+from syllabary.workers.control.run_layout import PipelineLayout
 from syllabary.workers.control.run_verb import say
 from syllabary.workers.evaluation.held_out_estoi import held_out_estoi
 from syllabary.workers.recipes.bitrates import rates_of
@@ -18,24 +19,25 @@ from syllabary.workers.training.watches import words as watch_words
 TRAININGS = ("pretrain", "codec")
 
 
-def report(job: ReportJob) -> dict[str, Any]:
+def summarize(job: SummaryJob) -> dict[str, Any]:
     """Write ``summary.md`` and copy the loss curves to ``curves/`` of the run; returns the headline figures.
 
     Raises:
         InputError: a stage is not complete.
     """
-    recipe = validate(outputs.read_claim(job.run, "run")["config"])
-    done = {name: _done(getattr(job, name)) for name in ("shards", "pretrain", "codec", "archive", "restored")}
+    run = PipelineLayout(store.normalize(job.run))
+    recipe = validate(outputs.read_claim(run.root, "run")["config"])
+    done = {name: _done(getattr(run, name)) for name in ("shards", "pretrain", "codec", "archive", "restored")}
     losses = {stage: str(done[stage]["headline"]) for stage in TRAININGS}
     for stage, loss in losses.items():
-        picture = store.read_bytes(store.join(getattr(job, stage), "curves", f"{loss}.png"))
-        store.publish_bytes(store.join(job.run, "curves", f"{stage}.png"), picture)
-    learned = {stage: _history(getattr(job, stage)).validations() for stage in losses}
-    estoi, heard = held_out_estoi(job.shards, job.tokenizer)
-    headline = _corpus(recipe, done) | _learned(job, recipe, learned, losses["codec"])
+        picture = store.read_bytes(store.join(getattr(run, stage), "curves", f"{loss}.png"))
+        store.publish_bytes(store.join(run.root, "curves", f"{stage}.png"), picture)
+    learned = {stage: _history(getattr(run, stage)).validations() for stage in losses}
+    estoi, heard = held_out_estoi(run.shards, run.tokenizer)
+    headline = _corpus(recipe, done) | _learned(run, recipe, learned, losses["codec"])
     headline |= {"heard": heard, "warnings": warnings_in_force(done)}
-    store.publish_bytes(store.join(job.run, "summary.md"), _summary(job, recipe, done, headline).encode())
-    say("report", f"wrote {store.join(job.run, 'summary.md')}")
+    store.publish_bytes(store.join(run.root, "summary.md"), _summary(run, recipe, done, headline).encode())
+    say("summary", f"wrote {store.join(run.root, 'summary.md')}")
     return {"headline": headline, "figures": _figures(learned, estoi)}
 
 
@@ -63,10 +65,10 @@ def _corpus(recipe: Recipe, done: dict[str, dict[str, Any]]) -> dict[str, str]:
     }
 
 
-def _learned(job: ReportJob, recipe: Recipe, learned: dict[str, list[Validation]], loss: str) -> dict[str, str]:
+def _learned(run: PipelineLayout, recipe: Recipe, learned: dict[str, list[Validation]], loss: str) -> dict[str, str]:
     """What both stages learned, and whether it is speech: on the clips that were held out."""
     (jepa_first, jepa_last), (first, last) = ((v[0].values, v[-1].values) for v in learned.values())
-    held_out = f"on held-out {outputs.read_claim(job.shards)['config']['split_by']}s"
+    held_out = f"on held-out {outputs.read_claim(run.shards)['config']['split_by']}s"
     return {
         "stage 1": f"{watch_words.prediction(jepa_first, jepa_last)}, {held_out}",
         "stage 2": f"{watch_words.reconstruction(first, last, loss)}, {held_out}",
@@ -96,8 +98,8 @@ def _utterances(shards: dict[str, Any]) -> int:
     return sum(split["num_utterances"] for split in shards["splits"].values())
 
 
-def _summary(job: ReportJob, recipe: Recipe, done: dict[str, dict[str, Any]], headline: dict[str, str]) -> str:
-    tokenizer = outputs.read_json(store.join(job.tokenizer, "config.json"))
+def _summary(run: PipelineLayout, recipe: Recipe, done: dict[str, dict[str, Any]], headline: dict[str, str]) -> str:
+    tokenizer = outputs.read_json(store.join(run.tokenizer, "config.json"))
     rates, framing = rates_of(recipe.model), recipe.model.framing
     lines = [
         f"# Pipeline run, recipe `{recipe.name}`", "",
@@ -116,7 +118,7 @@ def _summary(job: ReportJob, recipe: Recipe, done: dict[str, dict[str, Any]], he
         "![stage 1: masked prediction loss](curves/pretrain.png)", "",
         "![stage 2: spectral loss](curves/codec.png)", "",
         "## Where it is", "",
-        *(f"- {name}: `{getattr(job, name)}`"
+        *(f"- {name}: `{getattr(run, name)}`"
           for name in ("shards", "pretrain", "codec", "tokenizer", "archive", "restored")), "",
     ]  # fmt: skip
     return "\n".join(lines)

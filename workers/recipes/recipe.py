@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from syllabary.model.config import ModelConfig
 from syllabary.shards import store
-from syllabary.shards.errors import ConfigError, explain
+from syllabary.shards.errors import ConfigError, explain, first_fault
 from syllabary.shards.ingest.config import IngestConfig
 from syllabary.shards.outputs import digest
 from syllabary.workers.recipes import models as model_ladder
@@ -317,14 +317,11 @@ def validate(values: Mapping[str, Any]) -> Recipe:
     try:
         return Recipe.model_validate_json(json.dumps(values))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
-        shown = None if isinstance(first["input"], dict) else first["input"]
+        where, message, value = first_fault(error)
         raise ConfigError(
             explain(
                 f"{where or 'recipe'}: {message}",
-                value=shown,
+                value=None if isinstance(value, dict) else value,
                 fix="see `syllabary show " + str(values.get("name")) + "`",
             )
         ) from error

@@ -23,7 +23,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from syllabary.shards import outputs, store
-from syllabary.shards.errors import FormatError, VersionError, explain
+from syllabary.shards.errors import FormatError, VersionError, explain, first_fault
 
 FORMAT_VERSION = 1
 REPORT, PAGE = "report.json", "report.html"
@@ -380,5 +380,6 @@ def read_card(out: str) -> ReportCard:
     try:
         return ReportCard.model_validate_json(json.dumps(values))
     except ValidationError as error:
-        where = ".".join(str(part) for part in error.errors()[0]["loc"])
-        raise FormatError(explain(f"damaged report at {where}", value=uri, fix="evaluate again")) from error
+        raise FormatError(
+            explain(f"damaged report at {first_fault(error).where}", value=uri, fix="evaluate again")
+        ) from error

@@ -20,7 +20,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from syllabary.shards import store
-from syllabary.workers.control.jobs import PageJob
+from syllabary.workers.control.jobs import ReportJob
 from syllabary.workers.control.run_verb import say
 from syllabary.workers.report import plots, words
 from syllabary.workers.report.card import PAGE, Metric, ReportCard, read_card
@@ -45,7 +45,7 @@ RATES = (
 )
 
 
-def report_page(job: PageJob) -> dict[str, Any]:
+def report_page(job: ReportJob) -> dict[str, Any]:
     """Write the page of the report at ``job.report`` again, from what lies there; returns where it is, and its size."""
     page = render(job.report, job.max_sound_mb)
     uri = job.out or store.join(job.report, PAGE)

@@ -21,7 +21,15 @@ from syllabary.model.codec import make_generator
 from syllabary.model.config import ModelConfig
 from syllabary.model.encoder import Encoder
 from syllabary.shards import store
-from syllabary.shards.errors import ConflictError, DamageError, FormatError, InputError, explain, require_version
+from syllabary.shards.errors import (
+    ConflictError,
+    DamageError,
+    FormatError,
+    InputError,
+    explain,
+    first_fault,
+    require_version,
+)
 from syllabary.shards.outputs import digest, pretty_json, read_json
 from syllabary.workers.recipes.bitrates import rates_of
 
@@ -266,7 +274,7 @@ def _read_config(uri: str, description: Mapping[str, Any]) -> ModelConfig:
     try:
         return ModelConfig.model_validate(description["model"])
     except ValidationError as error:
-        line = error.errors()[0]["msg"]
+        line = first_fault(error).message
         raise DamageError(explain(f"configuration of the tokenizer at {uri} does not resolve ({line})", fix=fix)) from (
             error
         )

@@ -10,14 +10,15 @@ import sys
 import pytest
 
 from syllabary.workers.control import jobs
-from syllabary.workers.control.jobs import Job, jobs_by_verb
+from syllabary.workers.control.jobs import Job, declared_jobs, jobs_by_verb
 
-OURS = {verb: job for verb, job in jobs_by_verb().items() if job.__module__ == jobs.__name__}
+OURS = {job.verb: job for job in declared_jobs()}
 
 
 def test_every_job_has_a_verb_of_its_own() -> None:
     declared = [value for value in vars(jobs).values() if isinstance(value, type) and issubclass(value, Job)]
     assert {job for job in declared if job not in (Job, jobs.RecipeJob)} == set(OURS.values())
+    assert len(OURS) == len(declared_jobs()) and OURS.items() <= jobs_by_verb().items()
     assert len(OURS) >= 20
 
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from syllabary.shards import outputs, store
-from syllabary.workers.control.jobs import ReportJob
+from syllabary.workers.control.jobs import SummaryJob
 from syllabary.workers.evaluation import held_out_estoi
-from syllabary.workers.operate.summary import report, warnings_in_force
+from syllabary.workers.operate.summary import summarize, warnings_in_force
 from syllabary.workers.tokenizer.tokenizer import Tokenizer
 from syllabary.workers.training.history import METRICS, History
 from syllabary.workers.training.watches import words as watch_words
@@ -56,7 +56,7 @@ def test_figures_that_do_not_exist_are_said_to():
 
 
 @pytest.fixture(scope="module")
-def job(tmp_path_factory: pytest.TempPathFactory) -> ReportJob:
+def job(tmp_path_factory: pytest.TempPathFactory) -> SummaryJob:
     """A finished run of the small models: real shards, both stages, a tokenizer; archive and sound in name only."""
     root = tmp_path_factory.mktemp("summary")
     recipe = training_recipe(pretrain__num_steps=4, codec__num_steps=4, codec__watch__min_entropy_given_place_bits=2.5)
@@ -69,7 +69,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> ReportJob:
     outputs.claim(str(root), "run", inputs={}, config=recipe.model_dump(mode="json"))
     outputs.mark_done(uris["archive"], {"size_bytes": 1000, "tokenized_s": 10.0, "num_tokenized": 5})
     outputs.mark_done(uris["restored"], {"num_utterances": 2})
-    return ReportJob(run=str(root), **uris)
+    return SummaryJob(run=str(root))
 
 
 def _shards(uri: str) -> None:
@@ -81,10 +81,10 @@ def _shards(uri: str) -> None:
     outputs.mark_done(uri, {"splits": splits, "ledger": []})
 
 
-def test_the_summary_of_a_run_has_the_figures_of_its_validations_and_its_warnings(job: ReportJob):
-    done = report(job)
+def test_the_summary_of_a_run_has_the_figures_of_its_validations_and_its_warnings(job: SummaryJob):
+    done = summarize(job)
     text = Path(job.run, "summary.md").read_text()
-    history = History.from_parquet(store.read_bytes(store.join(job.codec, METRICS)))
+    history = History.from_parquet(store.read_bytes(store.join(f"{job.run}/codec", METRICS)))
     last = {name: history.series("valid", name)[1][-1] for name in history.names("valid")}
     for name, words in (("shuffled", "its frames shuffled"), ("other", "another utterance's tokens")):
         assert f"{last[f'mrstft_{name}']:.3f} with {words}" in text
@@ -93,9 +93,9 @@ def test_the_summary_of_a_run_has_the_figures_of_its_validations_and_its_warning
     assert f"{last['level_entropy_given_place']:.2f} once the place is known" in text
     assert "on held-out speakers" in text and "use of the codes" not in text
     assert done["figures"].items() >= {name: last[name] for name in ("between_clips", "token_gain")}.items()
-    warned = {one["name"]: one for one in outputs.read_done(job.codec)["warnings"]}
+    warned = {one["name"]: one for one in outputs.read_done(f"{job.run}/codec")["warnings"]}
     assert (warned["entropy_given_place"]["first_step"], warned["entropy_given_place"]["last_step"]) == (0, 4)
-    late = [one for one in outputs.read_done(job.pretrain)["warnings"] if one["name"] == "relative_loss"]
+    late = [one for one in outputs.read_done(f"{job.run}/pretrain")["warnings"] if one["name"] == "relative_loss"]
     assert [(one["first_step"], one["last_step"]) for one in late] == [(4, 4)]  # never judged in the first half
     assert f"- codec, steps 0 to 4: {warned['entropy_given_place']['text']}" in text
     assert "codec: entropy given place" in done["headline"]["warnings"]

@@ -19,7 +19,7 @@ from PIL import Image
 
 from syllabary.shards import audio
 from syllabary.shards.errors import NotFoundError
-from syllabary.workers.control.jobs import PageJob
+from syllabary.workers.control.jobs import ReportJob
 from syllabary.workers.report import chart as svg_chart
 from syllabary.workers.report import media as report_audio
 from syllabary.workers.report import players as report_players
@@ -168,7 +168,7 @@ def test_the_page_is_bounded(tmp_path: Path) -> None:
     card = write_example_report(tmp_path, num_samples=6)
     one = sum((tmp_path / sound.path).stat().st_size for sound in card.samples[1].sounds)
     small = tmp_path / "small.html"
-    written = report_page(PageJob(report=str(tmp_path), out=str(small), max_sound_mb=3 * one / 1e6))
+    written = report_page(ReportJob(report=str(tmp_path), out=str(small), max_sound_mb=3 * one / 1e6))
     assert written == {"page": str(small), "size_bytes": small.stat().st_size}
     page = Elements(small.read_text())
     shown = [name for name in page.attributes("id") if name.startswith("sample-")]
