@@ -129,8 +129,8 @@ class PartMetadata:
         format: of the archive.
         shard: that the part comes from.
         shard_digest: of that shard's index.
-        encoded_on: what computed the tokens, for people: torch's version and the kind of CPU or GPU. Empty where it was
-            not recorded.
+        encoded_on: what computed the tokens, for people: torch's version and the kind of CPU or GPU; empty where no
+            tokenizer did.
     """
 
     format: ArchiveFormat

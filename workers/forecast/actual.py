@@ -85,7 +85,7 @@ def _trainings(layout: PipelineLayout) -> dict[str, Any]:
 
 
 def _stages(layout: PipelineLayout) -> dict[str, Any]:
-    """Hours of the stages that are complete; a run of before they were timed has none."""
+    """Hours of the stages that are complete, where the pipeline ran and timed them."""
     places = {"shard": layout.shards, "tokenize": layout.archive, "restore": layout.restored}
     times = read_timings(layout.root)
     complete = [stage for stage, uri in places.items() if stage in times and outputs.read_done(uri) is not None]

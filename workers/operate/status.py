@@ -181,12 +181,12 @@ def _archive(blank: Status) -> Status:
     outputs.read_claim(blank.uri, "archive")
     parts = shards_in(blank.uri)
     done = outputs.read_done(blank.uri)
-    if done and not done.get("num_quarantined", 1):
+    if done and not done["num_quarantined"]:
         tokenized_s: float = done["tokenized_s"]
         failures: tuple[Failure, ...] = ()
     else:
         tokenized_s, failures = _archive_ledgers(blank.uri, parts)
-    total = int(done["num_parts"]) if done and "num_parts" in done else None
+    total = int(done["num_parts"]) if done else None
     state = _state(blank.uri) if total in (None, len(parts)) else UNFINISHED
     progress = f"{len(parts):,}/{total:,} parts" if total else f"{len(parts):,} parts"
     return replace(

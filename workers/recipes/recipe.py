@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from functools import cache
 from typing import Any
 
 import yaml
@@ -14,7 +13,6 @@ from syllabary.model.config import ModelConfig
 from syllabary.shards import store
 from syllabary.shards.errors import ConfigError, explain, first_fault
 from syllabary.shards.ingest.config import IngestConfig
-from syllabary.shards.outputs import digest
 from syllabary.workers.recipes import models as model_ladder
 from syllabary.workers.recipes.training import (
     AugmentConfig,
@@ -325,13 +323,6 @@ def validate(values: Mapping[str, Any]) -> Recipe:
                 fix="see `syllabary show " + str(values.get("name")) + "`",
             )
         ) from error
-
-
-@cache
-def digest_of(recipe: Recipe, *sections: str) -> str:
-    """sha256 (hex) of the named sections of a recipe (all when none is named)."""
-    values = recipe.model_dump(mode="json")
-    return digest({key: values[key] for key in sections} if sections else values)
 
 
 def _read_yaml(uri: str) -> dict[str, Any]:

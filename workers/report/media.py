@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from syllabary.shards import audio
 from syllabary.shards.audio import Samples
 
 WINDOW_S = 0.032
@@ -23,12 +22,6 @@ COLUMNS, ROWS, SHADES = 480, 88, 16
 def data_uri(media_type: str, data: bytes) -> str:
     """``data`` as a URI that needs no file and no network."""
     return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
-
-
-def flac_uri(samples: Samples, rate: int) -> str:
-    """Samples [num_samples] as FLAC: a lossy format would colour the very thing that is to be judged, and FLAC states
-    its exact length. Chromium, Firefox and Safari (since 11) play it."""
-    return data_uri("audio/flac", audio.encode_flac(samples, rate))
 
 
 def level_of(samples: Samples, rate: int) -> float:

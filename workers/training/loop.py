@@ -140,7 +140,7 @@ def find_resume_step(run_uri: str, say: Callable[[str], None]) -> int | None:
 def resume(stage: Stage, run: Run, step: int) -> None:
     """Put the run where the checkpoint of ``step`` left it. Raises ConfigError: it is of another recipe."""
     manifest = Manifest.read(run.checkpoints.step_uri(step))
-    if manifest.state.get("identity", run.identity) != run.identity:
+    if manifest.state["identity"] != run.identity:
         raise ConfigError(
             explain(
                 f"the checkpoint of step {step:,} is of another recipe",
