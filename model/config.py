@@ -249,6 +249,8 @@ class JepaConfig(Config):
     min_span: int = Field(default=2, ge=1)
     max_span_fraction: float = Field(default=0.25, gt=0, le=1)
     mask_at: Literal["latent", "features", "input"] = "latent"
+    variance_weight: float = Field(default=0.0, ge=0)
+    covariance_weight: float = Field(default=0.0, ge=0)
 
 
 class FsqConfig(Config):

@@ -6,7 +6,8 @@
 ``mask_at="latent"`` (the paper's) masks the context encoder's output, after every visible frame has attended to the
 masked ones; ``mask_at="features"`` masks before the Conformers, so attention never sees what is to be predicted;
 ``mask_at="input"`` silences the masked frames' samples too, so that no visible frame's front end has heard them either.
-Masked frames are replaced by one learned vector.
+Masked frames are replaced by one learned vector. Beyond the paper, ``variance_weight`` and ``covariance_weight`` add
+VICReg's terms on the visible frames: without them the latents' rank falls to what is easily predicted.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from syllabary.model.config import EncoderConfig, JepaConfig, PredictorConfig
 from syllabary.model.conformer import ConformerStack
 from syllabary.model.encoder import Encoder
 from syllabary.model.initialize import unit_gain
-from syllabary.model.padding import frame_mask, masked_mean, stretch, zero_invalid
+from syllabary.model.losses import collapse_losses
+from syllabary.model.padding import frame_mask, masked_mean, stretch, valid_mask, zero_invalid
+from syllabary.model.precision import full_precision
 
 
 @dataclass(frozen=True)
@@ -32,12 +35,14 @@ class JepaOutput:
 
     Attributes:
         loss: mean squared error at masked frames; 0 when no frame is masked.
+        total: the loss and the terms against collapse, which is what is learned from.
         prediction_std: mean over channels of the predictions' standard deviation; below 0.01 means collapse.
         target_std: the same of the targets.
         masked_fraction: masked frames over valid frames.
     """
 
     loss: Float[Tensor, ""]
+    total: Float[Tensor, ""]
     prediction_std: Float[Tensor, ""]
     target_std: Float[Tensor, ""]
     masked_fraction: Float[Tensor, ""]
@@ -95,8 +100,10 @@ class Jepa(nn.Module):
         valid = frame_mask(num_frames, frames, waveform.device)
         predictions = self.predictor(zero_invalid(context, valid), valid).float()
         error = (predictions - targets).square().mean(dim=1)
+        loss = masked_mean(error, masked)
         return JepaOutput(
-            masked_mean(error, masked),
+            loss,
+            loss + self._against_collapse(context, num_frames, masked),
             _spread(predictions.detach(), masked),
             _spread(targets, masked),
             masked.sum() / int(num_frames.sum()),
@@ -133,6 +140,21 @@ class Jepa(nn.Module):
         pairs = zip(self.target_encoder.parameters(), self.context_encoder.parameters(), strict=True)
         for target, context in pairs:
             target.lerp_(context.to(target.dtype), 1 - self.config.ema_decay)
+
+    def _against_collapse(
+        self,
+        context: Float[Tensor, "batch dim frames"],
+        num_frames: Int[Tensor, "batch"],
+        masked: Bool[Tensor, "batch frames"],
+    ) -> Float[Tensor, ""]:
+        """The weighted terms against collapse, over the visible frames of the context; 0 where they weigh nothing."""
+        config = self.config
+        if not config.variance_weight and not config.covariance_weight:
+            return context.new_zeros(())
+        visible = valid_mask(num_frames, context.shape[-1], context.device) & ~masked
+        with full_precision(context.device):
+            found = collapse_losses(context, visible)
+            return config.variance_weight * found.variance + config.covariance_weight * found.covariance
 
     def _hide(
         self, x: Float[Tensor, "batch dim frames"], masked: Bool[Tensor, "batch frames"]

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from syllabary.model.config import CodecLossConfig
@@ -103,6 +103,38 @@ def spread_loss(latents: Float[Tensor, "batch dim frames"], num_frames: Int[Tens
     mean = wide.masked_fill(~mask, 0.0).sum(dim=(0, 2)) / mask.sum()
     deviation = (left / freedom.clamp(min=1) + _LEAST_VARIANCE).sqrt()
     return ((deviation - 1).square() + mean.square()).mean() * (freedom > 0)
+
+
+@dataclass(frozen=True)
+class CollapseLosses:
+    """VICReg's two terms (Bardes et al. 2022), of what lies between clips at one place.
+
+    Attributes:
+        variance: mean over dims of max(0, 1 - s), s the deviation: a dim that stops moving.
+        covariance: mean over dims of the sum of squared covariances with the others: dims that say the same.
+    """
+
+    variance: Float[Tensor, ""]
+    covariance: Float[Tensor, ""]
+
+
+def collapse_losses(
+    latents: Float[Tensor, "batch dim frames"], counted: Bool[Tensor, "batch frames"]
+) -> CollapseLosses:
+    """How far latents have collapsed, over the frames where ``counted`` is True and two clips or more are.
+
+    Each place's mean over clips is taken out first, so that a clock counts as collapsed.
+    """
+    wide, mask = latents.float(), counted[:, None]
+    clips = mask.sum(dim=0, keepdim=True)
+    mean = wide.masked_fill(~mask, 0.0).sum(dim=0, keepdim=True) / clips.clamp(min=1)
+    left = (wide - mean).masked_fill(~mask, 0.0).transpose(1, 2).flatten(0, 1)
+    freedom = (clips - 1).clamp(min=0).sum()
+    covariance = left.T @ left / freedom.clamp(min=1)
+    deviation = (covariance.diagonal() + _LEAST_VARIANCE).sqrt()
+    between = covariance.square().sum() - covariance.diagonal().square().sum()
+    there = freedom > 0
+    return CollapseLosses((1 - deviation).clamp(min=0).mean() * there, between / len(covariance) * there)
 
 
 def _stft_loss(

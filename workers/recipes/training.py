@@ -53,6 +53,7 @@ class WatchConfig(Config):
     num_swapped_clips: int = Field(default=16, ge=1, description="held-out clips decoded from wrong tokens too")
     min_between_clips: float = Field(default=0.3, ge=0, le=1)
     min_entropy_given_place_bits: float = Field(default=0.5, ge=0)
+    min_rank_fraction: float = Field(default=0.2, ge=0, le=1, description="of the dims, once the place is taken out")
     max_relative_loss: float = Field(default=0.95, gt=0)
     min_token_gain: float = Field(default=0.02, ge=0, le=1)
     late_fraction: float = Field(default=0.5, ge=0, le=1)

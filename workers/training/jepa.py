@@ -231,7 +231,7 @@ class JepaStage:
             batch = batch.to(self._setup.device)
             found = engine(batch.waveform, batch.num_samples, mask)
             # DeepSpeed divides by ranks and micro-batches; undone here, what is left is the share of masked frames.
-            backward(engine, found.loss * (count * world()[1] * len(batches) / total))
+            backward(engine, found.total * (count * world()[1] * len(batches) / total))
             norm = step_engine(engine)
             stats = torch.stack([found.loss.detach(), found.prediction_std, found.target_std])
             sums += stats.double() * (count / total)

@@ -123,3 +123,12 @@ def test_the_history_gives_back_its_validations():
         history.add(step, "train", {"loss": -1.0})
         history.add(step, "valid", {"loss": loss, "other": step})
     assert history.validations() == [(0, {"loss": 3.0, "other": 0.0}), (4, {"loss": 2.0, "other": 4.0})]
+
+
+def test_dims_that_say_the_same_are_told():
+    """A stage 1 whose rank fell to 20 of 128 had all other watches well and probes below the untrained encoder's."""
+    kept = {"latent_rank_given_place": 30.0, "latent_dims": 128.0}
+    assert names(50, kept) == set()
+    assert names(50, kept | {"latent_rank_given_place": 20.0}) == {"rank_given_place"}
+    (warned,) = told([Validation(0, FIRST), Validation(50, WELL | kept | {"latent_rank_given_place": 20.0})])
+    assert "128 dims say what 20 could" in warned.text and "covariance_weight" in warned.text

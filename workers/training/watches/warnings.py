@@ -136,6 +136,11 @@ def _place(watched: Watched) -> Iterator[Warned]:
         most = math.log2(watched.levels)
         yield Warned("entropy_given_place", f"digits hold {bits:.2f} of {most:g} bits once the place of their frame is "
                      f"known: tokens tell the time, not the speech; {_remedy(watched)}")  # fmt: skip
+    rank, dims = watched.last("latent_rank_given_place"), watched.last("latent_dims")
+    if rank is not None and dims and rank < limits.min_rank_fraction * dims:
+        yield Warned("rank_given_place", f"{dims:.0f} dims say what {rank:.0f} could (effective rank between clips at "
+                     f"one place): detail of the speech is lost; lower {watched.rate}, or raise "
+                     "model.jepa.covariance_weight in stage 1")  # fmt: skip
 
 
 def _remedy(watched: Watched) -> str:
