@@ -24,7 +24,8 @@ def train_tokenizer(job: TrainCodecJob, tokenizer: TokenizerOut) -> dict[str, An
     with output_lock(job.out, tokenizer):
         training = run_job(job)
         exported = run_job(ExportJob(codec=job.out, out=tokenizer))
-    artifacts.picture("train-codec", "mrstft", store.join(job.out, "curves", "mrstft.png"))
+    loss = training["headline"]
+    artifacts.picture("train-codec", loss, store.join(job.out, "curves", f"{loss}.png"))
     artifacts.samples("train-codec", store.join(job.out, "samples"))
     artifacts.summary("train-codec", {**training, **exported}, {"run": job.out, "tokenizer": tokenizer})
     return {"training": training, "tokenizer": exported}

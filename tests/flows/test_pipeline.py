@@ -30,7 +30,8 @@ from syllabary.workers.forecast.actual import actual_of, restored_fraction
 SYLLABARY = str(Path(sys.executable).parent / "syllabary")
 SHORT = (
     "pretrain.num_steps=6", "pretrain.checkpoint_every=2", "pretrain.validate_every=3",
-    "codec.num_steps=6", "codec.checkpoint_every=2", "codec.validate_every=3", "codec.discriminator_start_step=3",
+    "codec.num_steps=6", "codec.checkpoint_every=2", "codec.validate_every=3", "codec.bottleneck.share=0.5",
+    "codec.vocoder.discriminator_start_step=1",
     "ingest.valid_percent=30",
 )  # fmt: skip
 
@@ -94,7 +95,7 @@ def check_artifacts(home: Path) -> None:
     kinds = {key: kind for key, (kind, _) in found.items()}
     expected = {
         "shard-progress": "progress", "shard-ledger": "table", "shard-summary": "markdown", "pretrain-loss": "image",
-        "train-codec-mrstft": "image", "train-codec-samples": "markdown", "train-codec-spectrogram": "image",
+        "train-codec-mel": "image", "train-codec-samples": "markdown", "train-codec-spectrogram": "image",
         "tokenize-ledger": "table", "verify-summary": "markdown", "restore-samples": "markdown",
         "pipeline-summary": "markdown",
     }  # fmt: skip

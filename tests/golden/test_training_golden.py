@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -94,48 +95,51 @@ TIMINGS = {"step_s", "data_wait_fraction", "audio_s_per_s", "eta_s"}
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("golden")
-    shards = write_training_shards(str(folder / "shards"))
-    with Gang(1) as gang:
-        for name in NAMES:
-            recipe = _short(name)
-            encoder = prepare_encoder(folder / f"encoder-of-{name}", recipe)
-            gang.run(train_here, stage_of(name), recipe, str(folder / name), shards, encoder)
-    return {name: folder / name for name in NAMES}
+def gang() -> Iterator[Gang]:
+    with Gang(1) as one:
+        yield one
 
 
 @pytest.fixture(scope="module")
-def curves(runs) -> dict[str, dict[str, list[float]]]:
-    found = {}
-    for stage, names in NAMES.items():
-        series = trained(str(runs[stage])).series
-        found[stage] = {f"{split}/{name}": series[split, name] for split, name in sorted(series) if name in names}
+def shards(tmp_path_factory) -> str:
+    return write_training_shards(str(tmp_path_factory.mktemp("golden") / "shards"))
+
+
+@pytest.fixture(scope="module", params=sorted(NAMES))
+def finished(request, gang, shards, tmp_path_factory) -> tuple[str, Path]:
+    """The name of a run, and what it left."""
+    name, folder = request.param, tmp_path_factory.mktemp(request.param)
+    recipe = _short(name)
+    encoder = prepare_encoder(folder / "encoder", recipe)
+    gang.run(train_here, stage_of(name), recipe, str(folder / "run"), shards, encoder)
+    return name, folder / "run"
+
+
+def test_the_curve_is_as_recorded(finished):
+    name, run = finished
+    series = trained(str(run)).series
+    found = {f"{split}/{key}": series[split, key] for split, key in sorted(series) if key in NAMES[name]}
     if os.environ.get("REWRITE_GOLDEN"):
-        RECORDED.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
-    return found
-
-
-@pytest.mark.parametrize("stage", sorted(NAMES))
-def test_the_curve_is_as_recorded(curves, stage):
-    recorded = json.loads(RECORDED.read_text())[stage]
-    assert curves[stage].keys() == recorded.keys()
-    for name, values in recorded.items():
-        assert curves[stage][name] == pytest.approx(values, rel=TOLERANCE, nan_ok=True), name
+        everything = {**json.loads(RECORDED.read_text()), name: found}
+        RECORDED.write_text(json.dumps(everything, indent=1, sort_keys=True) + "\n")
+    recorded = json.loads(RECORDED.read_text())[name]
+    assert found.keys() == recorded.keys()
+    for key, values in recorded.items():
+        assert found[key] == pytest.approx(values, rel=TOLERANCE, nan_ok=True), key
         assert len(values) >= 3
 
 
-@pytest.mark.parametrize("stage", sorted(NAMES))
-def test_a_run_leaves_every_watch_in_its_metrics_its_events_and_its_pictures(runs, stage):
+def test_a_run_leaves_every_watch_in_its_metrics_its_events_and_its_pictures(finished):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    metrics = History.from_parquet((runs[stage] / "metrics.parquet").read_bytes())
-    timings = History.from_parquet((runs[stage] / "timings.parquet").read_bytes())
-    events = set(EventAccumulator(str(runs[stage] / "tensorboard")).Reload().Tags()["scalars"])
-    for split, names in WATCHES[stage].items():
+    name, run = finished
+    metrics = History.from_parquet((run / "metrics.parquet").read_bytes())
+    timings = History.from_parquet((run / "timings.parquet").read_bytes())
+    events = set(EventAccumulator(str(run / "tensorboard")).Reload().Tags()["scalars"])
+    for split, names in WATCHES[name].items():
         assert names <= set(metrics.names(split)), split
         assert {f"{split}/{name}" for name in names} <= events
     assert set(timings.names("timing")) == TIMINGS
     assert {f"timing/{name}" for name in TIMINGS} <= events
-    for picture in (f"{HEADLINES[stage]}.png", "overview.png", "dims.png"):
-        assert (runs[stage] / "curves" / picture).read_bytes().startswith(b"\x89PNG")
+    for picture in (f"{HEADLINES[name]}.png", "overview.png", "dims.png"):
+        assert (run / "curves" / picture).read_bytes().startswith(b"\x89PNG")

@@ -83,10 +83,10 @@ def test_alone_or_in_any_batch_and_order(
     assert torch.get_num_threads() == threads
 
 
-@pytest.mark.parametrize("recipe", ["tiny", "fast16k_small"])
+@pytest.mark.parametrize("recipe", ["tiny_paper", "fast16k_small"])
 @pytest.mark.parametrize("seconds", [1.0, 4.0, 4.8, 11.3])
 def test_a_recipe_at_one_and_two_threads(tmp_path: Path, recipe: str, seconds: float) -> None:
-    """Lengths at which plain torch does give other bits at two threads (measured: 4.0 s at tiny)."""
+    """Lengths at which plain torch does give other bits at two threads (measured: 4.0 s at tiny_paper)."""
     tokenizer, wav = recipe_tokenizer(tmp_path, recipe), clip(int(seconds * 16_000))
     torch.set_num_threads(1)
     one = tokenizer.encode(wav, 16_000)
