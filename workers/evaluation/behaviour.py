@@ -205,7 +205,7 @@ def seam_check(tokenizer: Tokenizer, speeches: Sequence[Speech]) -> SeamCheck | 
         at * 100 // tokenizer.sample_rate for at in range(window, len(joined) - tokenizer.sample_rate // 10, window)
     ]
     ratios = np.array([flux[at - 2 : at + 3].mean() for at in borders]) / max(float(np.median(flux)), 1e-9)
-    first = tokenizer.encode(joined[:window], tokenizer.sample_rate).tokens
+    first = tokenizer.encode_piece(joined, slice(window), tokenizer.sample_rate).tokens
     return SeamCheck(
         duration_s=len(joined) / tokenizer.sample_rate,
         num_seams=len(borders),

@@ -152,6 +152,15 @@ class Tokenizer:
         """
         return self._each(lambda one: self._encode(one, sample_rate), wav)
 
+    def encode_piece(self, recording: NDArray[np.floating], piece: slice, sample_rate: int) -> Encoded:
+        """Tokens of a piece of a recording at the loudness of the whole, as the recording's own tokens have it.
+
+        :meth:`encode` of the piece alone would bring it to the model's loudness by itself. Arguments and errors are
+        those of :meth:`encode`; ``piece`` counts samples of ``recording``.
+        """
+        whole = resample(checked_waveform(recording, sample_rate), sample_rate, self.sample_rate)
+        return self._encode(recording[piece], sample_rate, self._gain(whole))
+
     @overload
     def latents(self, wav: list[NDArray[np.floating]], sample_rate: int) -> list[Float32[np.ndarray, "dim frames"]]: ...
     @overload
@@ -233,8 +242,8 @@ class Tokenizer:
         _, windows = self._encode_windows(wav, sample_rate)
         return torch.cat([w.latents for w in windows], dim=1).cpu().numpy()
 
-    def _encode(self, wav: NDArray[np.floating], sample_rate: int) -> Encoded:
-        num_samples, windows = self._encode_windows(wav, sample_rate)
+    def _encode(self, wav: NDArray[np.floating], sample_rate: int, gain: float | None = None) -> Encoded:
+        num_samples, windows = self._encode_windows(wav, sample_rate, gain)
         indices = torch.cat([w.level_indices for w in windows], dim=1)
         return Encoded(
             tokens=self.packing.pack(indices.T.cpu().numpy()),
@@ -244,9 +253,13 @@ class Tokenizer:
             sample_rate=sample_rate,
         )
 
-    def _encode_windows(self, wav: NDArray[np.floating], sample_rate: int) -> tuple[int, list[_Frames]]:
+    def _encode_windows(
+        self, wav: NDArray[np.floating], sample_rate: int, gain: float | None = None
+    ) -> tuple[int, list[_Frames]]:
+        """Samples of the waveform and its windows; ``gain`` is the waveform's own where none is given."""
         samples = checked_waveform(wav, sample_rate)
-        at_model_rate = self._at_one_loudness(resample(samples, sample_rate, self.sample_rate))
+        at_model_rate = resample(samples, sample_rate, self.sample_rate)
+        at_model_rate = at_model_rate * np.float32(self._gain(at_model_rate) if gain is None else gain)
         num_frames = self.framing.num_frames(len(at_model_rate))
         padded = torch.zeros(num_frames * self.framing.hop_length)
         padded[: len(at_model_rate)] = torch.from_numpy(at_model_rate)
@@ -254,11 +267,10 @@ class Tokenizer:
         with canonical_arithmetic(self.device):
             return len(samples), [self._encode_window(padded, window) for window in windows]
 
-    def _at_one_loudness(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The whole utterance at the level that the encoder has learned: one gain for all of its windows."""
+    def _gain(self, samples: NDArray[np.float32]) -> float:
+        """What brings a whole utterance to the level that the encoder has learned: one gain for all of its windows."""
         config = self.config.encoder
-        gain = loudness_gain(torch.from_numpy(samples), config.sample_rate, config.loudness_dbfs)
-        return samples * np.float32(gain)
+        return loudness_gain(torch.from_numpy(samples), config.sample_rate, config.loudness_dbfs)
 
     def _encode_window(self, padded: Float[Tensor, "samples"], window: Span) -> _Frames:
         hop = self.framing.hop_length

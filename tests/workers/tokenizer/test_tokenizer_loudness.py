@@ -91,3 +91,16 @@ def test_decoded_speech_is_not_scaled_back(tmp_path: Path) -> None:
     assert np.array_equal(
         tokenizer.decode(quiet.tokens, len(wave), RATE), tokenizer.decode(loud.tokens, len(wave), RATE)
     )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_piece_of_a_recording_has_the_tokens_that_it_has_within(tokenizers: dict[str, Tokenizer], kind: str) -> None:
+    """The first window of a recording that grows louder: alone it would be brought up by more than the whole is."""
+    tokenizer = tokenizers[kind]
+    window = tokenizer.framing.window_samples
+    recording = np.concatenate([0.2 * speech_like(1, window / RATE, RATE), speech_like(2, window / RATE, RATE)])
+    whole = tokenizer.encode(recording, RATE)
+    piece = tokenizer.encode_piece(recording, slice(window), RATE)
+    assert np.array_equal(piece.tokens, whole.tokens[: len(piece.tokens)]) and piece.num_samples == window
+    if kind == "waveform":
+        assert not np.array_equal(tokenizer.encode(recording[:window], RATE).tokens, piece.tokens)
