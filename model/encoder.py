@@ -10,7 +10,6 @@ counts. Lengths go through every layer (model/padding.py), so a clip's latents d
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -19,11 +18,10 @@ from torch import Tensor, nn
 
 from syllabary.model.config import DaamConfig, EncoderConfig, WaveformFrontEndConfig
 from syllabary.model.conformer import ConformerLayer, ConformerStack
-from syllabary.model.convolution import DownConv1d, ResidualBlock, SameConv1d, SnakeBeta
-from syllabary.model.cpu.winograd_training import run_residual_blocks
+from syllabary.model.convolution import DownConv1d, ResidualBlock, ResidualStage, SameConv1d, SnakeBeta
 from syllabary.model.daam import Daam
 from syllabary.model.initialize import SNAKE_GAIN, unit_gain
-from syllabary.model.loudness import rms_of_dbfs
+from syllabary.model.measures.loudness import rms_of_dbfs
 from syllabary.model.padding import frame_mask, stretch, valid_mask, zero_invalid
 from syllabary.model.spectral.front_end import SpectralFrontEnd
 
@@ -61,7 +59,7 @@ class DownBlock(nn.Module):
         super().__init__()
         self.down = unit_gain(DownConv1d(in_channels, out_channels, stride), SNAKE_GAIN)
         self.snake = SnakeBeta(out_channels)
-        self.residual = nn.ModuleList(
+        self.residual = ResidualStage(
             ResidualBlock(out_channels, config.residual_kernel, (1, 3**i, 5**i))
             for i in range(config.num_residual_blocks)
         )
@@ -72,7 +70,7 @@ class DownBlock(nn.Module):
     ) -> tuple[Float[Tensor, "batch outc shorter"], Float[Tensor, "batch shorter"] | None]:
         """Output and gate density; ``x`` is zero at invalid positions, ``mask`` is that of the output."""
         x = self.snake(self.down(x))
-        x = run_residual_blocks(cast("list[ResidualBlock]", list(self.residual)), x, mask)
+        x = self.residual(x, mask)
         if self.daam is None:
             return x, None
         gated = self.daam(x, mask)
@@ -113,7 +111,7 @@ class Encoder(nn.Module):
         # Speech enters the first convolution with a variance of 1; a spectrum is measured from its floor instead.
         is_waveform = isinstance(front_end, WaveformFrontEndConfig)
         self.input_gain = 1 / rms_of_dbfs(config.loudness_dbfs) if is_waveform else 1.0
-        self.front_end: nn.Module  # waveform or spectral, or a fused form of the former (model/cpu/fused.py)
+        self.front_end: nn.Module  # waveform or spectral, or a fused form of the former (model/cpu/accelerate.py)
         if isinstance(front_end, WaveformFrontEndConfig):
             self.front_end = WaveformFrontEnd(front_end, config.daam)
         else:

@@ -23,7 +23,7 @@ from safetensors.torch import load as from_safetensors
 from torch import Tensor
 
 from syllabary.model.encoder import Encoder
-from syllabary.model.loudness import loudness_gain
+from syllabary.model.measures.loudness import loudness_gain
 from syllabary.shards import outputs, store
 from syllabary.workers.recipes.recipe import Recipe, validate
 from syllabary.workers.training.data.loader import Utterances

@@ -19,7 +19,7 @@ from latent_probes import encoder_of
 from torch import Tensor, nn
 
 from syllabary.model.encoder import Encoder
-from syllabary.model.loudness import loudness_gain
+from syllabary.model.measures.loudness import loudness_gain
 from syllabary.workers.recipes.recipe import RECIPES
 from syllabary.workers.training.data.loader import Utterances
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from syllabary.model import hifigan
 from syllabary.model.codec import AnyGenerator, make_generator
 from syllabary.model.config import ModelConfig
-from syllabary.model.cpu.front_end import FusedFrontEnd
+from syllabary.model.cpu.accelerate import accelerate_inference
 from syllabary.model.cpu.generator import FusedGenerator
-from syllabary.model.encoder import Encoder, WaveformFrontEnd
+from syllabary.model.encoder import Encoder
 from syllabary.shards.errors import ConfigError, explain
 
 M = TypeVar("M", bound=nn.Module)
@@ -32,12 +31,10 @@ def build_encoder(config: ModelConfig, state: dict[str, Tensor], device: torch.d
     if config.encoder.precision == "bf16":
         _require_bf16(device)
     encoder = _ready(lambda: Encoder(config.encoder), state, device)
-    if isinstance(encoder.front_end, WaveformFrontEnd) and _can_fuse(device):
-        dtype = torch.bfloat16 if config.encoder.precision == "bf16" else torch.float32
-        samples = config.framing.window_samples
-        encoder.front_end = FusedFrontEnd(encoder.front_end, samples, dtype, keep_weights=False)
-        _return_freed_memory()
-    return encoder
+    dtype = torch.bfloat16 if config.encoder.precision == "bf16" else torch.float32
+    accelerated = accelerate_inference(encoder, config.framing, dtype)
+    _return_freed_memory()
+    return cast(Encoder, accelerated)
 
 
 def build_generator(
@@ -48,11 +45,9 @@ def build_generator(
     ``state`` is emptied, so that weights are not held beside their packed form.
     """
     generator = _ready(lambda: make_generator(config), state, device)
-    if isinstance(generator, hifigan.Generator) and _can_fuse(device):
-        fused = FusedGenerator(generator, config.framing.window_frames, keep_weights=False)
-        _return_freed_memory()
-        return fused
-    return generator
+    accelerated = accelerate_inference(generator, config.framing, torch.float32)
+    _return_freed_memory()
+    return cast("AnyGenerator | FusedGenerator", accelerated)
 
 
 def _ready(make: Callable[[], M], state: dict[str, Tensor], device: torch.device) -> M:
@@ -81,10 +76,6 @@ def _require_bf16(device: torch.device) -> None:
                 fix="use such a CPU or a GPU; tokens of fp32 would be another encoder's",
             )
         )
-
-
-def _can_fuse(device: torch.device) -> bool:
-    return device.type == "cpu" and torch.backends.mkldnn.is_available()
 
 
 def _return_freed_memory() -> None:

@@ -26,7 +26,7 @@ from torch import Tensor
 from syllabary.model.config import ModelConfig
 from syllabary.model.framing import Framing, Span
 from syllabary.model.fsq import Fsq
-from syllabary.model.loudness import loudness_gain
+from syllabary.model.measures.loudness import loudness_gain
 from syllabary.shards.archive.packing import Packing
 from syllabary.shards.audio import resample, resampled_length
 from syllabary.shards.errors import InputError, explain

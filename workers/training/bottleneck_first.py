@@ -18,12 +18,13 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from syllabary.model.averaging import Averaged
+from syllabary.model.bottleneck import Bottleneck, bottleneck_mel, mel_l1, mel_loss_in_time, random_crops
 from syllabary.model.codec import Codec
 from syllabary.model.config import IstftDecoderConfig
+from syllabary.model.cpu.accelerate import accelerate
 from syllabary.model.discriminators import Discriminators
 from syllabary.model.fsq import Routing
 from syllabary.model.losses import GeneratorLosses, discriminator_loss, generator_losses, mean_score, spread_loss
-from syllabary.model.spectral.bottleneck import Bottleneck, bottleneck_mel, mel_l1, mel_loss_in_time, random_crops
 from syllabary.model.spectral.istft import Generator, Vocoder
 from syllabary.model.spectral.mel import mel_windows
 from syllabary.shards import store
@@ -75,7 +76,7 @@ class PhasedCodecStage:
         self._config, self._model = setup.job.recipe.codec, setup.job.recipe.model
         decoder = self._model.decoder
         assert isinstance(decoder, IstftDecoderConfig)
-        codec = Codec(self._model).to(setup.device)
+        codec = accelerate(Codec(self._model)).to(setup.device)
         assert isinstance(codec.generator, Generator)
         initial = begin_codec(codec, setup)
         decay, bottleneck = self._config.average_decay, Bottleneck(codec, decoder).to(setup.device)

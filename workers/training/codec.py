@@ -20,8 +20,10 @@ from safetensors.torch import load as from_safetensors
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
+from syllabary.model.bottleneck import Bottleneck, bottleneck_mel, mel_l1
 from syllabary.model.codec import Codec
 from syllabary.model.config import ModelConfig
+from syllabary.model.cpu.accelerate import accelerate
 from syllabary.model.discriminators import DiscriminatorOutput, Discriminators
 from syllabary.model.fsq import Fsq, Routing
 from syllabary.model.losses import (
@@ -33,7 +35,6 @@ from syllabary.model.losses import (
     waveform_loss,
 )
 from syllabary.model.measures.usage import level_usage
-from syllabary.model.spectral.bottleneck import Bottleneck, bottleneck_mel, mel_l1
 from syllabary.model.spectral.mel import LogMel, mel_windows
 from syllabary.shards import audio, store
 from syllabary.shards.archive.packing import Packing
@@ -278,7 +279,7 @@ class CodecStage:
     def __init__(self, setup: RankSetup) -> None:
         self._setup, self._job = setup, setup.job
         self._config, self._model = setup.job.recipe.codec, setup.job.recipe.model
-        self._codec = Codec(self._model).to(setup.device)
+        self._codec = accelerate(Codec(self._model)).to(setup.device)
         begin_codec(self._codec, setup)
         self._is_frozen = self._config.train_encoder == "frozen"
         if self._is_frozen:

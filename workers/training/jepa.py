@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
+from syllabary.model.cpu.accelerate import accelerate
 from syllabary.model.fsq import Fsq
 from syllabary.model.jepa import Jepa
 from syllabary.model.masking import sample_mask
@@ -206,7 +207,7 @@ class JepaStage:
         self._config = setup.job.recipe.pretrain
         encoder = setup.job.recipe.model.encoder
         self._hop, self._jepa_config = encoder.framing.hop_length, setup.job.recipe.model.jepa
-        self._jepa = Jepa(encoder, self._jepa_config).to(setup.device)
+        self._jepa = accelerate(Jepa(encoder, self._jepa_config)).to(setup.device)
         initial = read_initial(setup.job.init)
         for part in (self._jepa.context_encoder, self._jepa.target_encoder):
             initial.put_into(part, initial.encoder)

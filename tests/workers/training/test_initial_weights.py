@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save
 
+from syllabary.model.bottleneck import Bottleneck
 from syllabary.model.codec import Codec
-from syllabary.model.spectral.bottleneck import Bottleneck
 from syllabary.shards import outputs, store
 from syllabary.shards.errors import ConfigError, InputError, NotFoundError
 from syllabary.shards.outputs import pretty_json
