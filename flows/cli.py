@@ -30,9 +30,9 @@ app = typer.Typer(
 
 def _tell_version(wanted: bool) -> None:
     if wanted:
-        from syllabary import __version__
+        from importlib.metadata import version as version_of
 
-        typer.echo(__version__)
+        typer.echo(version_of("syllabary"))
         raise typer.Exit
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+import syllabary
+
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("flows", "workers", "model", "shards")
 SOURCES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
@@ -68,6 +70,17 @@ def test_every_module_says_what_it_is_and_stays_readable(path: Path) -> None:
     text = path.read_text()
     assert ast.get_docstring(ast.parse(text)), f"{path.name} has no docstring"
     assert text.count("\n") <= 600, f"{path.name} has outgrown 600 lines: which second concept is in it?"
+
+
+def test_the_package_offers_its_tokenizer_without_loading_torch_before_it_is_asked_for() -> None:
+    code = (
+        "import sys, syllabary\nassert 'torch' not in sys.modules and 'Tokenizer' in dir(syllabary)\n"
+        "from syllabary import Tokenizer\nassert 'torch' in sys.modules\nprint(Tokenizer.__module__)"
+    )
+    finished = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert finished.stdout == "syllabary.workers.tokenizer.tokenizer\n", finished.stderr
+    with pytest.raises(AttributeError, match="no attribute 'Tokeniser'"):
+        syllabary.Tokeniser  # noqa: B018
 
 
 @pytest.mark.parametrize("path", [p for p in MODULES if name_of(p).startswith("model.")], ids=name_of)

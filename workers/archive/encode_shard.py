@@ -27,8 +27,10 @@ from syllabary.workers.cluster.actors import refused
 from syllabary.workers.cluster.devices import assigned_device
 from syllabary.workers.cluster.memory import keep_freed_memory
 from syllabary.workers.control.run_verb import say
+from syllabary.workers.recipes.bitrates import packing_of
 
 if TYPE_CHECKING:
+    from syllabary.workers.tokenizer.directory import TokenizerFiles
     from syllabary.workers.tokenizer.tokenizer import Tokenizer
 
 T = TypeVar("T")
@@ -53,15 +55,15 @@ class EncodedRow:
     error: str = ""
 
 
-def archive_format(tokenizer: Tokenizer) -> ArchiveFormat:
-    """The archive format that a tokenizer writes."""
-    config = tokenizer.config.model_dump(mode="json")
+def archive_format(tokenizer: Tokenizer | TokenizerFiles) -> ArchiveFormat:
+    """The archive format that a tokenizer writes; its files say it without networks."""
+    config, framing = tokenizer.config.model_dump(mode="json"), tokenizer.config.framing
     return ArchiveFormat(
-        encoder_digest=tokenizer.encoder_digest,
+        encoder_digest=tokenizer.digests.encoder,
         recipe_digest=outputs.digest({key: config[key] for key in ("encoder", "fsq")}),
-        packing=tokenizer.packing,
-        model_sample_rate=tokenizer.framing.sample_rate,
-        hop_length=tokenizer.framing.hop_length,
+        packing=packing_of(tokenizer.config),
+        model_sample_rate=framing.sample_rate,
+        hop_length=framing.hop_length,
     )
 
 

@@ -18,6 +18,7 @@ from syllabary.workers.cluster.actors import error_of, through_actors
 from syllabary.workers.cluster.session import ray_session
 from syllabary.workers.control.jobs import RestoreJob
 from syllabary.workers.control.run_verb import Progress, say
+from syllabary.workers.tokenizer.directory import Digests, TokenizerFiles, load_tokenizer
 from syllabary.workers.tokenizer.tokenizer import Tokenizer
 
 
@@ -32,13 +33,13 @@ def restore(job: RestoreJob) -> dict[str, Any]:
     """
     reader = ArchiveReader.open(job.archive)
     condition = selection(job, reader.schema)
-    tokenizer = _matching_tokenizer(job, reader)
+    files = _matching_tokenizer(job, reader)
     selected = select(job, reader, condition)
-    _claim(job, tokenizer, selected)
+    _claim(job, files.digests, selected)
     num_workers = min(job.num_workers, len(selected.shards))
     if num_workers == 1 or (joins(job) and selected.is_divided):
         progress = Progress("restore", selected.num_utterances, "utterances")
-        restorer = Restorer.open(job, reader, tokenizer)
+        restorer = Restorer.open(job, reader, Tokenizer(files))
         manifest = restorer.restore(list(selected.shards), selected.recordings, progress.add)
         progress.finish()
     else:
@@ -66,24 +67,24 @@ def _restore_by_actors(job: RestoreJob, reader: ArchiveReader, selected: Selecte
     return manifest
 
 
-def _matching_tokenizer(job: RestoreJob, reader: ArchiveReader) -> Tokenizer:
-    tokenizer = Tokenizer.load(job.tokenizer)
-    if tokenizer.encoder_digest != reader.format.encoder_digest:
+def _matching_tokenizer(job: RestoreJob, reader: ArchiveReader) -> TokenizerFiles:
+    files = load_tokenizer(job.tokenizer)
+    if files.digests.encoder != reader.format.encoder_digest:
         raise ConflictError(
             explain(
                 f"the tokenizer {job.tokenizer} cannot restore {job.archive}, encoder digest",
-                value=tokenizer.encoder_digest[:16],
+                value=files.digests.encoder[:16],
                 expected=reader.format.encoder_digest[:16],
                 fix="use a tokenizer trained with that encoder",
             )
         )
-    return tokenizer
+    return files
 
 
-def _claim(job: RestoreJob, tokenizer: Tokenizer, selected: Selected) -> None:
+def _claim(job: RestoreJob, digests: Digests, selected: Selected) -> None:
     inputs = {
-        "encoder_digest": tokenizer.encoder_digest,
-        "decoder_digest": tokenizer.decoder_digest,
+        "encoder_digest": digests.encoder,
+        "decoder_digest": digests.decoder,
         "selection_digest": selected.digest,
     }
     config = {"join": joins(job), "start_s": job.start_s, "end_s": job.end_s, "audio_format": job.audio_format}

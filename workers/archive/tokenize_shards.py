@@ -73,9 +73,9 @@ def _seconds(table: Any) -> float:
 
 
 def _claim(job: TokenizeJob) -> ArchiveFormat:
-    from syllabary.workers.tokenizer.tokenizer import Tokenizer
+    from syllabary.workers.tokenizer.directory import load_tokenizer
 
-    form = archive_format(Tokenizer.load(job.tokenizer, decoder=False))
+    form = archive_format(load_tokenizer(job.tokenizer, decoder=False))
     form.claim(job.archive)
     return form
 

@@ -13,11 +13,11 @@ import yaml
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from syllabary.model.bottleneck import Bottleneck
 from syllabary.model.codec import Codec
 from syllabary.model.config import IstftDecoderConfig, ModelConfig
 from syllabary.model.discriminators import Discriminators
 from syllabary.model.jepa import Jepa
-from syllabary.model.spectral.bottleneck import Bottleneck
 from syllabary.model.spectral.istft import Trunk, Vocoder
 from syllabary.workers.control.jobs import ShowJob
 from syllabary.workers.recipes.bitrates import rates_of

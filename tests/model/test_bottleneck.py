@@ -8,9 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from syllabary.model.codec import Codec
-from syllabary.model.fsq import Routing
-from syllabary.model.spectral.bottleneck import (
+from syllabary.model.bottleneck import (
     MEL_BANDS,
     Bottleneck,
     MelHead,
@@ -19,6 +17,8 @@ from syllabary.model.spectral.bottleneck import (
     mel_loss_in_time,
     random_crops,
 )
+from syllabary.model.codec import Codec
+from syllabary.model.fsq import Routing
 from tests.helpers.small_models import CONFIGS, HOP, small_codec
 
 HOP_LENGTH = 10
