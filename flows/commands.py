@@ -12,7 +12,7 @@ import typer
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from syllabary.shards.errors import InputError, explain, first_fault
+from syllabary.shards.errors import InputError, first_fault
 from syllabary.workers.control.declaration import Shown, first_sentences, in_order, option_of, shown
 from syllabary.workers.control.jobs import Job
 
@@ -59,7 +59,7 @@ def read(parameters: type[P], values: dict[str, Any]) -> P:
     except ValidationError as error:
         where, message, value = first_fault(error)
         option = option_of(parameters, where.partition(".")[0])
-        raise InputError(explain(f"{option}: {message}", value=value)) from error
+        raise InputError(f"{option}: {message}", value=value) from error
 
 
 def _parted(parameters: type[BaseModel], name: str, value: Any) -> Any:
@@ -73,7 +73,7 @@ def _parted(parameters: type[BaseModel], name: str, value: Any) -> Any:
     pairs = [part.partition("=") for part in parts]
     if not all(sign for _, sign, _ in pairs):
         option = option_of(parameters, name)
-        raise InputError(explain(f"{option} is not name=number,...", value=value))
+        raise InputError(f"{option} is not name=number,...", value=value)
     return {key.strip(): number.strip() for key, _, number in pairs}
 
 

@@ -19,7 +19,7 @@ from typing import IO
 import httpx
 
 from syllabary.flows.output_lock import PRIVATE_SERVER_VARIABLE
-from syllabary.shards.errors import SyllabaryError, explain
+from syllabary.shards.errors import SyllabaryError
 from syllabary.workers.control.processes import die_with_parent, parent_environment
 
 _PATIENCE_S = 300.0
@@ -83,7 +83,7 @@ def _wait_until_healthy(url: str, process: subprocess.Popen[bytes], log: IO[byte
     log.seek(0)
     last = log.read().decode(errors="replace").strip().rpartition("\n")[2]
     raise SyllabaryError(
-        explain(f"the local Prefect server did not come up ({last})", fix="set PREFECT_API_URL to one that runs")
+        f"the local Prefect server did not come up ({last})", fix="set PREFECT_API_URL to one that runs"
     )
 
 

@@ -21,7 +21,7 @@ from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.logging import get_run_logger
 
 from syllabary.shards import store
-from syllabary.shards.errors import ConflictError, explain
+from syllabary.shards.errors import ConflictError
 
 PRIVATE_SERVER_VARIABLE = "SYLLABARY_PRIVATE_PREFECT"
 LEASE_S = 120.0
@@ -55,7 +55,7 @@ def output_lock(*uris: str) -> Iterator[None]:
     except TimeoutError as error:
         held = ", ".join(sorted(uris))
         fix = "see the concurrency limits in Prefect; cancel the run that holds it"
-        raise ConflictError(explain("another run has held the output for a day", value=held, fix=fix)) from error
+        raise ConflictError("another run has held the output for a day", value=held, fix=fix) from error
 
 
 def limit_name(uri: str) -> str:

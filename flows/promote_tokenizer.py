@@ -12,7 +12,7 @@ from syllabary.flows.job_flow import job_flow
 from syllabary.flows.narration import run_job
 from syllabary.flows.output_lock import output_lock
 from syllabary.shards import outputs, store
-from syllabary.shards.errors import InputError, explain
+from syllabary.shards.errors import InputError
 from syllabary.workers.control import jobs
 from syllabary.workers.control.declaration import Shown
 from syllabary.workers.control.jobs import CompareJob
@@ -63,5 +63,5 @@ def _digests(tokenizer: str) -> dict[str, str]:
     description = outputs.read_json(store.join(tokenizer, "config.json"))
     digests = {key: str(description.get(key, "")) for key in ("encoder_digest", "decoder_digest")}
     if not all(digests.values()):
-        raise InputError(explain("no tokenizer there", value=tokenizer, expected="a tokenizer directory"))
+        raise InputError("no tokenizer there", value=tokenizer, expected="a tokenizer directory")
     return digests

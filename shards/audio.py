@@ -14,7 +14,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from syllabary.shards.errors import FormatError, explain
+from syllabary.shards.errors import FormatError
 
 Samples = NDArray[np.float32]
 FULL_SCALE = 32768.0
@@ -32,13 +32,13 @@ def decode(data: bytes) -> tuple[Samples, int]:
         with soundfile.SoundFile(io.BytesIO(data)) as audio:
             promised = audio.frames
             if promised > _MOST_SAMPLES_A_BYTE * len(data):  # FLAC that was streamed does not know: read as 2^63
-                raise FormatError(explain("audio promises more samples than its bytes can hold", value=promised))
+                raise FormatError("audio promises more samples than its bytes can hold", value=promised)
             samples = to_mono(audio.read(dtype="float32", always_2d=True))
             rate = int(audio.samplerate)
     except soundfile.LibsndfileError as error:
-        raise FormatError(explain(f"not readable audio ({error.error_string})")) from error
+        raise FormatError(f"not readable audio ({error.error_string})") from error
     if len(samples) != promised:
-        raise FormatError(explain("audio ends early", value=len(samples), expected=f"{promised} samples"))
+        raise FormatError("audio ends early", value=len(samples), expected=f"{promised} samples")
     return samples, rate
 
 
@@ -63,9 +63,7 @@ def encode_flac(samples: Samples, rate: int) -> bytes:
         FormatError: a sample is not a finite number, or there is none.
     """
     if not len(samples) or not np.isfinite(samples).all():
-        raise FormatError(
-            explain("samples cannot be stored", value=len(samples), expected="finite samples, one or more")
-        )
+        raise FormatError("samples cannot be stored", value=len(samples), expected="finite samples, one or more")
     buffer = io.BytesIO()
     soundfile.write(buffer, to_int16(samples), rate, format="FLAC", subtype="PCM_16")
     return buffer.getvalue()

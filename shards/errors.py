@@ -15,7 +15,7 @@
     │   └── DamageError       bytes changed since they were written
     └── JobError              a submitted job failed; carries its last lines
 
-Every message says what, the value, what was expected and how to mend it; build it with :func:`explain`.
+Every message says what, the value, what was expected and how to mend it.
 """
 
 from __future__ import annotations
@@ -26,10 +26,33 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
 
+def _line(what: str, value: object, expected: str, fix: str) -> str:
+    """One line in the house's order: what, value, expected, fix."""
+    line = what if value is None else f"{what}: {value!r}"
+    if expected:
+        line += f"; expected {expected}"
+    if fix:
+        line += f"; {fix}"
+    return line.replace("\n", " ")
+
+
 class SyllabaryError(Exception):
-    """A failure with one clear line for the user and a non-zero exit code."""
+    """A failure with one clear line for the user and a non-zero exit code.
+
+    Args:
+        what: is wrong.
+        value: that is wrong, shown as Python writes it; None where there is none to show.
+        expected: what would do.
+        fix: how to mend it.
+
+    >>> str(InputError("unknown recipe", value="tinny", expected="one of tiny, paper", fix="see `syllabary recipes`"))
+    "unknown recipe: 'tinny'; expected one of tiny, paper; see `syllabary recipes`"
+    """
 
     exit_code = 2
+
+    def __init__(self, what: str, *, value: object = None, expected: str = "", fix: str = "") -> None:
+        super().__init__(_line(what, value, expected, fix))
 
 
 class InputError(SyllabaryError, ValueError):
@@ -86,24 +109,12 @@ class JobError(SyllabaryError):
 
     exit_code = 1
 
-    def __init__(self, message: str, last_lines: tuple[str, ...] = (), *, may_pass: bool = False) -> None:
-        super().__init__(message)
+    def __init__(self, what: str, last_lines: tuple[str, ...] = (), *, fix: str = "", may_pass: bool = False) -> None:
+        super().__init__(what, fix=fix)
+        if not fix:
+            self.args = (what,)  # a flow's message shows the job's last lines below its own
         self.last_lines = last_lines
         self.may_pass = may_pass
-
-
-def explain(what: str, *, value: object = None, expected: str = "", fix: str = "") -> str:
-    """One line in the house's order: what, value, expected, fix.
-
-    >>> explain("unknown recipe", value="tinny", expected="one of tiny, paper", fix="see `syllabary recipes`")
-    "unknown recipe: 'tinny'; expected one of tiny, paper; see `syllabary recipes`"
-    """
-    line = what if value is None else f"{what}: {value!r}"
-    if expected:
-        line += f"; expected {expected}"
-    if fix:
-        line += f"; {fix}"
-    return line.replace("\n", " ")
 
 
 class Fault(NamedTuple):
@@ -129,4 +140,4 @@ def require_version(found: object, known: object, what: str) -> None:
     """
     if found != known:
         fix = "use the version of syllabary that wrote it"
-        raise VersionError(explain(f"unknown {what}", value=found, expected=str(known), fix=fix))
+        raise VersionError(f"unknown {what}", value=found, expected=str(known), fix=fix)

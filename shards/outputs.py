@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from syllabary.shards import store
-from syllabary.shards.errors import ConflictError, FormatError, explain, require_version
+from syllabary.shards.errors import ConflictError, FormatError, require_version
 
 Kind = Literal[
     "shards", "pretrain", "codec", "tokenizer", "archive", "restored", "packed", "report", "run", "evaluation"
@@ -43,9 +43,9 @@ def read_json(uri: str) -> dict[str, Any]:
     try:
         value = json.loads(store.read_bytes(uri))
     except ValueError as error:
-        raise FormatError(explain(f"not JSON ({error})", value=uri, fix="the file is damaged: restore it")) from error
+        raise FormatError(f"not JSON ({error})", value=uri, fix="the file is damaged: restore it") from error
     if not isinstance(value, dict):
-        raise FormatError(explain("not a JSON object", value=uri))
+        raise FormatError("not a JSON object", value=uri)
     return value
 
 
@@ -74,7 +74,7 @@ def read_claim(uri: str, kind: Kind | None = None) -> dict[str, Any]:
     found = read_json(store.join(uri, CLAIM))
     require_version(found.get("format_version"), FORMAT_VERSION, f"format version in {uri}")
     if kind is not None and found.get("kind") != kind:
-        raise FormatError(explain(f"wrong kind of output at {uri}", value=found.get("kind"), expected=kind))
+        raise FormatError(f"wrong kind of output at {uri}", value=found.get("kind"), expected=kind)
     return found
 
 
@@ -92,10 +92,8 @@ def read_done(uri: str) -> dict[str, Any] | None:
 def _require_equal(uri: str, found: dict[str, Any], wanted: dict[str, Any]) -> None:
     for path, old, new in _differences(found, wanted):
         raise ConflictError(
-            explain(
-                f"{uri} belongs to another run: {path} was {old!r} and is now {new!r}",
-                fix="use another --out, or the same inputs and recipe as before",
-            )
+            f"{uri} belongs to another run: {path} was {old!r} and is now {new!r}",
+            fix="use another --out, or the same inputs and recipe as before",
         )
 
 

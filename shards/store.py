@@ -25,7 +25,7 @@ from typing import Any, BinaryIO, cast
 import fsspec
 from fsspec import AbstractFileSystem
 
-from syllabary.shards.errors import InputError, NotFoundError, StorageError, UnavailableError, explain
+from syllabary.shards.errors import InputError, NotFoundError, StorageError, UnavailableError
 from syllabary.shards.uri_keys import refuse_keys
 
 TEMPORARY_PREFIX = ".tmp-"
@@ -62,7 +62,7 @@ def normalize(uri: str | os.PathLike[str]) -> str:
     """
     text = os.fspath(uri)
     if not text:
-        raise InputError(explain("empty URI", expected="a path or s3://bucket/prefix"))
+        raise InputError("empty URI", expected="a path or s3://bucket/prefix")
     refuse_keys(text)
     if text.startswith("file://"):
         text = text.removeprefix("file://")
@@ -70,9 +70,9 @@ def normalize(uri: str | os.PathLike[str]) -> str:
         return os.path.normpath(Path(text).expanduser().absolute())
     scheme, _, rest = text.partition("://")
     if scheme not in ("s3", "memory"):
-        raise InputError(explain("unknown URI scheme", value=text, expected="a path or s3://bucket/prefix"))
+        raise InputError("unknown URI scheme", value=text, expected="a path or s3://bucket/prefix")
     if scheme == "s3" and not rest.strip("/"):
-        raise InputError(explain("S3 URI without a bucket", value=text, expected="s3://bucket/prefix"))
+        raise InputError("S3 URI without a bucket", value=text, expected="s3://bucket/prefix")
     return f"{scheme}://{rest.strip('/')}"
 
 
@@ -84,7 +84,7 @@ def join(uri: str, *parts: str) -> str:
     """
     for part in parts:
         if part.startswith("/") or ".." in PurePosixPath(part).parts or "\x00" in part:
-            raise InputError(explain("unsafe path", value=part, expected="a relative path without '..'"))
+            raise InputError("unsafe path", value=part, expected="a relative path without '..'")
     return "/".join([normalize(uri).rstrip("/"), *(p.strip("/") for p in parts)])
 
 
@@ -107,25 +107,25 @@ def _storage_errors(action: str, uri: str) -> Iterator[None]:
     except (StorageError, InputError):
         raise
     except FileNotFoundError as error:
-        raise NotFoundError(explain(f"cannot {action}, nothing there", value=uri, fix="check the URI")) from error
+        raise NotFoundError(f"cannot {action}, nothing there", value=uri, fix="check the URI") from error
     except PermissionError as error:
         fix = (
             "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy"
             if is_remote(uri)
             else ("check the permissions of the folder")
         )
-        raise StorageError(explain(f"cannot {action}, access denied", value=uri, fix=fix)) from error
+        raise StorageError(f"cannot {action}, access denied", value=uri, fix=fix) from error
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         what = f"cannot {action}, no space left" if full else f"cannot {action} ({error})"
         kind = UnavailableError if is_remote(uri) and _may_pass(error) else StorageError
-        raise kind(explain(what, value=uri, fix="free some space, then run again" if full else "")) from error
+        raise kind(what, value=uri, fix="free some space, then run again" if full else "") from error
     except Exception as error:
         if not type(error).__module__.startswith(("botocore", "aiobotocore", "s3fs", "aiohttp", "fsspec")):
             raise
         fix = "check AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         kind = UnavailableError if _may_pass(error) else StorageError
-        raise kind(explain(f"cannot {action} ({error})", value=uri, fix=fix)) from error
+        raise kind(f"cannot {action} ({error})", value=uri, fix=fix) from error
 
 
 def _may_pass(error: Exception) -> bool:

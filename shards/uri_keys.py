@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from syllabary.shards.errors import SecretError, explain
+from syllabary.shards.errors import SecretError
 
 
 def refuse_keys(text: str) -> None:
@@ -14,4 +14,4 @@ def refuse_keys(text: str) -> None:
     scheme, separator, rest = text.partition("://")
     if separator and scheme != "file" and ("@" in rest.partition("/")[0] or "?" in rest):
         fix = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; and renew these keys, as they may stand in a log now"
-        raise SecretError(explain(f"a {scheme}:// URI with keys in it", expected=f"{scheme}://bucket/prefix", fix=fix))
+        raise SecretError(f"a {scheme}:// URI with keys in it", expected=f"{scheme}://bucket/prefix", fix=fix)

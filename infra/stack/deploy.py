@@ -19,7 +19,7 @@ from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.objects import DeploymentSchedule
 from prefect.client.schemas.responses import DeploymentResponse
 
-from syllabary.shards.errors import InputError, SecretError, SyllabaryError, explain
+from syllabary.shards.errors import InputError, SecretError, SyllabaryError
 
 ROOT = Path(__file__).parent.parent.parent
 _REFERENCES = ("prefect.blocks.", "block_document_id")  # the two forms in which Prefect resolves a block
@@ -55,14 +55,12 @@ def refuse_keys(path: Path) -> None:
         kept = {d["name"]: {key: value for key, value in d.items() if key != "pull"} for d in deployments}
     except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
         why = str(error).splitlines()[0]
-        raise InputError(explain("not a file of deployments", value=str(path), fix=why)) from None
+        raise InputError("not a file of deployments", value=str(path), fix=why) from None
     if keyed := [name for name, deployment in kept.items() if any(form in str(deployment) for form in _REFERENCES)]:
         raise SecretError(
-            explain(
-                "deploying would store the value of a block in plain text",
-                value=", ".join(keyed),
-                fix="refer to blocks in the work pool (infra/work_pools/process-with-blocks.json)",
-            )
+            "deploying would store the value of a block in plain text",
+            value=", ".join(keyed),
+            fix="refer to blocks in the work pool (infra/work_pools/process-with-blocks.json)",
         )
 
 

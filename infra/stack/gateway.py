@@ -20,7 +20,7 @@ from pathlib import Path
 import httpx
 
 from infra.stack.stack_files import HOST, Stack, open_stack
-from syllabary.shards.errors import InputError, SyllabaryError, explain
+from syllabary.shards.errors import InputError, SyllabaryError
 
 REFUSED = (401, 403)
 _CHUNK_BYTES = 1 << 16
@@ -42,14 +42,14 @@ def refuse_foreign(host: str) -> None:
     try:
         everything = ipaddress.IPv4Address(host).is_unspecified
     except ValueError:
-        raise InputError(explain("HOST is no address", value=host, expected=expected)) from None
+        raise InputError("HOST is no address", value=host, expected=expected) from None
     if everything:
-        raise InputError(explain("HOST would open every network of this machine", value=host, expected=expected))
+        raise InputError("HOST would open every network of this machine", value=host, expected=expected)
     with socket.socket() as probe:
         try:
             probe.bind((host, 0))
         except OSError:
-            raise InputError(explain("HOST is not an address of this machine", value=host, expected=expected)) from None
+            raise InputError("HOST is not an address of this machine", value=host, expected=expected) from None
 
 
 def refuse_without_keys(stack: Stack, host: str) -> None:
@@ -71,7 +71,7 @@ def refuse_open_services(stack: Stack) -> None:
     try:
         told = {name: ask(stack).status_code for name, ask in _WITHOUT_KEY.items()}
     except httpx.HTTPError as error:
-        raise SyllabaryError(explain(f"a service does not answer ({error})", fix="make stack")) from error
+        raise SyllabaryError(f"a service does not answer ({error})", fix="make stack") from error
     _refuse([name for name, status in told.items() if status not in REFUSED], stack, stack.host)
 
 
@@ -79,7 +79,7 @@ def _refuse(open_ones: list[str], stack: Stack, host: str) -> None:
     if open_ones:
         what = f"not bound to {host}: there {' and '.join(open_ones)} would answer anyone, without a key"
         fix = f"put the key into {stack.folder / 'keys.json'} and `make stack-down stack`, or leave HOST out"
-        raise InputError(explain(what, fix=fix))
+        raise InputError(what, fix=fix)
 
 
 async def serve(host: str, ports: list[int]) -> None:
@@ -125,7 +125,7 @@ def main(folder: Path) -> None:
 def _stack_with_host(folder: Path) -> Stack:
     stack = open_stack(folder)
     if stack is None or not stack.host:
-        raise InputError(explain("no stack with a host", value=str(folder), fix="make stack HOST=<address>"))
+        raise InputError("no stack with a host", value=str(folder), fix="make stack HOST=<address>")
     refuse_foreign(stack.host)
     return stack
 

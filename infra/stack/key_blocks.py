@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx
 
-from syllabary.shards.errors import InputError, SyllabaryError, UnavailableError, explain
+from syllabary.shards.errors import InputError, SyllabaryError, UnavailableError
 
 TEMPLATE = Path(__file__).parent.parent / "work_pools" / "process-with-blocks.json"
 _REFERENCE = re.compile(r"\{\{ prefect\.blocks\.secret\.([a-z0-9-]+) \}\}")
@@ -36,21 +36,19 @@ def save() -> list[str]:
     """
     wanted = blocks()
     if missing := [variable for variable in wanted if not os.environ.get(variable)]:
-        raise InputError(
-            explain("keys to store are not in the environment", value=", ".join(missing), fix="export them first")
-        )
+        raise InputError("keys to store are not in the environment", value=", ".join(missing), fix="export them first")
     from prefect.blocks.system import Secret
     from prefect.settings import PREFECT_API_URL
 
     server = PREFECT_API_URL.value()
     if not server:  # Prefect would start a server of its own for the moment, with a database in the home folder
-        raise InputError(explain("no Prefect server to store keys at", fix="set PREFECT_API_URL"))
+        raise InputError("no Prefect server to store keys at", fix="set PREFECT_API_URL")
     try:
         for variable, name in wanted.items():
             Secret(value=os.environ[variable]).save(name, overwrite=True)  # type: ignore[arg-type]
     except (httpx.HTTPError, RuntimeError) as error:
         why = str(error).splitlines()[0]
-        raise UnavailableError(explain(f"the Prefect server takes no blocks ({why})", value=server)) from error
+        raise UnavailableError(f"the Prefect server takes no blocks ({why})", value=server) from error
     return list(wanted.values())
 
 

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from infra.stack import gateway, services
 from infra.stack.stack_files import Stack, create_stack, open_stack
-from syllabary.shards.errors import InputError, SyllabaryError, explain
+from syllabary.shards.errors import InputError, SyllabaryError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 console = Console(stderr=True, highlight=False)
@@ -65,7 +65,7 @@ def run(
 
     stack = _existing(folder)
     if down_services := [service for service in services.services_of(stack) if not services.answers(stack, service)]:
-        raise InputError(explain("the stack is not up", value=", ".join(down_services), fix="make stack"))
+        raise InputError("the stack is not up", value=", ".join(down_services), fix="make stack")
     pipeline_run.run_on(stack, source, recipe=recipe, overrides=tuple(overrides or ()), name=name, say=_say)
 
 
@@ -121,7 +121,7 @@ def _short(path: Path) -> str:
 def _existing(folder: Path) -> Stack:
     stack = open_stack(folder.absolute())
     if stack is None:
-        raise InputError(explain("there is no stack", value=str(folder), fix="make stack"))
+        raise InputError("there is no stack", value=str(folder), fix="make stack")
     return stack
 
 

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from infra.stack.stack_files import Stack
 from syllabary.shards import outputs, store
-from syllabary.shards.errors import InputError, JobError, explain
+from syllabary.shards.errors import InputError, JobError
 from syllabary.workers.control.jobs import FetchDemoJob
 from syllabary.workers.control.submit import submit
 
@@ -66,7 +66,7 @@ def upload(folder: str, uri: str, say: Callable[[str], None]) -> str:
     """Copy the speech of a local folder to ``uri``; what is there with the same size stays. Returns ``uri``."""
     files = [file for file in store.list_files(folder) if file.name.lower().endswith(_AUDIO)]
     if not files:
-        raise InputError(explain("no speech, SOURCE is missing or empty", value=folder, expected="a folder of audio"))
+        raise InputError("no speech, SOURCE is missing or empty", value=folder, expected="a folder of audio")
     there = {file.name: file.size_bytes for file in store.list_files(uri)}
     missing = [file for file in files if there.get(file.name) != file.size_bytes]
     if missing:
@@ -100,7 +100,7 @@ def follow(run_id: UUID, stack: Stack, say: Callable[[str], None]) -> None:
             time.sleep(_POLL_S)
         teller.tell()
     if not state.is_completed():
-        raise JobError(explain(f"the run ended as {state.name}: {state.message}"))
+        raise JobError(f"the run ended as {state.name}: {state.message}")
 
 
 class _LogTeller:

@@ -21,7 +21,7 @@ import psutil
 from infra.stack import gateway, processes
 from infra.stack.object_store import start_object_store
 from infra.stack.stack_files import HOST, POOL, RAY_NODE, ROOT, Stack
-from syllabary.shards.errors import SyllabaryError, explain
+from syllabary.shards.errors import SyllabaryError
 
 SERVICES = ("object-store", "prefect-server", "ray-head", "prefect-worker")
 GATEWAY = "gateway"
@@ -218,7 +218,7 @@ def _deploy(stack: Stack) -> None:
         with stack.log("deploy").open("a") as log:
             log.write(ended.stdout + ended.stderr)
         if ended.returncode:
-            raise SyllabaryError(explain(f"`{' '.join(command[2:])}` failed", fix=f"see {stack.log('deploy')}"))
+            raise SyllabaryError(f"`{' '.join(command[2:])}` failed", fix=f"see {stack.log('deploy')}")
 
 
 def _object_store_answers(stack: Stack) -> bool:
@@ -265,4 +265,4 @@ def _wait_until_ready(stack: Stack, name: str) -> None:
         time.sleep(0.3)
     lines = [line for line in stack.log(name).read_text(errors="replace").splitlines() if line.strip()]
     last = lines[-1] if lines else "it said nothing"
-    raise SyllabaryError(explain(f"{name} did not come up ({last[:300]})", fix=f"see {stack.log(name)}"))
+    raise SyllabaryError(f"{name} did not come up ({last[:300]})", fix=f"see {stack.log(name)}")

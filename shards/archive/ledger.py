@@ -29,7 +29,7 @@ from syllabary.shards.archive.parts import (
     open_part,
     part_name,
 )
-from syllabary.shards.errors import ConflictError, DamageError, FormatError, NotFoundError, explain
+from syllabary.shards.errors import ConflictError, DamageError, FormatError, NotFoundError
 
 LEDGER_SCHEMA = pa.schema(
     [
@@ -96,7 +96,7 @@ class Ledger:
             rows = file.read().replace_schema_metadata(None).cast(LEDGER_SCHEMA)
             return cls(rows=rows, **values)
         except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
-            raise DamageError(explain(f"ledger does not parse ({error})", value=where, fix=REBUILD)) from error
+            raise DamageError(f"ledger does not parse ({error})", value=where, fix=REBUILD) from error
 
     def seconds(self, status: str) -> float:
         """Seconds of audio of the utterances with that status."""
@@ -170,5 +170,5 @@ def intact_ledger(archive_uri: str, shard: str, form: ArchiveFormat) -> Ledger |
     if metadata.format != form or metadata.shard != shard:
         uri = store.join(archive_uri, part_name(shard))
         fix = "move it away with its ledger and checksums"
-        raise ConflictError(explain("a foreign part", value=uri, expected=f"the format of {archive_uri}", fix=fix))
+        raise ConflictError("a foreign part", value=uri, expected=f"the format of {archive_uri}", fix=fix)
     return ledger

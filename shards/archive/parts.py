@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from syllabary.shards import outputs
 from syllabary.shards.archive.packing import Packing
-from syllabary.shards.errors import DamageError, FormatError, explain, require_version
+from syllabary.shards.errors import DamageError, FormatError, require_version
 
 FORMAT_VERSION = 1
 METADATA_KEY = b"syllabary"
@@ -115,9 +115,9 @@ class ArchiveFormat:
             names = ("encoder_digest", "recipe_digest", "model_sample_rate", "hop_length")
             found = cls(packing=packing, **{name: values[name] for name in names})
         except (KeyError, TypeError, ValueError) as error:
-            raise FormatError(explain(f"archive metadata does not do ({error!r})", value=where)) from error
+            raise FormatError(f"archive metadata does not do ({error!r})", value=where) from error
         if "radices" in values and [list(r) for r in found.packing.radices] != values["radices"]:
-            raise FormatError(explain("radices disagree with levels and group_size", value=where))
+            raise FormatError("radices disagree with levels and group_size", value=where)
         return found
 
 
@@ -153,7 +153,7 @@ class PartMetadata:
             shard, shard_digest = values["shard"], values["shard_digest"]
         except (KeyError, ValueError, TypeError) as error:
             raise FormatError(
-                explain("not a part of a token archive", value=where, expected="the metadata key 'syllabary'")
+                "not a part of a token archive", value=where, expected="the metadata key 'syllabary'"
             ) from error
         return cls(ArchiveFormat.from_json(values, where), shard, shard_digest, str(values.get("encoded_on", "")))
 
@@ -166,7 +166,7 @@ class PartMetadata:
             if not _same_values(types.get(field.name), field.type):
                 found = types.get(field.name, "none")
                 what = f"column {field.name} of {where} is not the format's"
-                raise DamageError(explain(what, value=found, expected=str(field.type), fix=REBUILD))
+                raise DamageError(what, value=found, expected=str(field.type), fix=REBUILD)
         return metadata
 
 
@@ -253,7 +253,7 @@ def open_part(source: Any, where: str, *, checked: bool = True) -> pq.ParquetFil
     try:
         return pq.ParquetFile(source, page_checksum_verification=checked)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DamageError(explain(f"footer does not parse ({error})", value=where, fix=REBUILD)) from error
+        raise DamageError(f"footer does not parse ({error})", value=where, fix=REBUILD) from error
 
 
 REBUILD = "run `syllabary tokenize` again: it rebuilds the part"

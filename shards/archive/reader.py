@@ -15,7 +15,7 @@ from syllabary.shards.archive.audit import read_format
 from syllabary.shards.archive.ledger import shards_in
 from syllabary.shards.archive.parts import REBUILD, ArchiveFormat, PartMetadata, open_part, part_name
 from syllabary.shards.archive.where import Condition
-from syllabary.shards.errors import DamageError, FormatError, NotFoundError, explain
+from syllabary.shards.errors import DamageError, FormatError, NotFoundError
 
 
 class RangeReader(io.RawIOBase):
@@ -86,12 +86,10 @@ class ArchiveReader:
         form = read_format(uri)
         shards = shards_in(uri)
         if not shards:
-            raise NotFoundError(explain("an archive without parts", value=uri, fix="run `syllabary tokenize` first"))
+            raise NotFoundError("an archive without parts", value=uri, fix="run `syllabary tokenize` first")
         done = outputs.read_done(uri)
         if done is not None and done["num_parts"] > len(shards):  # more there may be: a run that is adding them
-            raise DamageError(
-                explain(f"parts of {uri}", value=len(shards), expected=str(done["num_parts"]), fix=REBUILD)
-            )
+            raise DamageError(f"parts of {uri}", value=len(shards), expected=str(done["num_parts"]), fix=REBUILD)
         reader = cls(uri, form, shards, pa.schema([]))
         with reader._part(shards[0]) as file:
             reader.schema = file.schema_arrow
@@ -135,7 +133,7 @@ class ArchiveReader:
             return file.read_row_group(group, columns=names).take(rows["row"])
         except (pa.ArrowException, OSError) as error:
             what = f"row group {group} of {part_name(shard)} is damaged ({error})"
-            raise DamageError(explain(what, value=self.uri, fix="run `syllabary verify`; " + REBUILD)) from error
+            raise DamageError(what, value=self.uri, fix="run `syllabary verify`; " + REBUILD) from error
 
     def _candidates(self, shard: str, file: pq.ParquetFile, condition: Condition | None) -> list[int]:
         """Row groups that may hold a match, by their statistics."""
@@ -163,7 +161,7 @@ class _OpenPart:
         opened = open_part(self._file, name)
         if PartMetadata.of_file(opened, name).format != self._reader.format:
             raise FormatError(
-                explain("a foreign part", value=name, expected=f"the format of {self._reader.uri}", fix="move it away")
+                "a foreign part", value=name, expected=f"the format of {self._reader.uri}", fix="move it away"
             )
         return opened
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from syllabary.shards import outputs, store
-from syllabary.shards.errors import FormatError, explain
+from syllabary.shards.errors import FormatError
 
 RECORD = "verified.json"
 _FIX = "verify everything, without --new: it writes the record anew"
@@ -29,7 +29,7 @@ def read_verified(archive_uri: str) -> dict[str, int] | None:
     except FormatError:
         parts = None
     if not isinstance(parts, dict) or not all(isinstance(size, int) for size in parts.values()):
-        raise FormatError(explain("a damaged record of verified parts", value=uri, fix=_FIX))
+        raise FormatError("a damaged record of verified parts", value=uri, fix=_FIX)
     return parts
 
 

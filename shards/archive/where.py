@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from syllabary.shards.archive.parts import SOURCE_SUFFIX
-from syllabary.shards.errors import InputError, explain
+from syllabary.shards.errors import InputError
 
 _TOKEN = re.compile(
     r"\s*(?:(?P<string>'(?:[^']|'')*')|(?P<number>-?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)|(?P<name>[A-Za-z_]\w*)"
@@ -79,7 +79,7 @@ def parse_where(text: str, schema: pa.Schema) -> Condition:
         return _Parser(text, schema).parse()
     except RecursionError:
         what = f"--where does not do: above {_MOST_COMPARISONS:,} comparisons, or too deep in parentheses or `not`"
-        raise InputError(explain(what, value=f"{text[:40]}...", fix="write it flat, with `in (...)`")) from None
+        raise InputError(what, value=f"{text[:40]}...", fix="write it flat, with `in (...)`") from None
 
 
 class _Parser:
@@ -220,4 +220,4 @@ class _Parser:
         return found[1]
 
     def _error(self, why: str) -> InputError:
-        return InputError(explain(f"--where does not do: {why}", value=self._text, fix="example: \"speaker = '19'\""))
+        return InputError(f"--where does not do: {why}", value=self._text, fix="example: \"speaker = '19'\"")

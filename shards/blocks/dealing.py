@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from syllabary.shards.errors import StorageError, explain
+from syllabary.shards.errors import StorageError
 
 FAN_OUT = 64
 BUCKET = "bucket"
@@ -99,7 +99,7 @@ class Dealer:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             what, fix = "no space left to sort in", "free some space, or set TMPDIR to a folder on a larger disk"
-            raise StorageError(explain(what, value=str(self._folder), fix=fix)) from error
+            raise StorageError(what, value=str(self._folder), fix=fix) from error
 
 
 def _all_in(path: Path) -> pa.Table:

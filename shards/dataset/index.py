@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from syllabary.shards import store
-from syllabary.shards.errors import FormatError, InputError, NotFoundError, explain, require_version
+from syllabary.shards.errors import FormatError, InputError, NotFoundError, require_version
 
 INDEX_VERSION = "1"
 _VERSION_KEY = b"syllabary.index_version"
@@ -78,7 +78,7 @@ def read_index(shards_uri: str, *, splits: Iterable[str] | None = None) -> pa.Ta
     """
     names = committed_shards(shards_uri, splits=splits)
     if not names and not committed_shards(shards_uri):
-        raise NotFoundError(explain("no index of shards", value=shards_uri, fix="run `syllabary shard` to write it"))
+        raise NotFoundError("no index of shards", value=shards_uri, fix="run `syllabary shard` to write it")
     with ThreadPoolExecutor(_READERS) as pool:
         parts = list(pool.map(lambda name: read_index_part(shards_uri, name), names))
     return pa.concat_tables([INDEX_SCHEMA.empty_table(), *parts])
@@ -93,7 +93,7 @@ def find_utterance(shards_uri: str, utterance_id: str) -> dict[str, Any]:
     table = read_index(shards_uri)
     rows: list[dict[str, Any]] = table.filter(pc.equal(table["utterance_id"], utterance_id)).to_pylist()
     if not rows:
-        raise NotFoundError(explain("no such utterance", value=utterance_id, expected=f"one of those in {shards_uri}"))
+        raise NotFoundError("no such utterance", value=utterance_id, expected=f"one of those in {shards_uri}")
     return rows[0]
 
 
@@ -104,7 +104,7 @@ def read_index_part(shards_uri: str, shard: str) -> pa.Table:
     try:
         table = pq.read_table(io.BytesIO(data), page_checksum_verification=True)
     except (pa.ArrowInvalid, OSError) as error:
-        raise FormatError(explain("damaged index part", value=uri, fix="delete it and shard again")) from error
+        raise FormatError("damaged index part", value=uri, fix="delete it and shard again") from error
     version = (table.schema.metadata or {}).get(_VERSION_KEY, b"none").decode()
     require_version(version, INDEX_VERSION, "index version")
     return table
@@ -115,7 +115,7 @@ def committed_shards(shards_uri: str, *, splits: Iterable[str] | None = None) ->
     wanted = SPLITS if splits is None else tuple(splits)
     unknown = set(wanted) - set(SPLITS)
     if unknown:
-        raise InputError(explain("unknown split", value=sorted(unknown)[0], expected=", ".join(SPLITS)))
+        raise InputError("unknown split", value=sorted(unknown)[0], expected=", ".join(SPLITS))
     entries = store.list_files(store.join(shards_uri, "index"), suffix=".parquet")
     names = [entry.name.removesuffix(".parquet") for entry in entries]
     return [name for name in names if name.rpartition("-")[0] in wanted]

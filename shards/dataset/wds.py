@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from syllabary.shards import store
 from syllabary.shards.dataset import index
-from syllabary.shards.errors import DamageError, explain
+from syllabary.shards.errors import DamageError
 from syllabary.shards.outputs import canonical_json
 
 _BLOCK = tarfile.BLOCKSIZE
@@ -94,10 +94,8 @@ def read_utterance(shards_uri: str, index_row: Mapping[str, Any]) -> bytes:
 def _checked(row: Mapping[str, Any], flac: bytes) -> bytes:
     if hashlib.sha256(flac).hexdigest() != row["sha256"]:
         raise DamageError(
-            explain(
-                f"shard {row['shard']} is damaged at utterance",
-                value=row["utterance_id"],
-                fix="delete the shard's tar and index part, then run `syllabary shard` again",
-            )
+            f"shard {row['shard']} is damaged at utterance",
+            value=row["utterance_id"],
+            fix="delete the shard's tar and index part, then run `syllabary shard` again",
         )
     return flac

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from syllabary.shards import outputs, store
 from syllabary.shards.dataset.index import SPLITS, committed_shards, index_uri, read_index_part
-from syllabary.shards.errors import FormatError, InputError, explain
+from syllabary.shards.errors import FormatError, InputError
 from syllabary.shards.ingest.config import IngestConfig
 from syllabary.shards.ingest.cutting import Inputs, VoiceActivity
 from syllabary.shards.ingest.duplicates import mark_duplicates
@@ -38,7 +38,7 @@ def claim_output(out: str, source: str, config: IngestConfig, inputs: Mapping[st
         ConflictError: the output belongs to another configuration.
     """
     if (store.normalize(out) + "/").startswith(store.normalize(source) + "/"):
-        raise InputError(explain("--out lies inside SOURCE", value=out, fix="choose a folder outside of it"))
+        raise InputError("--out lies inside SOURCE", value=out, fix="choose a folder outside of it")
     outputs.claim(out, "shards", inputs=inputs or {}, config=config.model_dump(mode="json", exclude=_LIMITS))
     store.sweep_temporary(out)
 
@@ -98,11 +98,9 @@ def require_few_quarantined(num_quarantined: int, num_recordings: int, config: I
     limit = config.max_quarantined_percent / 100 * num_recordings
     if num_quarantined > max(limit, config.quarantine_allowance):
         raise InputError(
-            explain(
-                f"{num_quarantined} of {num_recordings} recordings cannot be used (such as: {reason})",
-                expected=f"at most {config.max_quarantined_percent:g} %",
-                fix="see the ledger; mend the source, or set ingest.max_quarantined_percent",
-            )
+            f"{num_quarantined} of {num_recordings} recordings cannot be used (such as: {reason})",
+            expected=f"at most {config.max_quarantined_percent:g} %",
+            fix="see the ledger; mend the source, or set ingest.max_quarantined_percent",
         )
 
 
@@ -123,7 +121,7 @@ def finish(
     accounted = set(pc.unique(ledger["recording_id"]).to_pylist())
     if planned != accounted:
         lost = sorted(planned ^ accounted)[0]
-        raise FormatError(explain("the ledger does not account for recording", value=lost))
+        raise FormatError("the ledger does not account for recording", value=lost)
     outcomes = totals(ledger)
     splits = {split: _split_summary(out, plans, split) for split in SPLITS}
     reasons = [row for row in outcomes if row["status"] == "quarantined"]
@@ -132,7 +130,7 @@ def finish(
     num_utterances = sum(split["num_utterances"] for split in splits.values())
     if not num_utterances:
         kept = ", ".join(f"{row['status']} {row['detail']}".strip() for row in outcomes)
-        raise InputError(explain("no utterance is left", value=kept, fix="see the ledger, or choose other filters"))
+        raise InputError("no utterance is left", value=kept, fix="see the ledger, or choose other filters")
     summary = {
         "num_recordings": len(planned),
         "num_shards": len(plans),

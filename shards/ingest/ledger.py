@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from syllabary.shards import store
 from syllabary.shards.dataset.index import parquet_bytes
-from syllabary.shards.errors import FormatError, explain
+from syllabary.shards.errors import FormatError
 
 LEDGER_SCHEMA = pa.schema(
     [
@@ -47,7 +47,7 @@ def fill_gaps(rows: Iterable[Row], num_samples: int, gap: Row) -> list[Row]:
     for row in sorted(rows, key=lambda row: int(row["start_sample"])):
         start, stop = row["start_sample"], row["start_sample"] + row["num_samples"]
         if start < position or stop > num_samples:
-            raise FormatError(explain("ledger spans overlap or pass the end", value=row["recording_id"]))
+            raise FormatError("ledger spans overlap or pass the end", value=row["recording_id"])
         if start > position:
             filled.append({**gap, "start_sample": position, "num_samples": start - position})
         filled.append(row)
@@ -80,9 +80,7 @@ def _read_part(shards_uri: str, shard: str) -> pa.Table:
     try:
         return pq.read_table(io.BytesIO(store.read_bytes(uri)), page_checksum_verification=True)
     except (pa.ArrowInvalid, OSError) as error:
-        raise FormatError(
-            explain("damaged ledger part", value=uri, fix="delete its index part and shard again")
-        ) from error
+        raise FormatError("damaged ledger part", value=uri, fix="delete its index part and shard again") from error
 
 
 def totals(ledger: pa.Table) -> list[Row]:

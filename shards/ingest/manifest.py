@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from syllabary.shards import store
-from syllabary.shards.errors import InputError, StorageError, explain, first_fault
+from syllabary.shards.errors import InputError, StorageError, first_fault
 from syllabary.shards.ingest.recordings import Recording, RecordingError, escape
 from syllabary.shards.ingest.sources import SourceFile, fingerprint, in_order, recording_fault, speaker_of
 from syllabary.shards.outputs import canonical_json
@@ -54,7 +54,7 @@ def list_manifest(uri: str) -> list[Recording]:
     """
     lines = _parse(uri)
     if not lines:
-        raise InputError(explain("empty manifest", value=uri, expected='lines such as {"path": "a.flac"}'))
+        raise InputError("empty manifest", value=uri, expected='lines such as {"path": "a.flac"}')
     files = {path: _file(path, _location(uri, path)) for path in {line.path for line in lines}}
     return in_order(_recording(line, files[line.path]) for line in lines)
 
@@ -68,11 +68,9 @@ def _parse(uri: str) -> list[ManifestLine]:
             lines.append(ManifestLine.model_validate(json.loads(text)))
         except ValidationError as error:
             where, message, _ = first_fault(error)
-            raise InputError(
-                explain(f"{uri} line {number}: {where or 'line'}: {message}", fix="mend that line")
-            ) from error
+            raise InputError(f"{uri} line {number}: {where or 'line'}: {message}", fix="mend that line") from error
         except ValueError as error:
-            raise InputError(explain(f"{uri} line {number} is not JSON ({error})", fix="mend that line")) from error
+            raise InputError(f"{uri} line {number} is not JSON ({error})", fix="mend that line") from error
     return lines
 
 

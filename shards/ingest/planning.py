@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from syllabary.shards import store
 from syllabary.shards.dataset.index import SPLITS, parquet_bytes
-from syllabary.shards.errors import ConflictError, FormatError, explain
+from syllabary.shards.errors import ConflictError, FormatError
 from syllabary.shards.ingest.config import IngestConfig
 from syllabary.shards.ingest.recordings import Recording
 from syllabary.shards.ingest.splits import split_of
@@ -126,7 +126,7 @@ def _read_plan(uri: str) -> list[ShardPlan]:
     try:
         rows = pq.read_table(io.BytesIO(store.read_bytes(uri)), page_checksum_verification=True).to_pylist()
     except (pa.ArrowInvalid, OSError) as error:
-        raise FormatError(explain("damaged plan", value=uri, fix="delete the output and shard again")) from error
+        raise FormatError("damaged plan", value=uri, fix="delete the output and shard again") from error
     known = {field.name for field in fields(Recording)}
     shards: dict[str, tuple[str, list[Recording]]] = {}
     for row in rows:
@@ -156,10 +156,8 @@ def match(planned: Sequence[ShardPlan], found: Iterable[Recording]) -> tuple[dic
         if new is None or new.fingerprint != old.fingerprint:
             what = "is gone from the source" if new is None else "has changed"
             raise ConflictError(
-                explain(
-                    f"recording {old.recording_id} {what} since this output was planned",
-                    fix="use another --out, or the source as it was",
-                )
+                f"recording {old.recording_id} {what} since this output was planned",
+                fix="use another --out, or the source as it was",
             )
         known[old.recording_id] = new
     return known, list(by_id.values())

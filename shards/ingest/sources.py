@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from syllabary.shards import store
-from syllabary.shards.errors import InputError, NotFoundError, StorageError, explain
+from syllabary.shards.errors import InputError, NotFoundError, StorageError
 from syllabary.shards.ingest.config import IngestConfig
 from syllabary.shards.ingest.librilight import Sidecar, parse_sidecar
 from syllabary.shards.ingest.recordings import Recording, RecordingError, Verdict, escape, id_of
@@ -63,12 +63,10 @@ def list_recordings(source: str, config: IngestConfig) -> list[Recording]:
         recordings = list(pool.map(lambda job: job(), _describers(files, layout, config)))
     if not any(file.suffix in AUDIO_SUFFIXES for file in files):
         raise InputError(
-            explain(
-                "no audio found",
-                value=source,
-                expected="a folder with .flac, .wav, .mp3, .ogg or .opus files",
-                fix="check SOURCE",
-            )
+            "no audio found",
+            value=source,
+            expected="a folder with .flac, .wav, .mp3, .ogg or .opus files",
+            fix="check SOURCE",
         )
     return in_order(recordings)
 
@@ -79,7 +77,7 @@ def in_order(recordings: Iterable[Recording]) -> list[Recording]:
     for one, other in itertools.pairwise(ordered):
         if one.recording_id == other.recording_id:
             raise InputError(
-                explain("two recordings of one name", value=f"{one.source}, {other.source}", fix="rename one of them")
+                "two recordings of one name", value=f"{one.source}, {other.source}", fix="rename one of them"
             )
     return ordered
 
@@ -215,13 +213,11 @@ def _list(source: str) -> Iterable[SourceFile]:
     if store.is_remote(source):
         entries = store.list_files(source)
         if not entries:
-            raise NotFoundError(explain("nothing at SOURCE", value=source, fix="check the URI"))
+            raise NotFoundError("nothing at SOURCE", value=source, fix="check the URI")
         return [SourceFile(entry.name, entry.uri, entry.size_bytes, entry.etag) for entry in entries]
     root = Path(store.normalize(source))
     if not _is_folder(root):
-        raise NotFoundError(
-            explain("no such folder", value=source, expected="a folder, .tar or .jsonl", fix="check SOURCE")
-        )
+        raise NotFoundError("no such folder", value=source, expected="a folder, .tar or .jsonl", fix="check SOURCE")
     return sorted(_walk(root, "", ()), key=lambda file: file.name)
 
 
@@ -230,7 +226,7 @@ def _is_folder(root: Path) -> bool:
         return root.is_dir()
     except OSError as error:
         what = f"SOURCE cannot be read ({error.strerror})"
-        raise StorageError(explain(what, value=str(root), fix="check its permissions")) from error
+        raise StorageError(what, value=str(root), fix="check its permissions") from error
 
 
 def _walk(folder: Path, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[SourceFile]:

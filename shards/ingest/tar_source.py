@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, BinaryIO, cast
 
 from syllabary.shards import store
-from syllabary.shards.errors import DamageError, FormatError, InputError, explain
+from syllabary.shards.errors import DamageError, FormatError, InputError
 from syllabary.shards.ingest.config import IngestConfig
 from syllabary.shards.ingest.cutting import VoiceActivity
 from syllabary.shards.ingest.librilight import Sidecar, parse_sidecar
@@ -41,7 +41,7 @@ def head_mark(uri: str) -> str:
     """sha256 of the first header: the same for a tar and a part of its download. Raises StorageError, FormatError."""
     head = store.read_range(uri, 0, _HEAD_BYTES)
     if len(head) < _HEAD_BYTES:
-        raise FormatError(explain("not a tar", value=uri, fix="check SOURCE"))
+        raise FormatError("not a tar", value=uri, fix="check SOURCE")
     return hashlib.sha256(head).hexdigest()
 
 
@@ -73,16 +73,14 @@ class TarStream:
             except (tarfile.TarError, EOFError) as error:
                 fix = "fetch the rest of it, then run again: what is done stays"
                 what = f"tar is damaged or ends early, after {reader.size_bytes:,} bytes ({error})"
-                raise FormatError(explain(what, value=self.uri, fix=fix)) from error
+                raise FormatError(what, value=self.uri, fix=fix) from error
             reader.drain()
         self.md5, self.size_bytes = reader.md5.hexdigest(), reader.size_bytes
         if not self._num_spooled:
-            raise InputError(explain("no audio found", value=self.uri, fix="check SOURCE"))
+            raise InputError("no audio found", value=self.uri, fix="check SOURCE")
         if self.config.tar_md5 not in (None, self.md5):
             raise DamageError(
-                explain(
-                    "wrong md5 of the tar", value=self.md5, expected=str(self.config.tar_md5), fix="download it again"
-                )
+                "wrong md5 of the tar", value=self.md5, expected=str(self.config.tar_md5), fix="download it again"
             )
         yield from self._leftovers()
 

@@ -23,7 +23,7 @@ from syllabary.shards.archive import parts as token_archive
 from syllabary.shards.archive.packing import Packing
 from syllabary.shards.archive.reader import ArchiveReader
 from syllabary.shards.archive.where import Condition
-from syllabary.shards.errors import DamageError, InputError, SyllabaryError, explain
+from syllabary.shards.errors import DamageError, InputError, SyllabaryError
 from syllabary.workers.archive.selection import joins, selection
 from syllabary.workers.cluster.actors import refused
 from syllabary.workers.cluster.memory import keep_freed_memory
@@ -144,7 +144,7 @@ def _joined(job: RestoreJob, recording: str, rows: list[dict[str, Any]]) -> Clip
     rows.sort(key=lambda row: row["start_sample"])
     rates = {row["sample_rate"] for row in rows}
     if len(rates) > 1:
-        raise InputError(explain(f"recording {recording} has utterances of several rates", value=sorted(rates)))
+        raise InputError(f"recording {recording} has utterances of several rates", value=sorted(rates))
     start = 0 if job.start_s is None else round(job.start_s * rows[0]["sample_rate"])
     stop = max(row["start_sample"] + row["num_samples"] for row in rows)
     if job.end_s is not None:
@@ -183,7 +183,7 @@ def _decoded(row: dict[str, Any], tokenizer: Tokenizer, packing: Packing) -> NDA
         return tokenizer.decode(tokens, row["num_samples"], row["sample_rate"])
     except ValueError as error:
         raise DamageError(
-            explain(f"utterance {row['utterance_id']} does not decode ({error})", fix="run `syllabary verify`")
+            f"utterance {row['utterance_id']} does not decode ({error})", fix="run `syllabary verify`"
         ) from error
 
 

@@ -33,7 +33,7 @@ from syllabary.shards.blocks.documents import (
     speaker_split,
 )
 from syllabary.shards.blocks.megatron import write_index, write_sequences
-from syllabary.shards.errors import InputError, explain
+from syllabary.shards.errors import InputError
 from syllabary.workers.control.jobs import PackJob
 from syllabary.workers.control.run_verb import Progress, say
 
@@ -72,7 +72,7 @@ class SplitChooser:
                 if len(splits) > 1:
                     what = f"a speaker in two splits of the archive, {' and '.join(sorted(splits)[:2])}"
                     fix = "pack with --splits speaker, which splits anew by speaker"
-                    raise InputError(explain(what, value=name, fix=fix))
+                    raise InputError(what, value=name, fix=fix)
 
     def _split(self, speaker: str, split: str | None) -> str:
         own = split if self._job.splits == "archive" else None

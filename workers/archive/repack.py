@@ -17,7 +17,7 @@ from syllabary.shards.archive.ledger import intact_ledger, publish_part, sha256,
 from syllabary.shards.archive.packing import Packing
 from syllabary.shards.archive.parts import ArchiveFormat, PartMetadata, open_part, part_name
 from syllabary.shards.archive.reader import ArchiveReader
-from syllabary.shards.errors import DamageError, InputError, explain
+from syllabary.shards.errors import DamageError, InputError
 from syllabary.shards.outputs import mark_done, read_done
 from syllabary.workers.control.jobs import RepackJob
 from syllabary.workers.control.run_verb import Progress, say
@@ -71,7 +71,7 @@ def _wanted(job: RepackJob, form: ArchiveFormat) -> Packing:
     try:
         return replace(form.packing, group_size=job.group_size, digit_order=job.digit_order)
     except ValueError as error:
-        raise InputError(explain(str(error))) from error
+        raise InputError(str(error)) from error
 
 
 def _choices(packing: Packing) -> Iterator[Packing]:
@@ -117,7 +117,7 @@ def _write(job: RepackJob, reader: ArchiveReader, packing: Packing, out: str) ->
 def _write_part(reader: ArchiveReader, shard: str, packing: Packing, out: str) -> None:
     ledger = intact_ledger(reader.uri, shard, reader.format)
     if ledger is None:
-        raise DamageError(explain("a damaged part is not repacked", value=shard, fix=token_archive.REBUILD))
+        raise DamageError("a damaged part is not repacked", value=shard, fix=token_archive.REBUILD)
     file = open_part(store.as_buffer(store.join(reader.uri, part_name(shard))), part_name(shard))
     metadata = token_archive.with_packing(PartMetadata.of_file(file, shard), packing)
     old = reader.format.packing

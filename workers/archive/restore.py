@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from syllabary.shards import outputs, store
 from syllabary.shards.archive.reader import ArchiveReader
-from syllabary.shards.errors import ConflictError, explain
+from syllabary.shards.errors import ConflictError
 from syllabary.workers.archive.clips import Manifest, Restorer, ShardRestorer
 from syllabary.workers.archive.selection import Selected, joins, select, selection
 from syllabary.workers.cluster.actors import error_of, through_actors
@@ -71,12 +71,10 @@ def _matching_tokenizer(job: RestoreJob, reader: ArchiveReader) -> TokenizerFile
     files = load_tokenizer(job.tokenizer)
     if files.digests.encoder != reader.format.encoder_digest:
         raise ConflictError(
-            explain(
-                f"the tokenizer {job.tokenizer} cannot restore {job.archive}, encoder digest",
-                value=files.digests.encoder[:16],
-                expected=reader.format.encoder_digest[:16],
-                fix="use a tokenizer trained with that encoder",
-            )
+            f"the tokenizer {job.tokenizer} cannot restore {job.archive}, encoder digest",
+            value=files.digests.encoder[:16],
+            expected=reader.format.encoder_digest[:16],
+            fix="use a tokenizer trained with that encoder",
         )
     return files
 

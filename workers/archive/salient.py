@@ -15,7 +15,7 @@ from syllabary.shards import outputs, store
 from syllabary.shards.archive import parts as token_archive
 from syllabary.shards.archive.reader import ArchiveReader
 from syllabary.shards.archive.where import Condition, parse_where
-from syllabary.shards.errors import NotFoundError, explain
+from syllabary.shards.errors import NotFoundError
 from syllabary.workers.control.jobs import SalientJob
 from syllabary.workers.control.run_verb import say
 
@@ -43,7 +43,7 @@ def salient(job: SalientJob) -> dict[str, Any]:
     condition = parse_where(job.where, reader.schema) if job.where is not None else None
     counts = _histogram(reader, condition)
     if not counts.sum():
-        raise NotFoundError(explain("no frame is selected", value=job.where or job.archive))
+        raise NotFoundError("no frame is selected", value=job.where or job.archive)
     threshold = salience_threshold(counts, job.top_percent)
     shown: list[dict[str, Any]] = []
     spans = _told(job, _spans(reader, condition, threshold), shown)

@@ -11,17 +11,17 @@ import pyarrow as pa
 from syllabary.shards import outputs
 from syllabary.shards.archive.reader import ArchiveReader
 from syllabary.shards.archive.where import Condition, parse_where
-from syllabary.shards.errors import InputError, NotFoundError, explain
+from syllabary.shards.errors import InputError, NotFoundError
 from syllabary.workers.control.jobs import RestoreJob
 
 
 def selection(job: RestoreJob, schema: pa.Schema) -> Condition | None:
     """The condition that a job's ``where``, ``ids``, ``recording`` and time range make together; None selects all."""
     if job.recording is None and (job.start_s is not None or job.end_s is not None):
-        raise InputError(explain("a time range without a recording", fix="name the recording_id that it belongs to"))
+        raise InputError("a time range without a recording", fix="name the recording_id that it belongs to")
     if job.start_s is not None and job.end_s is not None and job.start_s >= job.end_s:
         what, fix = "a time range that ends before it begins", "give a later end"
-        raise InputError(explain(what, value=f"{job.start_s} to {job.end_s} s", fix=fix))
+        raise InputError(what, value=f"{job.start_s} to {job.end_s} s", fix=fix)
     texts = [f"({job.where})"] if job.where is not None else []
     if job.where is not None:
         parse_where(job.where, schema)  # so that an error shows the user's own text
@@ -88,12 +88,10 @@ def select(job: RestoreJob, reader: ArchiveReader, condition: Condition | None) 
             if left == 0:
                 return Selected(shards, digest.hexdigest())
     if missing:
-        raise NotFoundError(
-            explain(f"{len(missing)} of {len(job.ids)} ids are not in the selection", value=min(missing))
-        )
+        raise NotFoundError(f"{len(missing)} of {len(job.ids)} ids are not in the selection", value=min(missing))
     if not shards:
         what = job.where or job.recording or "everything"
-        raise NotFoundError(explain("no utterance is selected", value=what, fix=f"see what {job.archive} holds"))
+        raise NotFoundError("no utterance is selected", value=what, fix=f"see what {job.archive} holds")
     return Selected(shards, digest.hexdigest())
 
 

@@ -17,7 +17,7 @@ from syllabary.shards.archive import parts as token_archive
 from syllabary.shards.archive.ledger import intact_ledger, shards_in
 from syllabary.shards.archive.parts import ArchiveFormat
 from syllabary.shards.dataset import index
-from syllabary.shards.errors import ConflictError, FormatError, NotFoundError, StorageError, explain
+from syllabary.shards.errors import ConflictError, FormatError, NotFoundError, StorageError
 from syllabary.workers.archive.encode_shard import NO_FIGURES, ShardEncoder, archive_format, figures, persist
 from syllabary.workers.cluster.actors import error_of, through_actors
 from syllabary.workers.cluster.devices import ClusterGpus, choose_device
@@ -61,7 +61,7 @@ def _seconds_by_shard(shards_uri: str) -> dict[str, float]:
     outputs.read_claim(shards_uri, "shards")
     names = index.committed_shards(shards_uri)
     if not names:
-        raise NotFoundError(explain("no index of shards", value=shards_uri, fix="run `syllabary shard` to write it"))
+        raise NotFoundError("no index of shards", value=shards_uri, fix="run `syllabary shard` to write it")
     with ThreadPoolExecutor(_READERS) as pool:
         seconds = pool.map(lambda name: _seconds(index.read_index_part(shards_uri, name)), names)
         return dict(zip(names, seconds, strict=True))
@@ -86,12 +86,10 @@ def _intact_parts(job: TokenizeJob, form: ArchiveFormat, shards: list[str]) -> d
     if foreign := sorted(set(present) - set(shards)):
         uri = store.join(job.archive, token_archive.part_name(foreign[0]))
         raise ConflictError(
-            explain(
-                "a part of no shard",
-                value=uri,
-                expected=f"parts of {job.shards}",
-                fix="move it away, or use another --archive",
-            )
+            "a part of no shard",
+            value=uri,
+            expected=f"parts of {job.shards}",
+            fix="move it away, or use another --archive",
         )
     intact: dict[str, dict[str, Any]] = {}
     with ThreadPoolExecutor(_READERS) as pool:
@@ -110,7 +108,7 @@ def _figures_if_intact(job: TokenizeJob, form: ArchiveFormat, shard: str) -> dic
         return None
     if ledger.shard_digest != token_archive.shard_digest(index.read_index_part(job.shards, shard)):
         fix = "use another --archive, or put the shard back"
-        raise ConflictError(explain("the shard has changed since it was tokenized", value=shard, fix=fix))
+        raise ConflictError("the shard has changed since it was tokenized", value=shard, fix=fix)
     return figures(ledger)
 
 
@@ -169,9 +167,7 @@ def _require_few_quarantined(job: TokenizeJob, summary: dict[str, Any]) -> None:
     percent = 100 * summary["quarantined_s"] / total_s if total_s else 0.0
     if percent > job.max_quarantined_percent:
         raise FormatError(
-            explain(
-                f"{percent:.1f} % of the audio ({summary['num_quarantined']} utterances) is quarantined",
-                expected=f"at most {job.max_quarantined_percent} %",
-                fix=f"the reasons are in {store.join(job.archive, 'ledger')}; max_quarantined_percent allows more",
-            )
+            f"{percent:.1f} % of the audio ({summary['num_quarantined']} utterances) is quarantined",
+            expected=f"at most {job.max_quarantined_percent} %",
+            fix=f"the reasons are in {store.join(job.archive, 'ledger')}; max_quarantined_percent allows more",
         )

@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass
 from typing import Literal
 
-from syllabary.shards.errors import ConfigError, explain
+from syllabary.shards.errors import ConfigError
 
 MAX_GPUS_VARIABLE = "SYLLABARY_MAX_GPUS"
 Device = Literal["cpu", "cuda"]
@@ -51,7 +51,7 @@ def _declared() -> int | None:
     if not text:
         return None
     if not text.isascii() or not text.isdigit():
-        raise ConfigError(explain(MAX_GPUS_VARIABLE, value=text, expected="a whole number of GPUs, 0 or more"))
+        raise ConfigError(MAX_GPUS_VARIABLE, value=text, expected="a whole number of GPUs, 0 or more")
     return int(text)
 
 
@@ -83,10 +83,8 @@ def _asked_for(wanted: int, gpus: ClusterGpus) -> Choice:
         return Choice("cuda", f"device cuda: waits for {_counted(wanted)}; the cluster has {gpus.present} now")
     where = "this machine" if gpus.is_embedded else "the cluster, however it grows,"
     raise ConfigError(
-        explain(
-            f"device cuda wants {_counted(wanted)}, one a process, and {where} has {gpus.at_most}",
-            fix="lower num_workers" if gpus.at_most else "--set STAGE.device=cpu, or run it where there are GPUs",
-        )
+        f"device cuda wants {_counted(wanted)}, one a process, and {where} has {gpus.at_most}",
+        fix="lower num_workers" if gpus.at_most else "--set STAGE.device=cpu, or run it where there are GPUs",
     )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from syllabary.shards.errors import InputError, explain
+from syllabary.shards.errors import InputError
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h of the GNU C library
 _KEPT_BYTES = (1 << 31) - 1
@@ -62,7 +62,7 @@ def bounded_memory(what: str, num_bytes: int, fix: str) -> Iterator[None]:
         InputError: the block needs more, or nothing is left to give.
     """
     if num_bytes <= 0:
-        raise InputError(_refusal(what, num_bytes, fix))
+        raise _refusal(what, num_bytes, fix)
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     wanted = _data_bytes() + num_bytes
     known = [limit for limit in (soft, hard, wanted) if limit != resource.RLIM_INFINITY]
@@ -72,7 +72,7 @@ def bounded_memory(what: str, num_bytes: int, fix: str) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
         if isinstance(error, MemoryError) or any(words in str(error) for words in _TOLD_BY):
-            raise InputError(_refusal(what, num_bytes, fix)) from error
+            raise _refusal(what, num_bytes, fix) from error
         raise
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
@@ -85,5 +85,5 @@ def _data_bytes() -> int:
     return int(kilobytes) * 1024
 
 
-def _refusal(what: str, num_bytes: int, fix: str) -> str:
-    return explain(f"{what} needs more memory than may be taken", value=f"{max(num_bytes, 0) / 1e9:.1f} GB", fix=fix)
+def _refusal(what: str, num_bytes: int, fix: str) -> InputError:
+    return InputError(f"{what} needs more memory than may be taken", value=f"{max(num_bytes, 0) / 1e9:.1f} GB", fix=fix)

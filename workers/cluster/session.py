@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from syllabary.shards.errors import UnavailableError, explain
+from syllabary.shards.errors import UnavailableError
 from syllabary.workers.control.log import emit, worker_environment
 
 _QUIET = {
@@ -84,7 +84,7 @@ def _start_embedded(**options: Any) -> None:
             _end(set(this.children(recursive=True)) - before)
             emit("ray", f"did not start in its 30 s: this machine is busy; {left} more tries")
     fix = "run again when the machine has less to do, or set RAY_ADDRESS to a cluster that runs"
-    raise UnavailableError(explain("Ray did not start", value=f"{_TRIES} tries", fix=fix))
+    raise UnavailableError("Ray did not start", value=f"{_TRIES} tries", fix=fix)
 
 
 def _end(processes: set[psutil.Process]) -> None:

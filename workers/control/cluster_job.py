@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
-from syllabary.shards.errors import InputError, JobError, explain
+from syllabary.shards.errors import InputError, JobError
 from syllabary.workers.control.jobs import Job
 from syllabary.workers.control.log import job_environment
 
@@ -98,17 +98,17 @@ class RayJob:
                 return call()
             except AuthenticationError as error:
                 fix = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the cluster's token file"
-                raise InputError(explain("the Ray cluster refuses us", value=self._address, fix=fix)) from error
+                raise InputError("the Ray cluster refuses us", value=self._address, fix=fix) from error
             except (requests.exceptions.RequestException, OSError) as error:
                 problem = error
             except RuntimeError as error:  # how Ray's client tells every other HTTP status
                 if "does not exist" in str(error) or "404" in str(error):
                     what = f"the Ray cluster at {self._address} has lost the job"
-                    raise JobError(explain(what, fix="run again: it goes on where it was"), may_pass=True) from error
+                    raise JobError(what, fix="run again: it goes on where it was", may_pass=True) from error
                 problem = error
             if time.monotonic() > deadline:
                 what = f"the Ray cluster at {self._address} does not answer ({str(problem).splitlines()[0][:200]})"
-                raise JobError(explain(what, fix="start it, or check RAY_API_SERVER_ADDRESS"), may_pass=True)
+                raise JobError(what, fix="start it, or check RAY_API_SERVER_ADDRESS", may_pass=True)
             time.sleep(POLL_S)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from syllabary.shards import outputs, store
-from syllabary.shards.errors import InputError, StorageError, explain
+from syllabary.shards.errors import InputError, StorageError
 from syllabary.workers.recipes.recipe import Recipe
 
 DEMO = "the demo speech"
@@ -95,7 +95,7 @@ def _fingerprint(source: str) -> dict[str, str]:
     )
     if not files:
         raise InputError(
-            explain("no speech, SOURCE is missing or empty", value=source, expected="a folder or URI with audio files")
+            "no speech, SOURCE is missing or empty", value=source, expected="a folder or URI with audio files"
         )
     return {"source": source, "files_digest": outputs.digest([[f.name, f.size_bytes] for f in files])}
 
@@ -114,6 +114,7 @@ def _require_free_disk(root: str) -> None:
     free = shutil.disk_usage(folder).free
     if free < _NEEDED_BYTES:
         raise StorageError(
-            explain(f"only {free / 2**30:.1f} GiB free at {folder}", expected=f"{_NEEDED_BYTES / 2**30:.0f} GiB",
-                    fix="free some space or give another --out")
-        )  # fmt: skip
+            f"only {free / 2**30:.1f} GiB free at {folder}",
+            expected=f"{_NEEDED_BYTES / 2**30:.0f} GiB",
+            fix="free some space or give another --out",
+        )

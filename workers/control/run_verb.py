@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from pydantic import ValidationError
 
-from syllabary.shards.errors import InputError, SyllabaryError, explain, first_fault
+from syllabary.shards.errors import InputError, SyllabaryError, first_fault
 from syllabary.workers.control import log as job_log
 from syllabary.workers.control.jobs import RESULT_PREFIX, Job, jobs_by_verb
 from syllabary.workers.control.processes import die_with_parent
@@ -68,18 +68,16 @@ def _read_job(arguments: list[str]) -> Job:
     jobs = jobs_by_verb()
     if len(arguments) != 2 or arguments[0] not in jobs:
         raise InputError(
-            explain(
-                "wrong arguments",
-                value=arguments,
-                expected=f"a verb ({', '.join(sorted(jobs))}) and one JSON object, the job",
-                fix="use the `syllabary` command",
-            )
+            "wrong arguments",
+            value=arguments,
+            expected=f"a verb ({', '.join(sorted(jobs))}) and one JSON object, the job",
+            fix="use the `syllabary` command",
         )
     try:
         return jobs[arguments[0]].model_validate_json(arguments[1])
     except ValidationError as error:
         where, message, value = first_fault(error)
-        raise InputError(explain(f"job parameter {where}: {message}", value=value)) from error
+        raise InputError(f"job parameter {where}: {message}", value=value) from error
 
 
 def _function(job: Job) -> Callable[[Job], Mapping[str, Any]]:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from syllabary.shards import outputs, store
-from syllabary.shards.errors import FormatError, explain
+from syllabary.shards.errors import FormatError
 
 STAGE_TIMINGS = "stage_timings.json"
 
@@ -61,7 +61,7 @@ def read_timings(run_uri: str) -> dict[str, StageTime]:
     try:
         return {stage: StageTime.model_validate(values) for stage, values in outputs.read_json(uri).items()}
     except ValidationError as error:
-        raise FormatError(explain(f"not the times of a run ({error.error_count()} errors)", value=uri)) from error
+        raise FormatError(f"not the times of a run ({error.error_count()} errors)", value=uri) from error
 
 
 def _add(run_uri: str, stage: str, *, began: int = 0, ended: int = 0, seconds: float = 0.0) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from syllabary.shards import outputs, store
 from syllabary.shards.dataset import index
-from syllabary.shards.errors import FormatError, explain
+from syllabary.shards.errors import FormatError
 from syllabary.workers.archive.encode_shard import archive_format
 from syllabary.workers.control.run_verb import say
 from syllabary.workers.evaluation import behaviour
@@ -118,7 +118,7 @@ def _results(evaluation: Evaluation) -> tuple[list[dict[str, Any]], list[int]]:
     encoded = [number for number, result in enumerate(results) if result["tokens"]]
     if not encoded:
         reason = results[0]["problems"][0]["reason"] if results[0]["problems"] else "no tokens"
-        raise FormatError(explain("the tokenizer gave nothing on any utterance", value=reason))
+        raise FormatError("the tokenizer gave nothing on any utterance", value=reason)
     return results, encoded
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from syllabary.shards.errors import InputError, SyllabaryError, explain
+from syllabary.shards.errors import InputError, SyllabaryError
 from syllabary.workers.control.jobs import CompareJob
 from syllabary.workers.control.run_verb import say
 from syllabary.workers.evaluation.intervals import Estimate, estimate
@@ -101,10 +101,10 @@ def parsed_tolerances(tolerances: Iterable[str], metrics: Sequence[Metric]) -> d
         except ValueError:
             value = -1.0
         if not equals or not 0 <= value < float("inf"):
-            raise InputError(explain("--tolerance", value=tolerance, expected="metric=x with x of 0 or more"))
+            raise InputError("--tolerance", value=tolerance, expected="metric=x with x of 0 or more")
         if name not in known:
             expected = f"of {', '.join(sorted(known))}"
-            raise InputError(explain("--tolerance of a metric the first report lacks", value=name, expected=expected))
+            raise InputError("--tolerance of a metric the first report lacks", value=name, expected=expected)
         found[name] = value
     return found
 
@@ -119,9 +119,7 @@ def changes_of(
     """One change for every metric that both have on some utterance. Raises InputError when no utterance is common."""
     common = sorted(set(scores_before) & set(scores_after))
     if not common:
-        raise InputError(
-            explain("the reports share no utterance", fix="evaluate both on the same shards, splits and --limit")
-        )
+        raise InputError("the reports share no utterance", fix="evaluate both on the same shards, splits and --limit")
     changes = []
     for metric in before.metrics:
         pairs = [(scores_before[key], scores_after[key]) for key in common if key[1] == metric.name]

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from syllabary.shards import outputs, store
-from syllabary.shards.errors import FormatError, explain
+from syllabary.shards.errors import FormatError
 from syllabary.workers.cluster.session import ray_session
 from syllabary.workers.control.jobs import EvaluateJob
 from syllabary.workers.control.run_verb import Progress, say
@@ -89,7 +89,7 @@ def _score_missing(evaluation: Evaluation) -> None:
     progress.finish()
     if errors:
         what = f"{len(errors)} of {len(todo)} utterances could not be scored, the others are; first: {errors[0]}"
-        raise FormatError(explain(what, fix="repair the shards, or run it again where workers died"))
+        raise FormatError(what, fix="repair the shards, or run it again where workers died")
 
 
 def _scored(evaluation: Evaluation, todo: list[Item]) -> Iterator[Mapping[str, Any]]:

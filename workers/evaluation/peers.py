@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from syllabary.shards import audio, outputs, store
-from syllabary.shards.errors import InputError, explain
+from syllabary.shards.errors import InputError
 from syllabary.workers.evaluation.baselines import Codec, Degraded, Speech
 from syllabary.workers.evaluation.scoring import RATE, Measured, Original, Samples, require_package
 from syllabary.workers.report.card import Bitrates, System
@@ -36,16 +36,12 @@ def peer_directories(peers: Iterable[str]) -> dict[str, Path]:
     for peer in peers:
         name, equals, folder = peer.partition("=")
         if not equals or not name.replace("_", "").isalnum() or name in found:
-            raise InputError(
-                explain("--peer", value=peer, expected="NAME=DIR, each name once", fix="name=<checkpoint folder>")
-            )
+            raise InputError("--peer", value=peer, expected="NAME=DIR, each name once", fix="name=<checkpoint folder>")
         found[name] = Path(folder)
         if _model_type(found[name]) not in (*CODEC_TYPES, WAVLM):
             expected = f"model_type one of {', '.join((*CODEC_TYPES, WAVLM))} in its config.json"
             raise InputError(
-                explain(
-                    f"--peer {name}: no known checkpoint in {folder}", value=_model_type(found[name]), expected=expected
-                )
+                f"--peer {name}: no known checkpoint in {folder}", value=_model_type(found[name]), expected=expected
             )
         require_package("transformers", f"--peer {name}")
     return found
@@ -96,7 +92,7 @@ def _load(folder: str | Path, class_name: str) -> Any:
         return getattr(transformers, class_name).from_pretrained(str(folder), local_files_only=True).eval()
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         first = str(error).strip().splitlines()[0]
-        raise InputError(explain(f"checkpoint does not load ({first})", value=str(folder))) from error
+        raise InputError(f"checkpoint does not load ({first})", value=str(folder)) from error
 
 
 class NeuralCodec:

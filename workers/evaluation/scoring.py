@@ -15,7 +15,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from syllabary.shards.errors import InputError, explain
+from syllabary.shards.errors import InputError
 from syllabary.workers.report.catalogue import METRICS
 
 Samples = NDArray[np.float32]
@@ -60,9 +60,9 @@ def chosen_metrics(names: Iterable[str], *, with_wavlm: bool) -> tuple[str, ...]
     known = [metric.name for metric in METRICS]
     wanted = set(names) or set(known) - (set() if with_wavlm else {"wavlm_similarity"})
     if unknown := sorted(wanted - set(known)):
-        raise InputError(explain("unknown metric", value=unknown[0], expected=f"of {', '.join(known)}"))
+        raise InputError("unknown metric", value=unknown[0], expected=f"of {', '.join(known)}")
     if "wavlm_similarity" in wanted and not with_wavlm:
-        raise InputError(explain("wavlm_similarity without a checkpoint", fix="give --peer wavlm=<directory>"))
+        raise InputError("wavlm_similarity without a checkpoint", fix="give --peer wavlm=<directory>")
     for family in families_of(wanted):
         require_package(FAMILIES[family][1], f"metric {FAMILIES[family][0][0]}")
     return tuple(name for name in known if name in wanted)
@@ -79,7 +79,7 @@ def require_package(package: str | None, what: str) -> None:
     if package is None or importlib.util.find_spec(package) is not None:
         return
     fix = "install the extra: pip install 'syllabary[evaluate]' (see the README), or leave it out"
-    raise InputError(explain(f"{what} needs a package that is not installed", value=package, fix=fix))
+    raise InputError(f"{what} needs a package that is not installed", value=package, fix=fix)
 
 
 class Original:

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from syllabary.shards import outputs
 from syllabary.shards.dataset import index
-from syllabary.shards.errors import InputError, explain
+from syllabary.shards.errors import InputError
 from syllabary.workers.control.jobs import EvaluateJob
 from syllabary.workers.evaluation.transcripts import read_transcripts
 from syllabary.workers.evaluation.utterance import Item
@@ -49,12 +49,10 @@ def select(job: EvaluateJob) -> Selection:
     long_enough = [row for row in rows if row["num_samples"] >= _MIN_S * row["sample_rate"]]
     if not long_enough:
         raise InputError(
-            explain(
-                f"too few utterances in the splits {', '.join(job.splits)} of {job.shards}",
-                value=len(rows),
-                expected=f"at least one of {_MIN_S} s",
-                fix="shard more speech, with ingest.valid_percent above 0, or name other --splits",
-            )
+            f"too few utterances in the splits {', '.join(job.splits)} of {job.shards}",
+            value=len(rows),
+            expected=f"at least one of {_MIN_S} s",
+            fix="shard more speech, with ingest.valid_percent above 0, or name other --splits",
         )
     chosen = _in_turn(long_enough, job.seed)[: job.limit]
     texts = _transcripts(job.transcripts, chosen) if job.transcripts else {}
@@ -71,7 +69,7 @@ def _transcripts(uri: str, chosen: list[dict[str, Any]]) -> dict[str, str]:
             f"utterance_id as {chosen[0]['utterance_id']!r}, or path as {chosen[0]['source']!r} and whole stretches"
         )
         what = f"no transcript of any of the {len(chosen)} utterances"
-        raise InputError(explain(what, value=uri, expected=example, fix="or leave --transcripts out"))
+        raise InputError(what, value=uri, expected=example, fix="or leave --transcripts out")
     return found
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from syllabary.shards import store
-from syllabary.shards.errors import FormatError, explain
+from syllabary.shards.errors import FormatError
 
 # Utterances are cut at pauses, stretches often somewhere in them: so much may stick out, so much is no touch.
 _MARGIN_S, _TOUCH_S = 0.6, 0.3
@@ -51,14 +51,12 @@ def _read_table(uri: str) -> list[dict[str, str]]:
     try:
         text = store.read_bytes(uri).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise FormatError(explain("transcripts are not UTF-8", value=uri)) from error
+        raise FormatError("transcripts are not UTF-8", value=uri) from error
     table = list(csv.DictReader(io.StringIO(text), delimiter="\t", quoting=csv.QUOTE_NONE))
     columns = set(table[0]) if table else set()
     if not (columns >= _BY_ID or columns >= _BY_TIME):
         expected = "tab-separated columns utterance_id, text or path, start_sec, end_sec, text"
-        raise FormatError(
-            explain(f"not a table of transcripts: {uri}", value=sorted(map(str, columns)), expected=expected)
-        )
+        raise FormatError(f"not a table of transcripts: {uri}", value=sorted(map(str, columns)), expected=expected)
     return table
 
 
@@ -68,7 +66,7 @@ def _by_recording(uri: str, table: list[dict[str, str]]) -> dict[str, list[Stret
         try:
             stretches[row["path"]].append(Stretch(float(row["start_sec"]), float(row["end_sec"]), row["text"] or ""))
         except (TypeError, ValueError) as error:
-            raise FormatError(explain(f"line {number} of {uri}", value=row, expected="seconds and text")) from error
+            raise FormatError(f"line {number} of {uri}", value=row, expected="seconds and text") from error
     return {path: sorted(found, key=lambda stretch: stretch.start_s) for path, found in stretches.items()}
 
 

@@ -14,7 +14,7 @@ import soundfile
 from pydantic import ValidationError
 
 from syllabary.shards import outputs, store
-from syllabary.shards.errors import ConfigError, ConflictError, InputError, explain, first_fault
+from syllabary.shards.errors import ConfigError, ConflictError, InputError, first_fault
 from syllabary.shards.ingest.recordings import Recording
 from syllabary.shards.ingest.sources import list_recordings
 from syllabary.workers.control.jobs import PlanJob
@@ -66,12 +66,12 @@ def _require_same_recipe(run: str, planned: Mapping[str, Any]) -> None:
     for section in planned:
         if found.get(section) != planned[section]:
             what = f"the run at {run} is of another recipe than the plan: {section} differs"
-            raise ConflictError(explain(what, fix="plan with the run's recipe, --config and --set"))
+            raise ConflictError(what, fix="plan with the run's recipe, --config and --set")
 
 
 def _stored(job: PlanJob) -> dict[str, Any]:
     if job.out is None:
-        raise InputError(explain("a run to compare, but no plan", fix="give --out, where the plan was stored"))
+        raise InputError("a run to compare, but no plan", fix="give --out, where the plan was stored")
     return outputs.read_json(store.join(job.out, PLAN))
 
 
@@ -114,13 +114,13 @@ def corpus_of(job: PlanJob, recipe: Recipe) -> Corpus:
     """The corpus: a preset, stated hours, or the recordings at a source, counted."""
     given = [name for name in ("source", "hours", "preset") if getattr(job, name) is not None]
     if len(given) != 1:
-        raise InputError(explain("which corpus?", value=given or None, expected="one of SOURCE, --hours and --preset"))
+        raise InputError("which corpus?", value=given or None, expected="one of SOURCE, --hours and --preset")
     update = {"stored_fraction": job.stored_fraction}
     if job.flac_bytes_per_s is not None:
         update["flac_bytes_per_s"] = job.flac_bytes_per_s
     if job.preset is not None:
         if job.preset not in PRESETS:
-            raise InputError(explain("unknown preset", value=job.preset, expected=f"one of {', '.join(PRESETS)}"))
+            raise InputError("unknown preset", value=job.preset, expected=f"one of {', '.join(PRESETS)}")
         return PRESETS[job.preset].model_copy(update=update)
     if job.hours is not None:
         return Corpus(name=f"{job.hours:,g} hours", hours=job.hours).model_copy(update=update)
@@ -134,12 +134,12 @@ def counted(source: str, recipe: Recipe) -> Corpus:
         InputError: no file's length can be read.
     """
     if source.endswith((".tar", ".jsonl")):
-        raise InputError(explain("only a folder is counted", value=source, fix="state its --hours"))
+        raise InputError("only a folder is counted", value=source, fix="state its --hours")
     recordings = [r for r in list_recordings(source, recipe.ingest) if r.size_bytes]
     sampled = recordings[:: max(1, -(-len(recordings) // _SAMPLED))]
     read = [(r.size_bytes, length) for r in sampled if (length := _length_s(r)) > 0]
     if not read:
-        raise InputError(explain("no file's length can be read", value=source, fix="state the --hours of the corpus"))
+        raise InputError("no file's length can be read", value=source, fix="state the --hours of the corpus")
     bytes_per_s = sum(size for size, _ in read) / sum(length for _, length in read)
     total_s = sum(r.size_bytes for r in recordings) / bytes_per_s
     note = f"{source}: {len(recordings):,} recordings, lengths read from {len(read):,} of them"
@@ -173,7 +173,7 @@ def stated_rates(rates: Mapping[str, float]) -> StageRates:
     except ValidationError as error:
         where, message, _ = first_fault(error)
         names = ", ".join(StageRates.model_fields)
-        raise ConfigError(explain(f"rate {where}: {message}", expected=f"{names}, each in audio-s/s")) from error
+        raise ConfigError(f"rate {where}: {message}", expected=f"{names}, each in audio-s/s") from error
 
 
 def sizes_of(recipe: Recipe) -> Sizes:

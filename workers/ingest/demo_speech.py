@@ -18,7 +18,7 @@ import numpy as np
 
 from syllabary.shards import outputs, store
 from syllabary.shards.audio import encode_flac
-from syllabary.shards.errors import InputError, StorageError, explain
+from syllabary.shards.errors import InputError, StorageError
 from syllabary.workers.control.jobs import FetchDemoJob
 from syllabary.workers.control.run_verb import Progress, say
 
@@ -46,7 +46,7 @@ def fetch_demo_speech(job: FetchDemoJob) -> dict[str, Any]:
         StorageError: the packages cannot be fetched.
     """
     if store.is_remote(job.out):
-        raise InputError(explain("the demo speech needs a local folder", value=job.out, expected="a path"))
+        raise InputError("the demo speech needs a local folder", value=job.out, expected="a path")
     if done := outputs.read_done(job.out):
         return done
     _require_apt()
@@ -61,9 +61,11 @@ def _require_apt() -> None:
     missing = [tool for tool in ("apt-get", "dpkg-deb") if shutil.which(tool) is None]
     if missing:
         raise InputError(
-            explain("the demo speech comes from Debian packages and this machine has no", value=missing[0],
-                    expected="a Debian-family machine", fix="use your own speech: make run SOURCE=<folder or URI>")
-        )  # fmt: skip
+            "the demo speech comes from Debian packages and this machine has no",
+            value=missing[0],
+            expected="a Debian-family machine",
+            fix="use your own speech: make run SOURCE=<folder or URI>",
+        )
 
 
 def _unpack_packages(folder: Path) -> Path:
@@ -75,9 +77,9 @@ def _unpack_packages(folder: Path) -> Path:
         download = _apt([*options, "download", *packages], folder)
         if download.returncode:
             raise StorageError(
-                explain(f"apt-get could not download the demo speech ({_last_line(download.stderr)})",
-                        fix="check the network, or use your own speech: make run SOURCE=<folder or URI>")
-            )  # fmt: skip
+                f"apt-get could not download the demo speech ({_last_line(download.stderr)})",
+                fix="check the network, or use your own speech: make run SOURCE=<folder or URI>",
+            )
     unpacked = folder / "unpacked"
     for package in sorted(folder.glob("*.deb")):
         subprocess.run(["dpkg-deb", "-x", str(package), str(unpacked)], check=True)

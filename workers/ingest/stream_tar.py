@@ -9,7 +9,7 @@ from typing import Any
 
 from syllabary.shards import outputs, store
 from syllabary.shards.dataset.index import committed_shards
-from syllabary.shards.errors import ConflictError, DamageError, explain
+from syllabary.shards.errors import ConflictError, DamageError
 from syllabary.shards.ingest import ingest
 from syllabary.shards.ingest.config import IngestConfig
 from syllabary.shards.ingest.duplicates import mark_duplicates, mark_of
@@ -61,7 +61,7 @@ def _require_same_size(job: ShardJob, done: dict[str, Any]) -> None:
     size_bytes = store.size_bytes(job.source)
     if size_bytes != done["source_size_bytes"]:
         what = f"{job.out} was made of a tar of {done['source_size_bytes']:,} bytes and not"
-        raise ConflictError(explain(what, value=size_bytes, fix="use another --out"))
+        raise ConflictError(what, value=size_bytes, fix="use another --out")
 
 
 def _write(feed: TarFeed, out: str) -> int:

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from syllabary.shards import outputs, store
 from syllabary.shards.archive.ledger import QUARANTINED, TOKENIZED, read_ledger, shards_in
 from syllabary.shards.dataset import index
-from syllabary.shards.errors import NotFoundError, StorageError, SyllabaryError, explain
+from syllabary.shards.errors import NotFoundError, StorageError, SyllabaryError
 from syllabary.shards.ingest import ledger as ingest_ledger
 from syllabary.shards.ingest.planning import read_plans
 from syllabary.workers.control.jobs import StatusJob
@@ -83,7 +83,7 @@ def look(uri: str) -> list[Status]:
     uri = store.normalize(uri)
     holds = kind_of(uri)
     if holds is None:
-        raise NotFoundError(_nothing(uri))
+        raise _nothing(uri)
     if holds != "run":
         return [_described(uri, holds)]
     stages = [_described(place, kind) for place in _places(uri) if (kind := kind_of(place)) is not None]
@@ -122,11 +122,13 @@ def _names(found: list[Status]) -> list[str]:
     return [root, *(f"  {one.uri[len(root) + 1 :]}" for one in found[1:])]
 
 
-def _nothing(uri: str) -> str:
+def _nothing(uri: str) -> NotFoundError:
     if not store.exists(uri):
-        return explain("nothing there", value=uri, fix="check the URI")
+        return NotFoundError("nothing there", value=uri, fix="check the URI")
     expected = f"a folder with {outputs.CLAIM}, or a tokenizer directory"
-    return explain("no output of syllabary", value=uri, expected=expected, fix="give the --out or --archive of a verb")
+    return NotFoundError(
+        "no output of syllabary", value=uri, expected=expected, fix="give the --out or --archive of a verb"
+    )
 
 
 def _places(run: str) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from syllabary.shards import outputs, store
-from syllabary.shards.errors import InputError, explain
+from syllabary.shards.errors import InputError
 from syllabary.shards.ingest import ledger as ingest_ledger
 from syllabary.workers.control.jobs import SummaryJob
 from syllabary.workers.control.run_layout import PipelineLayout
@@ -48,7 +48,7 @@ def _history(run: str) -> History:
 def _done(uri: str) -> dict[str, Any]:
     found = outputs.read_done(uri)
     if found is None:
-        raise InputError(explain("stage is not complete", value=uri, fix="run the pipeline again: it goes on there"))
+        raise InputError("stage is not complete", value=uri, fix="run the pipeline again: it goes on there")
     return found
 
 

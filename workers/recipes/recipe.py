@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from syllabary.model.config import ModelConfig
 from syllabary.shards import store
-from syllabary.shards.errors import ConfigError, explain, first_fault
+from syllabary.shards.errors import ConfigError, first_fault
 from syllabary.shards.ingest.config import IngestConfig
 from syllabary.workers.recipes import models as model_ladder
 from syllabary.workers.recipes.training import (
@@ -295,12 +295,7 @@ def resolve(name: str, *, config_uri: str | None = None, overrides: Iterable[str
     """
     if name not in RECIPES:
         raise ConfigError(
-            explain(
-                "unknown recipe",
-                value=name,
-                expected=f"one of {', '.join(sorted(RECIPES))}",
-                fix="see `syllabary recipes`",
-            )
+            "unknown recipe", value=name, expected=f"one of {', '.join(sorted(RECIPES))}", fix="see `syllabary recipes`"
         )
     values = RECIPES[name]().model_dump(mode="json")
     if config_uri:
@@ -317,11 +312,9 @@ def validate(values: Mapping[str, Any]) -> Recipe:
     except ValidationError as error:
         where, message, value = first_fault(error)
         raise ConfigError(
-            explain(
-                f"{where or 'recipe'}: {message}",
-                value=None if isinstance(value, dict) else value,
-                fix="see `syllabary show " + str(values.get("name")) + "`",
-            )
+            f"{where or 'recipe'}: {message}",
+            value=None if isinstance(value, dict) else value,
+            fix="see `syllabary show " + str(values.get("name")) + "`",
         ) from error
 
 
@@ -329,9 +322,9 @@ def _read_yaml(uri: str) -> dict[str, Any]:
     try:
         values = yaml.safe_load(store.read_bytes(uri))
     except yaml.YAMLError as error:
-        raise ConfigError(explain(f"not YAML ({error})", value=uri)) from error
+        raise ConfigError(f"not YAML ({error})", value=uri) from error
     if not isinstance(values, dict):
-        raise ConfigError(explain("configuration file is not a mapping", value=uri, expected="sections and keys"))
+        raise ConfigError("configuration file is not a mapping", value=uri, expected="sections and keys")
     return values
 
 
@@ -339,9 +332,7 @@ def _merge(base: dict[str, Any], extra: Mapping[str, Any], path: str) -> None:
     for key, value in extra.items():
         where = f"{path}{key}"
         if key not in base:
-            raise ConfigError(
-                explain("unknown configuration key", value=where, expected=f"one of {', '.join(sorted(base))}")
-            )
+            raise ConfigError("unknown configuration key", value=where, expected=f"one of {', '.join(sorted(base))}")
         if (
             isinstance(value, dict)
             and isinstance(base[key], dict)
@@ -355,11 +346,11 @@ def _merge(base: dict[str, Any], extra: Mapping[str, Any], path: str) -> None:
 def _override(values: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     if not equals or not path:
-        raise ConfigError(explain("override is not key=value", value=override, expected="--set a.b=c"))
+        raise ConfigError("override is not key=value", value=override, expected="--set a.b=c")
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(explain(f"override value is not YAML ({error})", value=override)) from error
+        raise ConfigError(f"override value is not YAML ({error})", value=override) from error
     tree: Any = value
     for part in reversed(path.split(".")):
         tree = {part: tree}

@@ -23,7 +23,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from syllabary.shards import outputs, store
-from syllabary.shards.errors import FormatError, VersionError, explain, first_fault
+from syllabary.shards.errors import FormatError, VersionError, first_fault
 
 FORMAT_VERSION = 1
 REPORT, PAGE = "report.json", "report.html"
@@ -376,10 +376,8 @@ def read_card(out: str) -> ReportCard:
     values = outputs.read_json(uri)
     if values.get("format_version") != FORMAT_VERSION:
         found = values.get("format_version")
-        raise VersionError(explain(f"unknown report version in {uri}", value=found, expected=str(FORMAT_VERSION)))
+        raise VersionError(f"unknown report version in {uri}", value=found, expected=str(FORMAT_VERSION))
     try:
         return ReportCard.model_validate_json(json.dumps(values))
     except ValidationError as error:
-        raise FormatError(
-            explain(f"damaged report at {first_fault(error).where}", value=uri, fix="evaluate again")
-        ) from error
+        raise FormatError(f"damaged report at {first_fault(error).where}", value=uri, fix="evaluate again") from error

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from syllabary.shards import store
-from syllabary.shards.errors import FormatError, explain
+from syllabary.shards.errors import FormatError
 from syllabary.workers.report.card import SCORES, SCORES_COLUMNS
 
 
@@ -22,4 +22,4 @@ def read_scores(report: str) -> pa.Table:
     try:
         return pq.read_table(pa.BufferReader(data), columns=list(SCORES_COLUMNS)).select(list(SCORES_COLUMNS))
     except (pa.ArrowException, OSError, KeyError) as error:
-        raise FormatError(explain("damaged scores", value=uri, fix="evaluate again")) from error
+        raise FormatError("damaged scores", value=uri, fix="evaluate again") from error

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from syllabary.shards.archive.packing import Packing
-from syllabary.shards.errors import InputError, explain
+from syllabary.shards.errors import InputError
 
 _PEAK_LIMIT = 16.0
 _RATE_RANGE = (1_000, 768_000)
@@ -21,10 +21,10 @@ def checked_device(device: str) -> torch.device:
     try:
         found = torch.device(device)
     except RuntimeError as error:
-        raise InputError(explain("unknown device", value=device, expected="cpu, cuda or cuda:N")) from error
+        raise InputError("unknown device", value=device, expected="cpu, cuda or cuda:N") from error
     num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if found.type not in ("cpu", "cuda") or (found.type == "cuda" and (found.index or 0) >= num_gpus):
-        raise InputError(explain("device is not available here", value=device, expected="cpu", fix="use --device cpu"))
+        raise InputError("device is not available here", value=device, expected="cpu", fix="use --device cpu")
     return found
 
 
@@ -32,9 +32,9 @@ def checked_rate(sample_rate: int) -> int:
     """A sample rate in Hz that speech can have. Raises InputError."""
     low, high = _RATE_RANGE
     if not isinstance(sample_rate, int | np.integer) or isinstance(sample_rate, bool):
-        raise InputError(explain("sample_rate", value=sample_rate, expected="a whole number of Hz"))
+        raise InputError("sample_rate", value=sample_rate, expected="a whole number of Hz")
     if not low <= sample_rate <= high:
-        raise InputError(explain("sample_rate", value=int(sample_rate), expected=f"{low:,} to {high:,} Hz"))
+        raise InputError("sample_rate", value=int(sample_rate), expected=f"{low:,} to {high:,} Hz")
     return int(sample_rate)
 
 
@@ -50,19 +50,15 @@ def checked_waveform(wav: ArrayLike, sample_rate: int) -> NDArray[np.float32]:
     if not np.isfinite(array).all():
         at = int(np.argmin(np.isfinite(array)))
         raise InputError(
-            explain(
-                f"sample {at} of the waveform",
-                value=float(array[at]),
-                expected="finite samples",
-                fix="repair or drop the recording",
-            )
+            f"sample {at} of the waveform",
+            value=float(array[at]),
+            expected="finite samples",
+            fix="repair or drop the recording",
         )
     peak = float(np.abs(array).max())
     if peak > _PEAK_LIMIT:
         raise InputError(
-            explain(
-                "peak of the waveform", value=peak, expected="samples in -1..1", fix="divide 16-bit integers by 32768"
-            )
+            "peak of the waveform", value=peak, expected="samples in -1..1", fix="divide 16-bit integers by 32768"
         )
     return np.ascontiguousarray(array, np.float32)
 
@@ -70,30 +66,23 @@ def checked_waveform(wav: ArrayLike, sample_rate: int) -> NDArray[np.float32]:
 def _require_floating_mono(array: NDArray[Any]) -> None:
     if not np.issubdtype(array.dtype, np.floating):
         raise InputError(
-            explain(
-                "type of the waveform",
-                value=str(array.dtype),
-                expected="floating samples in -1..1",
-                fix="divide 16-bit integers by 32768",
-            )
+            "type of the waveform",
+            value=str(array.dtype),
+            expected="floating samples in -1..1",
+            fix="divide 16-bit integers by 32768",
         )
     if array.ndim != 1:
         raise InputError(
-            explain(
-                "shape of the waveform",
-                value=list(array.shape),
-                expected="[num_samples], mono",
-                fix="average the channels",
-            )
+            "shape of the waveform", value=list(array.shape), expected="[num_samples], mono", fix="average the channels"
         )
     if not len(array):
-        raise InputError(explain("empty waveform", value=0, expected="1 sample or more"))
+        raise InputError("empty waveform", value=0, expected="1 sample or more")
 
 
 def checked_length(num_samples: object) -> int:
     """A number of samples, 1 or more. Raises InputError."""
     if not isinstance(num_samples, int | np.integer) or isinstance(num_samples, bool) or num_samples < 1:
-        raise InputError(explain("num_samples", value=num_samples, expected="a whole number, 1 or more"))
+        raise InputError("num_samples", value=num_samples, expected="a whole number, 1 or more")
     return int(num_samples)
 
 
@@ -102,12 +91,10 @@ def checked_lengths(num_samples: object, count: int) -> list[int]:
     lengths = list(num_samples) if isinstance(num_samples, Sequence | np.ndarray) and np.ndim(num_samples) else []
     if len(lengths) != count:
         raise InputError(
-            explain(
-                "lengths of a list of tokens",
-                value=num_samples,
-                expected=f"a list of {count}",
-                fix="give one num_samples a list item",
-            )
+            "lengths of a list of tokens",
+            value=num_samples,
+            expected=f"a list of {count}",
+            fix="give one num_samples a list item",
         )
     return [checked_length(length) for length in lengths]
 
@@ -123,17 +110,15 @@ def checked_digits(tokens: ArrayLike, packing: Packing) -> NDArray[np.uint8]:
     if array.ndim == 1:
         if len(array) % packing.num_groups:
             raise InputError(
-                explain(
-                    "count of the tokens",
-                    value=len(array),
-                    expected=f"a multiple of {packing.num_groups}, the tokens of a frame",
-                    fix="give whole frames",
-                )
+                "count of the tokens",
+                value=len(array),
+                expected=f"a multiple of {packing.num_groups}, the tokens of a frame",
+                fix="give whole frames",
             )
         array = array.reshape(-1, packing.num_groups)
     try:
         return packing.unpack(array)
     except ValueError as error:
         raise InputError(
-            explain(f"tokens do not fit the tokenizer: {error}", fix="use the tokenizer that wrote them")
+            f"tokens do not fit the tokenizer: {error}", fix="use the tokenizer that wrote them"
         ) from error

@@ -10,7 +10,7 @@ import soundfile
 
 from syllabary.shards import store
 from syllabary.shards.audio import encode_flac
-from syllabary.shards.errors import ConflictError, InputError, explain
+from syllabary.shards.errors import ConflictError, InputError
 from syllabary.workers.control.jobs import DecodeJob
 from syllabary.workers.control.run_verb import Progress
 from syllabary.workers.tokenizer.encode_files import target_uris
@@ -42,12 +42,10 @@ def _matching(uri: str, tokenizer: Tokenizer) -> TokenFile:
     content = read_token_file(uri)
     if content.encoder_digest != tokenizer.encoder_digest:
         raise ConflictError(
-            explain(
-                f"tokens of another encoder in {uri}",
-                value=content.encoder_digest[:16],
-                expected=tokenizer.encoder_digest[:16],
-                fix="use the tokenizer that wrote them",
-            )
+            f"tokens of another encoder in {uri}",
+            value=content.encoder_digest[:16],
+            expected=tokenizer.encoder_digest[:16],
+            fix="use the tokenizer that wrote them",
         )
     try:
         tokenizer.require_decodable(content.tokens, content.num_samples, content.sample_rate)

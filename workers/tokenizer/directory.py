@@ -26,7 +26,6 @@ from syllabary.shards.errors import (
     DamageError,
     FormatError,
     InputError,
-    explain,
     first_fault,
     require_version,
 )
@@ -192,10 +191,8 @@ def _canonical(what: str, state: State) -> dict[str, Tensor]:
     for name, tensor in found.items():
         if not bool(torch.isfinite(tensor).all()):
             raise InputError(
-                explain(
-                    f"{what} weight {name} holds values that are not finite",
-                    fix="the training run diverged: use an earlier checkpoint",
-                )
+                f"{what} weight {name} holds values that are not finite",
+                fix="the training run diverged: use an earlier checkpoint",
             )
     return found
 
@@ -216,23 +213,16 @@ def _require_fit(
     fix = "use the weights and the configuration of one and the same run"
     for name in sorted({*state, *expected}):
         if name not in state:
-            raise error(explain(f"{what} lacks weight", value=name, expected=f"shape {expected[name]}", fix=fix))
+            raise error(f"{what} lacks weight", value=name, expected=f"shape {expected[name]}", fix=fix)
         if name not in expected:
-            raise error(explain(f"{what} has an unknown weight", value=name, fix=fix))
+            raise error(f"{what} has an unknown weight", value=name, fix=fix)
         if list(state[name].shape) != expected[name]:
             raise error(
-                explain(
-                    f"{what} weight {name} has shape",
-                    value=list(state[name].shape),
-                    expected=str(expected[name]),
-                    fix=fix,
-                )
+                f"{what} weight {name} has shape", value=list(state[name].shape), expected=str(expected[name]), fix=fix
             )
         if state[name].dtype != torch.float32:
             raise error(
-                explain(
-                    f"{what} weight {name} has type", value=str(state[name].dtype), expected="torch.float32", fix=fix
-                )
+                f"{what} weight {name} has type", value=str(state[name].dtype), expected="torch.float32", fix=fix
             )
 
 
@@ -242,12 +232,10 @@ def _require_vacant(uri: str, digests: Digests) -> None:
     found = _read_description(uri)
     if (found.get("encoder_digest"), found.get("decoder_digest")) != (digests.encoder, digests.decoder):
         raise ConflictError(
-            explain(
-                f"another tokenizer is at {uri}: encoder digest",
-                value=str(found.get("encoder_digest"))[:16],
-                expected=digests.encoder[:16],
-                fix="use another --out",
-            )
+            f"another tokenizer is at {uri}: encoder digest",
+            value=str(found.get("encoder_digest"))[:16],
+            expected=digests.encoder[:16],
+            fix="use another --out",
         )
 
 
@@ -255,12 +243,10 @@ def _read_description(uri: str) -> dict[str, Any]:
     found = read_json(store.join(uri, CONFIG))
     if found.get("kind") != "tokenizer":
         raise FormatError(
-            explain(
-                f"not a tokenizer directory: {uri} has kind",
-                value=found.get("kind"),
-                expected="tokenizer",
-                fix="give the directory that `syllabary export` wrote",
-            )
+            f"not a tokenizer directory: {uri} has kind",
+            value=found.get("kind"),
+            expected="tokenizer",
+            fix="give the directory that `syllabary export` wrote",
         )
     require_version(found.get("format_version"), FORMAT_VERSION, f"tokenizer format version at {uri}")
     return found
@@ -270,14 +256,12 @@ def _read_config(uri: str, description: Mapping[str, Any]) -> ModelConfig:
     fix = "restore config.json from a backup"
     for key in ("model", "recipe", "encoder_digest", "decoder_digest"):
         if key not in description:
-            raise DamageError(explain(f"config.json of the tokenizer at {uri} has no key", value=key, fix=fix))
+            raise DamageError(f"config.json of the tokenizer at {uri} has no key", value=key, fix=fix)
     try:
         return ModelConfig.model_validate(description["model"])
     except ValidationError as error:
         line = first_fault(error).message
-        raise DamageError(explain(f"configuration of the tokenizer at {uri} does not resolve ({line})", fix=fix)) from (
-            error
-        )
+        raise DamageError(f"configuration of the tokenizer at {uri} does not resolve ({line})", fix=fix) from (error)
 
 
 def _read_state(uri: str, name: str, expected: Mapping[str, list[int]]) -> dict[str, Tensor]:
@@ -286,7 +270,7 @@ def _read_state(uri: str, name: str, expected: Mapping[str, list[int]]) -> dict[
         state = safetensors.torch.load(store.read_bytes(target))
     except (safetensors.SafetensorError, ValueError, KeyError) as error:
         raise DamageError(
-            explain(f"not a readable safetensors file ({error})", value=target, fix="restore the file from a backup")
+            f"not a readable safetensors file ({error})", value=target, fix="restore the file from a backup"
         ) from error
     _require_fit(target, state, expected, DamageError)
     return state
@@ -295,10 +279,8 @@ def _read_state(uri: str, name: str, expected: Mapping[str, list[int]]) -> dict[
 def _require_digest(uri: str, name: str, stated: object, found: str) -> None:
     if stated != found:
         raise DamageError(
-            explain(
-                f"{store.join(uri, name)} or its configuration has changed: digest",
-                value=found[:16],
-                expected=str(stated)[:16],
-                fix="restore the directory from a backup",
-            )
+            f"{store.join(uri, name)} or its configuration has changed: digest",
+            value=found[:16],
+            expected=str(stated)[:16],
+            fix="restore the directory from a backup",
         )

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from syllabary.shards import store
 from syllabary.shards.audio import decode as decode_audio
-from syllabary.shards.errors import ConflictError, FormatError, InputError, explain
+from syllabary.shards.errors import ConflictError, FormatError, InputError
 from syllabary.workers.control.jobs import EncodeJob
 from syllabary.workers.control.run_verb import Progress
 from syllabary.workers.tokenizer.checks import checked_waveform
@@ -53,7 +53,7 @@ def target_uris(files: tuple[str, ...], out: str | None, suffix: str) -> list[st
         ConflictError: two inputs would give one output.
     """
     if not files:
-        raise InputError(explain("no files given", expected="one file or more"))
+        raise InputError("no files given", expected="one file or more")
     targets = []
     for uri in files:
         path = PurePosixPath(store.normalize(uri).replace("://", ":/"))
@@ -62,7 +62,7 @@ def target_uris(files: tuple[str, ...], out: str | None, suffix: str) -> list[st
         target = store.join(folder, name + suffix)
         if target in targets:
             raise ConflictError(
-                explain("two inputs would become one output", value=target, fix="run them into separate --out folders")
+                "two inputs would become one output", value=target, fix="run them into separate --out folders"
             )
         targets.append(target)
     return targets

@@ -14,7 +14,7 @@ from syllabary.model.config import ModelConfig
 from syllabary.model.cpu.accelerate import accelerate_inference
 from syllabary.model.cpu.generator import FusedGenerator
 from syllabary.model.encoder import Encoder
-from syllabary.shards.errors import ConfigError, explain
+from syllabary.shards.errors import ConfigError
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -69,12 +69,10 @@ def computes_bf16(device: torch.device) -> bool:
 def _require_bf16(device: torch.device) -> None:
     if not computes_bf16(device):
         raise ConfigError(
-            explain(
-                "this CPU does not compute in bf16",
-                value="encoder.precision=bf16",
-                expected="AVX-512 BF16 or AVX-NE-CONVERT",
-                fix="use such a CPU or a GPU; tokens of fp32 would be another encoder's",
-            )
+            "this CPU does not compute in bf16",
+            value="encoder.precision=bf16",
+            expected="AVX-512 BF16 or AVX-NE-CONVERT",
+            fix="use such a CPU or a GPU; tokens of fp32 would be another encoder's",
         )
 
 

@@ -16,7 +16,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from syllabary.shards import store
-from syllabary.shards.errors import DamageError, FormatError, explain, require_version
+from syllabary.shards.errors import DamageError, FormatError, require_version
 
 FORMAT_VERSION = "1"
 KIND = "syllabary-tokens"
@@ -66,22 +66,18 @@ def read_token_file(uri: str) -> TokenFile:
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     except (safetensors.SafetensorError, ValueError, KeyError) as error:
         raise FormatError(
-            explain(
-                f"not a token file ({error})",
-                value=uri,
-                expected=f"a {SUFFIX} file",
-                fix="give a file that `syllabary encode` wrote",
-            )
+            f"not a token file ({error})",
+            value=uri,
+            expected=f"a {SUFFIX} file",
+            fix="give a file that `syllabary encode` wrote",
         ) from error
     metadata = _metadata(header)
     if metadata.get("kind") != KIND:
         raise FormatError(
-            explain(
-                "safetensors of another kind",
-                value=uri,
-                expected=f"a {SUFFIX} file",
-                fix="give a file that `syllabary encode` wrote",
-            )
+            "safetensors of another kind",
+            value=uri,
+            expected=f"a {SUFFIX} file",
+            fix="give a file that `syllabary encode` wrote",
         )
     require_version(metadata.get("format_version"), FORMAT_VERSION, f"token file version in {uri}")
     return _token_file(uri, tensors, metadata)
@@ -107,5 +103,5 @@ def _token_file(uri: str, tensors: dict[str, NDArray[np.generic]], metadata: dic
             encoder_digest=metadata["encoder_digest"],
         )
     except (KeyError, ValueError, TypeError) as error:
-        line = explain(f"token file lacks or garbles {error}", value=uri, fix="encode the audio again")
-        raise DamageError(line) from error
+        what = f"token file lacks or garbles {error}"
+        raise DamageError(what, value=uri, fix="encode the audio again") from error

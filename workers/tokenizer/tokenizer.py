@@ -29,7 +29,7 @@ from syllabary.model.fsq import Fsq
 from syllabary.model.measures.loudness import loudness_gain
 from syllabary.shards.archive.packing import Packing
 from syllabary.shards.audio import resample, resampled_length
-from syllabary.shards.errors import InputError, explain
+from syllabary.shards.errors import InputError
 from syllabary.workers.recipes.bitrates import packing_of
 from syllabary.workers.tokenizer.canonical import canonical_arithmetic
 from syllabary.workers.tokenizer.checks import (
@@ -190,12 +190,10 @@ class Tokenizer:
         """
         if not self.config.encoder.daam.enabled:
             raise InputError(
-                explain(
-                    "salience of a tokenizer without DAAM",
-                    value=self.encoder_digest[:16],
-                    expected="a recipe with encoder.daam.enabled",
-                    fix="train one, or use tokens only",
-                )
+                "salience of a tokenizer without DAAM",
+                value=self.encoder_digest[:16],
+                expected="a recipe with encoder.daam.enabled",
+                fix="train one, or use tokens only",
             )
         return self._each(lambda one: _salience(self._encode_windows(one, sample_rate)[1]).cpu().numpy(), wav)
 
@@ -319,21 +317,17 @@ class Tokenizer:
         """Digits uint8 [num_frames, num_dims], number of samples and sample rate."""
         if self._generator is None:
             raise InputError(
-                explain(
-                    "decode with a tokenizer loaded without its decoder", fix="use Tokenizer.load(uri, decoder=True)"
-                )
+                "decode with a tokenizer loaded without its decoder", fix="use Tokenizer.load(uri, decoder=True)"
             )
         rate = checked_rate(self.sample_rate if sample_rate is None else sample_rate)
         length, digits = checked_length(num_samples), checked_digits(tokens, self.packing)
         frames = self.num_frames(length, rate)
         if len(digits) != frames:
             raise InputError(
-                explain(
-                    f"frames of {length} samples at {rate} Hz",
-                    value=len(digits),
-                    expected=str(frames),
-                    fix="give the num_samples and sample_rate of the utterance",
-                )
+                f"frames of {length} samples at {rate} Hz",
+                value=len(digits),
+                expected=str(frames),
+                fix="give the num_samples and sample_rate of the utterance",
             )
         return digits, length, rate
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from syllabary.shards import store
-from syllabary.shards.errors import FormatError, NotFoundError, StorageError, SyllabaryError, explain
+from syllabary.shards.errors import FormatError, NotFoundError, StorageError, SyllabaryError
 from syllabary.shards.outputs import pretty_json, read_json
 
 MANIFEST = "manifest.json"
@@ -74,14 +74,14 @@ class Manifest:
         try:
             if value["format_version"] != _FORMAT_VERSION:
                 raise FormatError(
-                    explain("unknown checkpoint version", value=value["format_version"], expected=str(_FORMAT_VERSION))
+                    "unknown checkpoint version", value=value["format_version"], expected=str(_FORMAT_VERSION)
                 )
             files = tuple(StoredFile(**f) for f in value["files"])
             return cls(int(value["step"]), int(value["world_size"]), dict(value["state"]), files)
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, SyllabaryError):
                 raise
-            raise FormatError(explain(f"manifest does not read ({error!r})", value=uri)) from error
+            raise FormatError(f"manifest does not read ({error!r})", value=uri) from error
 
 
 @dataclass(frozen=True)

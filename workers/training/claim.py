@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from syllabary.shards import outputs
-from syllabary.shards.errors import InputError, explain
+from syllabary.shards.errors import InputError
 from syllabary.workers.recipes.training import TrainConfig
 
 # Where and how fast a run is computed does not change what it computes, so these may differ when it is resumed.
@@ -45,7 +45,7 @@ def shards_digest(shards: str) -> str:
     """What the shards at a URI are: the digest of their claim and summary. Raises InputError, NotFoundError."""
     claim, done = outputs.read_claim(shards, "shards"), outputs.read_done(shards)
     if done is None:
-        raise InputError(explain("the shards are not complete", value=shards, fix="run `syllabary shard` again first"))
+        raise InputError("the shards are not complete", value=shards, fix="run `syllabary shard` again first")
     return outputs.digest({"claim": claim, "done": done})
 
 
@@ -53,5 +53,5 @@ def read_summary(out: str) -> dict[str, Any]:
     """done.json of a run that has just ended. Raises InputError when it is not there."""
     done = outputs.read_done(out)
     if done is None:
-        raise InputError(explain("the run ended without its done.json", value=out, fix="run again: it resumes"))
+        raise InputError("the run ended without its done.json", value=out, fix="run again: it resumes")
     return done

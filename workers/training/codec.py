@@ -38,7 +38,7 @@ from syllabary.model.measures.usage import level_usage
 from syllabary.model.spectral.mel import LogMel, mel_windows
 from syllabary.shards import audio, store
 from syllabary.shards.archive.packing import Packing
-from syllabary.shards.errors import ConfigError, explain
+from syllabary.shards.errors import ConfigError
 from syllabary.shards.outputs import pretty_json
 from syllabary.workers.recipes.training import WatchConfig
 from syllabary.workers.training.curves import spectrograms
@@ -444,11 +444,9 @@ def load_encoder(codec: Codec, encoder_uri: str) -> None:
                    if k not in state or k not in expected or state[k].shape != expected[k].shape)  # fmt: skip
     if wrong:
         raise ConfigError(
-            explain(
-                f"the encoder at {encoder_uri} does not fit this recipe: {len(wrong)} weights differ, the first",
-                value=wrong[0],
-                fix="use the recipe it was trained with",
-            )
+            f"the encoder at {encoder_uri} does not fit this recipe: {len(wrong)} weights differ, the first",
+            value=wrong[0],
+            fix="use the recipe it was trained with",
         )
     codec.encoder.load_state_dict(state)
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from syllabary.shards.errors import JobError, SyllabaryError, explain
+from syllabary.shards.errors import JobError, SyllabaryError
 from syllabary.workers.cluster.devices import ClusterGpus, Device, choose_device
 from syllabary.workers.cluster.session import ray_session
 from syllabary.workers.control.run_verb import say
@@ -113,10 +113,8 @@ def _until_done(
         reached = now
         if failures > train.max_restarts:
             raise JobError(
-                explain(
-                    f"{stage} failed {failures} times after step {reached:,}: {problem}",
-                    fix="mend the cause, then run again: it resumes from the last checkpoint",
-                )
+                f"{stage} failed {failures} times after step {reached:,}: {problem}",
+                fix="mend the cause, then run again: it resumes from the last checkpoint",
             )
         say(stage, f"a rank failed ({problem}); restarting from step {reached:,}")
 

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import distributed_c10d
 
-from syllabary.shards.errors import ConfigError, explain
+from syllabary.shards.errors import ConfigError
 from syllabary.workers.recipes.training import OptimizerConfig, TrainConfig
 from syllabary.workers.training.fp16 import left_out, take_over_scaling
 
@@ -36,18 +36,16 @@ def select_device(train: TrainConfig) -> torch.device:
     """
     cuda = torch.cuda.is_available()
     if train.device == "cuda" and not cuda:
-        raise ConfigError(explain("device cuda, but this machine has no GPU", fix="--set STAGE.device=cpu"))
+        raise ConfigError("device cuda, but this machine has no GPU", fix="--set STAGE.device=cpu")
     device = (
         torch.device("cuda", torch.cuda.current_device()) if cuda and train.device != "cpu" else torch.device("cpu")
     )
     if train.precision == "fp16" and device.type == "cpu":
         raise ConfigError(
-            explain(
-                "precision fp16 needs a GPU",
-                value=train.precision,
-                expected="fp32 or bf16 on the CPU",
-                fix="--set STAGE.precision=bf16",
-            )
+            "precision fp16 needs a GPU",
+            value=train.precision,
+            expected="fp32 or bf16 on the CPU",
+            fix="--set STAGE.precision=bf16",
         )
     return device
 
@@ -142,11 +140,9 @@ def _require_as_asked(engine: Any, train: TrainConfig) -> None:
     for name, (found, wanted) in asked.items():
         if found != wanted:
             raise ConfigError(
-                explain(
-                    f"DeepSpeed would train with {name} {found!r}",
-                    value=wanted,
-                    fix="this version of DeepSpeed does not fit; install the pinned one",
-                )
+                f"DeepSpeed would train with {name} {found!r}",
+                value=wanted,
+                fix="this version of DeepSpeed does not fit; install the pinned one",
             )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from syllabary.shards import store
-from syllabary.shards.errors import DamageError, StorageError, explain
+from syllabary.shards.errors import DamageError, StorageError
 from syllabary.workers.training.checkpoints import CheckpointStore, StoredFile
 from syllabary.workers.training.engine import gather_from_ranks, world
 from syllabary.workers.training.fp16 import restore_scaling, scaling_state
@@ -97,7 +97,7 @@ def load_engines(engines: Mapping[str, Any], folder: Path, *, written_by: int) -
             path, state = engine.load_checkpoint(where, tag=tag, load_lr_scheduler_states=False)
             gather_from_ranks(None)  # no rank may delete the converted files while another still reads them
         if path is None:
-            raise DamageError(explain(f"no {name} in the checkpoint", value=str(folder)))
+            raise DamageError(f"no {name} in the checkpoint", value=str(folder))
         restore_scaling(engine, state)
 
 
@@ -138,9 +138,7 @@ def _loadable(source: Path, convert: bool) -> Iterator[Path]:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise DamageError(
-                explain(
-                    f"checkpoint does not convert to another number of ranks ({done.stderr[-300:]})", value=str(source)
-                )
+                f"checkpoint does not convert to another number of ranks ({done.stderr[-300:]})", value=str(source)
             )
         yield target
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from syllabary.shards import outputs, store
-from syllabary.shards.errors import InputError, explain
+from syllabary.shards.errors import InputError
 from syllabary.workers.control.jobs import ExportJob
 from syllabary.workers.control.run_verb import say
 from syllabary.workers.recipes.recipe import validate
@@ -27,9 +27,7 @@ def export(job: ExportJob) -> dict[str, Any]:
     outputs.read_claim(job.codec, "codec")
     if outputs.read_done(job.codec) is None:
         raise InputError(
-            explain(
-                "the stage-2 run is not complete", value=job.codec, fix="run `syllabary train-codec` again: it resumes"
-            )
+            "the stage-2 run is not complete", value=job.codec, fix="run `syllabary train-codec` again: it resumes"
         )
     recipe = validate(outputs.read_json(store.join(job.codec, CONFIG_FILE)))
     state = from_safetensors(store.read_bytes(store.join(job.codec, CODEC_FILE)))

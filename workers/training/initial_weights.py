@@ -14,7 +14,7 @@ from safetensors.torch import load as from_safetensors
 from torch import Tensor, nn
 
 from syllabary.shards import outputs, store
-from syllabary.shards.errors import ConfigError, InputError, explain
+from syllabary.shards.errors import ConfigError, InputError
 from syllabary.workers.recipes.recipe import Recipe, validate
 from syllabary.workers.tokenizer.directory import load_tokenizer
 from syllabary.workers.training.checkpoints import sha256_of
@@ -85,13 +85,9 @@ def _described(uri: str) -> tuple[str, dict[str, Any]]:
         return "tokenizer", description["model"]
     kind = str(outputs.read_claim(uri).get("kind"))
     if kind not in ("pretrain", "codec"):
-        raise InputError(
-            explain("nothing to begin a training with", value=uri, expected="a run of a stage or a tokenizer")
-        )
+        raise InputError("nothing to begin a training with", value=uri, expected="a run of a stage or a tokenizer")
     if outputs.read_done(uri) is None:
-        raise InputError(
-            explain("the run to begin with is not complete", value=uri, fix="run it again first: it resumes")
-        )
+        raise InputError("the run to begin with is not complete", value=uri, fix="run it again first: it resumes")
     return kind, validate(description).model.model_dump(mode="json")
 
 
@@ -99,9 +95,7 @@ def _require_equal(uri: str, part: str, found: Mapping[str, Any], wanted: Mappin
     for key in sorted({*found, *wanted}):
         if found.get(key) != wanted.get(key):
             raise ConfigError(
-                explain(
-                    f"model.{part}.{key} is {wanted.get(key)!r}, but the {part} at {uri} was trained with "
-                    f"{found.get(key)!r}",
-                    fix="use the recipe it was trained with",
-                )
+                f"model.{part}.{key} is {wanted.get(key)!r}, but the {part} at {uri} was trained with "
+                f"{found.get(key)!r}",
+                fix="use the recipe it was trained with",
             )

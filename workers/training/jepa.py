@@ -22,7 +22,7 @@ from syllabary.model.masking import sample_mask
 from syllabary.model.measures.place import PlaceGroups, relative_loss
 from syllabary.model.padding import frame_mask, valid_mask, zero_invalid
 from syllabary.shards import store
-from syllabary.shards.errors import InputError, explain
+from syllabary.shards.errors import InputError
 from syllabary.shards.outputs import pretty_json
 from syllabary.workers.recipes.recipe import Recipe
 from syllabary.workers.training.data.clips import Batch
@@ -183,12 +183,10 @@ def _digits(latents: Tensor, recipe: Recipe) -> Tensor:
 def _require_masked_frames(count: float, mask_ratio: float) -> None:
     if not count:
         raise InputError(
-            explain(
-                "frames to predict in the validation clips",
-                value=0,
-                expected=f"floor({mask_ratio:g} * frames) above 0 in some clip",
-                fix="raise pretrain.crop_s or model.jepa.mask_ratio, or shard longer utterances",
-            )
+            "frames to predict in the validation clips",
+            value=0,
+            expected=f"floor({mask_ratio:g} * frames) above 0 in some clip",
+            fix="raise pretrain.crop_s or model.jepa.mask_ratio, or shard longer utterances",
         )
 
 

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import torch
 
 from syllabary.shards import store
-from syllabary.shards.errors import ConfigError, DamageError, StorageError, SyllabaryError, explain
+from syllabary.shards.errors import ConfigError, DamageError, StorageError, SyllabaryError
 from syllabary.shards.outputs import mark_done
 from syllabary.workers.recipes.training import TrainConfig
 from syllabary.workers.training.checkpoints import CheckpointStore, Manifest, StoredFile
@@ -125,11 +125,9 @@ def find_resume_step(run_uri: str, say: Callable[[str], None]) -> int | None:
             say(line)
         if found is None and reports:
             raise DamageError(
-                explain(
-                    f"none of {len(reports)} checkpoints is whole; {reports[0]}",
-                    value=checkpoints.uri,
-                    fix="restore one, or delete that folder to begin anew",
-                )
+                f"none of {len(reports)} checkpoints is whole; {reports[0]}",
+                value=checkpoints.uri,
+                fix="restore one, or delete that folder to begin anew",
             )
         swept = checkpoints.sweep(keep=found)
         if swept:
@@ -142,11 +140,9 @@ def resume(stage: Stage, run: Run, step: int) -> None:
     manifest = Manifest.read(run.checkpoints.step_uri(step))
     if manifest.state["identity"] != run.identity:
         raise ConfigError(
-            explain(
-                f"the checkpoint of step {step:,} is of another recipe",
-                value=run.checkpoints.step_uri(step),
-                fix="train with the recipe it was written by, or choose another --out",
-            )
+            f"the checkpoint of step {step:,} is of another recipe",
+            value=run.checkpoints.step_uri(step),
+            fix="train with the recipe it was written by, or choose another --out",
         )
     with run.checkpoints.fetched(step) as folder:
         load_engines(stage.engines, folder, written_by=manifest.world_size)
@@ -229,10 +225,8 @@ def _require_finite(stats: Mapping[str, float], run: Run, when: str) -> None:
         good = f"the last good checkpoint is step {steps[-1]:,}" if steps else "no checkpoint was written yet"
         named = ", ".join(wrong[:5]) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
         raise DivergedError(
-            explain(
-                f"{when} of {run.run_uri}: {named} is not finite; {good}",
-                fix="lower optimizer.lr, raise optimizer.warmup_steps or use precision fp32, with another --out",
-            )
+            f"{when} of {run.run_uri}: {named} is not finite; {good}",
+            fix="lower optimizer.lr, raise optimizer.warmup_steps or use precision fp32, with another --out",
         )
 
 
@@ -268,10 +262,8 @@ def _checkpoint(stage: Stage, run: Run, *, must_succeed: bool) -> None:
     problems = [p for p in gather_from_ranks(_store(stage, run)) if isinstance(p, str)]
     if problems and must_succeed:
         raise StorageError(
-            explain(
-                f"the last checkpoint cannot be stored: {problems[0]}",
-                fix="mend the storage, then run again: it resumes from the checkpoint before",
-            )
+            f"the last checkpoint cannot be stored: {problems[0]}",
+            fix="mend the storage, then run again: it resumes from the checkpoint before",
         )
     if problems:
         run.say(f"checkpoint of step {run.step:,} not stored, training goes on: {problems[0]}")

@@ -13,7 +13,7 @@ from typing import Literal, TypeVar
 import torch
 
 from syllabary.shards import store
-from syllabary.shards.errors import DamageError, explain
+from syllabary.shards.errors import DamageError
 from syllabary.shards.outputs import pretty_json, read_json
 from syllabary.workers.recipes.training import TrainConfig
 from syllabary.workers.training.engine import gather_from_ranks, world
@@ -95,5 +95,5 @@ def _read(uri: str) -> Precision:
     kept: Precision = read_json(uri).get("precision")  # type: ignore[assignment]
     if kept not in ("fp32", "bf16"):
         fix = 'restore it; the log of the run names its precision: {"precision": "bf16"}'
-        raise DamageError(explain("not the record of a precision", value=uri, expected="fp32 or bf16", fix=fix))
+        raise DamageError("not the record of a precision", value=uri, expected="fp32 or bf16", fix=fix)
     return kept

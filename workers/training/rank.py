@@ -10,7 +10,7 @@ from fractions import Fraction
 import torch
 
 from syllabary.model.config import EncoderConfig
-from syllabary.shards.errors import InputError, explain
+from syllabary.shards.errors import InputError
 from syllabary.shards.outputs import digest
 from syllabary.workers.cluster.prometheus import Meter
 from syllabary.workers.recipes.training import CodecTrainConfig, TrainConfig
@@ -90,10 +90,8 @@ def make_loader(job: RankJob, config: TrainConfig, device: torch.device, say: Ca
     share = rank_share(config)
     if len(utterances) < share.world_size:
         raise InputError(
-            explain(
-                f"{len(utterances)} training utterances at {job.shards_uri} for {share.world_size} ranks",
-                fix="shard more speech, or lower num_workers",
-            )
+            f"{len(utterances)} training utterances at {job.shards_uri} for {share.world_size} ranks",
+            fix="shard more speech, or lower num_workers",
         )
     clips = replace(clip_maker(encoder, config), pinned=device.type == "cuda")
     plan, most = SamplePlan(len(utterances), config.seed), config.max_quarantined_percent
@@ -127,10 +125,8 @@ def validation_batches(job: RankJob, config: TrainConfig, say: Callable[[str], N
     utterances = Utterances(job.shards_uri, "valid", encoder.sample_rate)
     if not len(utterances):
         raise InputError(
-            explain(
-                f"no utterance in the valid split of {job.shards_uri}",
-                fix="shard again with --set ingest.split_by=recording or a higher ingest.valid_percent",
-            )
+            f"no utterance in the valid split of {job.shards_uri}",
+            fix="shard again with --set ingest.split_by=recording or a higher ingest.valid_percent",
         )
     fixed = replace(clip_maker(encoder, config), augment=NO_AUGMENTATION, fixed_crops=True)
     count = min(config.num_validation_utterances, len(utterances))
@@ -146,12 +142,10 @@ def _require_enough(left_out: dict[str, str], count: int, config: TrainConfig, s
     """As for training: one may always be missing, but not all."""
     if len(left_out) == count or len(left_out) * 100 > max(config.max_quarantined_percent * count, 100):
         raise InputError(
-            explain(
-                f"{len(left_out)} of {count} validation utterances at {shards_uri} cannot be read, the last because: "
-                f"{list(left_out.values())[-1]}",
-                expected=f"at most {config.max_quarantined_percent:g} %",
-                fix="mend the shards, or raise max_quarantined_percent",
-            )
+            f"{len(left_out)} of {count} validation utterances at {shards_uri} cannot be read, the last because: "
+            f"{list(left_out.values())[-1]}",
+            expected=f"at most {config.max_quarantined_percent:g} %",
+            fix="mend the shards, or raise max_quarantined_percent",
         )
 
 

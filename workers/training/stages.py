@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 from syllabary.shards import outputs, store
-from syllabary.shards.errors import ConfigError, InputError, explain
+from syllabary.shards.errors import ConfigError, InputError
 from syllabary.workers.control.jobs import PretrainJob, TrainCodecJob
 from syllabary.workers.control.run_verb import say
 from syllabary.workers.recipes.recipe import Recipe, resolve
@@ -99,9 +99,11 @@ def encoder_digest(job: TrainCodecJob, recipe: Recipe) -> str:
     encoder_uri = job.encoder
     if NOTHING not in (encoder_uri, job.init):
         raise ConfigError(
-            explain("two encoders to begin with", value=f"--encoder {encoder_uri} --init {job.init}",
-                    expected="one of them", fix="give --encoder none with --init")
-        )  # fmt: skip
+            "two encoders to begin with",
+            value=f"--encoder {encoder_uri} --init {job.init}",
+            expected="one of them",
+            fix="give --encoder none with --init",
+        )
     if encoder_uri == NOTHING:
         if job.init == NOTHING:
             _require_trained_encoder(recipe)
@@ -109,21 +111,15 @@ def encoder_digest(job: TrainCodecJob, recipe: Recipe) -> str:
     claim = outputs.read_claim(encoder_uri, "pretrain")
     if outputs.read_done(encoder_uri) is None:
         raise InputError(
-            explain(
-                "the stage-1 run is not complete",
-                value=encoder_uri,
-                fix="run `syllabary pretrain` again first: it resumes",
-            )
+            "the stage-1 run is not complete", value=encoder_uri, fix="run `syllabary pretrain` again first: it resumes"
         )
     found, wanted = claim["config"]["encoder"], recipe.model.encoder.model_dump(mode="json")
     for key in sorted({*found, *wanted}):
         if found.get(key) != wanted.get(key):
             raise ConfigError(
-                explain(
-                    f"model.encoder.{key} is {wanted.get(key)!r}, but the encoder at {encoder_uri} "
-                    f"was trained with {found.get(key)!r}",
-                    fix="use the recipe it was trained with",
-                )
+                f"model.encoder.{key} is {wanted.get(key)!r}, but the encoder at {encoder_uri} "
+                f"was trained with {found.get(key)!r}",
+                fix="use the recipe it was trained with",
             )
     return sha256_of(store.join(encoder_uri, "encoder.safetensors"))
 
@@ -133,12 +129,10 @@ def _require_trained_encoder(recipe: Recipe) -> None:
     at_rest = codec.train_encoder == "frozen" if codec.method == "joint" else not codec.bottleneck.encoder_lr_fraction
     if at_rest:
         raise ConfigError(
-            explain(
-                "an untrained encoder that stage 2 leaves at rest would stay so",
-                value="--encoder none",
-                expected="a stage-1 run, or a recipe whose stage 2 trains the encoder",
-                fix="give a stage-1 run, or --set codec.train_encoder=finetune",
-            )
+            "an untrained encoder that stage 2 leaves at rest would stay so",
+            value="--encoder none",
+            expected="a stage-1 run, or a recipe whose stage 2 trains the encoder",
+            fix="give a stage-1 run, or --set codec.train_encoder=finetune",
         )
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from syllabary.model.encoder import Encoder
 from syllabary.shards import store
-from syllabary.shards.errors import InputError, explain
+from syllabary.shards.errors import InputError
 from syllabary.workers.training.data.clips import NO_AUGMENTATION, Batch
 from syllabary.workers.training.data.loader import RankShare, Utterances, fixed_batches
 from syllabary.workers.training.driver import RankJob
@@ -64,7 +64,7 @@ def _measure(encoder: Encoder, clips: Iterator[Batch], device: torch.device) -> 
     rows = [encoder(b.waveform.to(device), b.num_samples).latents[0].T.double() for b in clips]
     encoder.train(was_training)
     if not rows:
-        raise InputError(explain("no training clip can be read to scale the latents by", fix="verify the shards"))
+        raise InputError("no training clip can be read to scale the latents by", fix="verify the shards")
     frames = torch.cat(rows)
     std = frames.std(dim=0, correction=0).clamp(min=MIN_STD)
     return frames.mean(dim=0).float(), std.float()

@@ -19,7 +19,7 @@ import numpy as np
 
 from syllabary.shards import audio
 from syllabary.shards.dataset import index, wds
-from syllabary.shards.errors import InputError, SyllabaryError, UnavailableError, explain
+from syllabary.shards.errors import InputError, SyllabaryError, UnavailableError
 from syllabary.workers.training.data.clips import Batch, ClipMaker
 from syllabary.workers.training.data.epoch_order import SamplePlan, Slot, epoch_order, mix
 
@@ -189,11 +189,9 @@ class TrainLoader:
             yield Slot(mix(slot.seed, 3, attempt) % len(self.utterances), slot.seed)
         self.require_readable(self.utterances.quarantined)
         raise InputError(
-            explain(
-                f"no readable utterance found in {_SUBSTITUTES} tries",
-                value=self.utterances.shards_uri,
-                fix="verify the shards",
-            )
+            f"no readable utterance found in {_SUBSTITUTES} tries",
+            value=self.utterances.shards_uri,
+            fix="verify the shards",
         )
 
     def require_readable(self, quarantined: Mapping[str, str]) -> None:
@@ -202,11 +200,9 @@ class TrainLoader:
         if bad * 100 > max(self.max_quarantined_percent * total, 100):
             last = list(quarantined.values())[-1]
             raise InputError(
-                explain(
-                    f"{bad} of {total} utterances cannot be read, the last because: {last}",
-                    expected=f"at most {self.max_quarantined_percent:g} %",
-                    fix="mend the shards, or raise max_quarantined_percent",
-                )
+                f"{bad} of {total} utterances cannot be read, the last because: {last}",
+                expected=f"at most {self.max_quarantined_percent:g} %",
+                fix="mend the shards, or raise max_quarantined_percent",
             )
 
 

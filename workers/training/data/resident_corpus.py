@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from syllabary.model.measures.loudness import loudness_gain
-from syllabary.shards.errors import InputError, explain
+from syllabary.shards.errors import InputError
 from syllabary.workers.cluster.memory import free_bytes
 from syllabary.workers.training.data.clips import (
     LOW_PASS_TAPS,
@@ -95,8 +95,12 @@ class ResidentCorpus:
         """
         kept = self.lengths >= num_samples
         if not kept.any():
-            raise InputError(explain("the longest utterance", value=int(self.lengths.max(initial=0)),
-                                     expected=f"{num_samples} samples or more", fix="take shorter clips"))  # fmt: skip
+            raise InputError(
+                "the longest utterance",
+                value=int(self.lengths.max(initial=0)),
+                expected=f"{num_samples} samples or more",
+                fix="take shorter clips",
+            )
         chosen = copy.copy(self)
         chosen.lengths, chosen._first = self.lengths[kept], self._first[:-1][kept]
         chosen._gains = self._gains[kept]
@@ -198,11 +202,9 @@ def require_room(size_bytes: int, device: torch.device) -> None:
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_bytes()
     if size_bytes > _MOST_OF_FREE * free:
         raise InputError(
-            explain(
-                f"the corpus takes {size_bytes / 2**30:.1f} GiB of the {free / 2**30:.1f} GiB free on {device.type}",
-                expected=f"at most {_MOST_OF_FREE:.0%}",
-                fix="train from shards, or on fewer of them",
-            )
+            f"the corpus takes {size_bytes / 2**30:.1f} GiB of the {free / 2**30:.1f} GiB free on {device.type}",
+            expected=f"at most {_MOST_OF_FREE:.0%}",
+            fix="train from shards, or on fewer of them",
         )
 
 
