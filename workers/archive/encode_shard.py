@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -26,6 +25,7 @@ from syllabary.shards.errors import NotFoundError, StorageError, SyllabaryError
 from syllabary.workers.cluster.actors import refused
 from syllabary.workers.cluster.devices import assigned_device
 from syllabary.workers.cluster.memory import keep_freed_memory
+from syllabary.workers.control.patience import patiently
 from syllabary.workers.control.run_verb import say
 from syllabary.workers.recipes.bitrates import packing_of
 
@@ -161,18 +161,12 @@ def persist(action: Callable[[], T], patience_s: float, what: str) -> T:
         StorageError: the last one, when the store has not come back.
         NotFoundError: at once; waiting brings nothing back.
     """
-    deadline, wait_s = time.monotonic() + patience_s, 0.5
-    while True:
-        try:
-            return action()
-        except NotFoundError:
-            raise
-        except StorageError as error:
-            if time.monotonic() + wait_s > deadline:
-                raise
-            say("tokenize", f"{what}: {error}; trying again in {wait_s:.0f} s")
-        time.sleep(wait_s)
-        wait_s = min(2 * wait_s, 15.0)
+    return patiently(
+        action,
+        patience_s,
+        passes=lambda error: isinstance(error, StorageError) and not isinstance(error, NotFoundError),
+        tell=lambda error, wait_s: say("tokenize", f"{what}: {error}; trying again in {wait_s:.0f} s"),
+    )
 
 
 class ShardEncoder:

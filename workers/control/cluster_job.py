@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
-from syllabary.shards.errors import InputError, JobError
+from syllabary.shards.errors import InputError, JobError, UnavailableError
 from syllabary.workers.control.jobs import Job
 from syllabary.workers.control.log import job_environment
+from syllabary.workers.control.patience import patiently
 
 T = TypeVar("T")
 POLL_S = 1.0
@@ -88,28 +89,34 @@ class RayJob:
 
     def _reached(self, call: Callable[[], T]) -> T:
         """What ``call`` gives, asked again for a minute while the cluster does not answer."""
+        try:
+            return patiently(
+                lambda: self._asked(call), PATIENCE_S, passes=_is_away, wait_s=POLL_S, longest_wait_s=POLL_S
+            )
+        except UnavailableError as error:
+            fix = "start it, or check RAY_API_SERVER_ADDRESS"
+            raise JobError(str(error), fix=fix, may_pass=True) from error
+
+    def _asked(self, call: Callable[[], T]) -> T:
         import requests
         from ray.exceptions import AuthenticationError
 
-        deadline = time.monotonic() + PATIENCE_S
-        problem: Exception
-        while True:
-            try:
-                return call()
-            except AuthenticationError as error:
-                fix = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the cluster's token file"
-                raise InputError("the Ray cluster refuses us", value=self._address, fix=fix) from error
-            except (requests.exceptions.RequestException, OSError) as error:
-                problem = error
-            except RuntimeError as error:  # how Ray's client tells every other HTTP status
-                if "does not exist" in str(error) or "404" in str(error):
-                    what = f"the Ray cluster at {self._address} has lost the job"
-                    raise JobError(what, fix="run again: it goes on where it was", may_pass=True) from error
-                problem = error
-            if time.monotonic() > deadline:
-                what = f"the Ray cluster at {self._address} does not answer ({str(problem).splitlines()[0][:200]})"
-                raise JobError(what, fix="start it, or check RAY_API_SERVER_ADDRESS", may_pass=True)
-            time.sleep(POLL_S)
+        try:
+            return call()
+        except AuthenticationError as error:
+            fix = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the cluster's token file"
+            raise InputError("the Ray cluster refuses us", value=self._address, fix=fix) from error
+        except (requests.exceptions.RequestException, OSError, RuntimeError) as error:
+            # RuntimeError is how Ray's client tells every other HTTP status
+            if isinstance(error, RuntimeError) and ("does not exist" in str(error) or "404" in str(error)):
+                what = f"the Ray cluster at {self._address} has lost the job"
+                raise JobError(what, fix="run again: it goes on where it was", may_pass=True) from error
+            reason = str(error).splitlines()[0][:200]
+            raise UnavailableError(f"the Ray cluster at {self._address} does not answer ({reason})") from error
+
+
+def _is_away(error: Exception) -> bool:
+    return isinstance(error, UnavailableError)
 
 
 def _connect(address: str) -> Any:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syllabary.workers.evaluation.word_errors import edit_distance, error_rates, words_of
+from syllabary.workers.evaluation.word_errors import error_rates, words_of
 
 
 def textbook(expected: str, found: str) -> int:
@@ -22,9 +22,13 @@ def textbook(expected: str, found: str) -> int:
     return distance(len(expected), len(found))
 
 
-@given(st.text("abc", max_size=12), st.text("abc", max_size=12))
-def test_the_distance_is_levenshtein_s(expected: str, found: str) -> None:
-    assert edit_distance(expected, found) == textbook(expected, found)
+@given(st.text("abc", min_size=1, max_size=12), st.text("abc", max_size=12))
+def test_the_rates_are_levenshtein_s_distance_over_the_length(expected: str, found: str) -> None:
+    """Of words of one letter each, then of the letters of one word."""
+    words = error_rates(" ".join(expected), " ".join(found))["wer"]
+    letters = error_rates(expected, found)["cer"]
+    assert words.rate == letters.rate == textbook(expected, found) / len(expected)
+    assert words.length == letters.length == len(expected)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ import numpy as np
 from syllabary.shards import audio
 from syllabary.shards.dataset import index, wds
 from syllabary.shards.errors import InputError, SyllabaryError, UnavailableError
+from syllabary.workers.control.patience import patiently
 from syllabary.workers.training.data.clips import Batch, ClipMaker
 from syllabary.workers.training.data.epoch_order import SamplePlan, Slot, epoch_order, mix
 
@@ -76,23 +77,16 @@ class Utterances:
             UnavailableError: the store has been away for ``STORAGE_PATIENCE_S``.
         """
         try:
-            return self._read_patiently(utterance)
+            return patiently(lambda: self.read(utterance), STORAGE_PATIENCE_S, passes=_is_away)
         except UnavailableError:
             raise
         except SyllabaryError as error:
             self.quarantined[str(self.row(utterance)["utterance_id"])] = str(error)
             return None
 
-    def _read_patiently(self, utterance: int) -> np.ndarray:
-        deadline, wait_s = time.monotonic() + STORAGE_PATIENCE_S, 0.5
-        while True:
-            try:
-                return self.read(utterance)
-            except UnavailableError:
-                if time.monotonic() + wait_s > deadline:
-                    raise
-            time.sleep(wait_s)
-            wait_s = min(2 * wait_s, 15.0)
+
+def _is_away(error: Exception) -> bool:
+    return isinstance(error, UnavailableError)
 
 
 @dataclass(frozen=True)
