@@ -21,7 +21,7 @@ def held_out_estoi(shards: str, tokenizer: str) -> tuple[float | None, str]:
     Utterances longer than ``MAX_S`` are left out: the time this takes must not depend on the corpus.
     """
     try:
-        require_package(FAMILIES["estoi"][1], "ESTOI")
+        require_package(FAMILIES["estoi"].package, "ESTOI")
     except InputError as error:
         return None, f"ESTOI not measured: {error}"
     chosen = _utterances(shards)

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,18 +37,31 @@ class Measured:
     weight: float = 1.0
 
 
-# A family of metrics is computed in one go; with the package that it needs.
-FAMILIES: Mapping[str, tuple[tuple[str, ...], str | None]] = {
-    "pesq": (("pesq_wb",), "pesq"),
-    "stoi": (("stoi",), "pystoi"),
-    "estoi": (("estoi",), "pystoi"),
-    "si_sdr": (("si_sdr",), None),
-    "mel": (("mel_distance",), None),
-    "mos": (("distill_mos",), "distillmos"),
-    "speaker": (("speaker_similarity",), "resemblyzer"),
-    "pitch": (("f0_rmse", "voicing_error"), "parselmouth"),
-    "words": (("wer", "cer", "wer_self", "cer_self"), "moonshine_voice"),
-    "wavlm": (("wavlm_similarity",), "transformers"),
+class Family(NamedTuple):
+    """Metrics that are computed in one go.
+
+    Attributes:
+        metrics: their names, as in the catalogue.
+        measure: ``module:name`` below this room: a :data:`Measure`, or a class whose instances are one.
+        package: that it needs, None for what is always there.
+    """
+
+    metrics: tuple[str, ...]
+    measure: str
+    package: str | None = None
+
+
+FAMILIES: Mapping[str, Family] = {
+    "pesq": Family(("pesq_wb",), "scoring:pesq_wb", "pesq"),
+    "stoi": Family(("stoi",), "scoring:stoi", "pystoi"),
+    "estoi": Family(("estoi",), "scoring:estoi", "pystoi"),
+    "si_sdr": Family(("si_sdr",), "scoring:si_sdr"),
+    "mel": Family(("mel_distance",), "scoring:mel_distance"),
+    "mos": Family(("distill_mos",), "scoring_models:NaturalnessModel", "distillmos"),
+    "speaker": Family(("speaker_similarity",), "scoring_models:VoiceModel", "resemblyzer"),
+    "pitch": Family(("f0_rmse", "voicing_error"), "scoring:pitch", "parselmouth"),
+    "words": Family(("wer", "cer", "wer_self", "cer_self"), "scoring_models:Recogniser", "moonshine_voice"),
+    "wavlm": Family(("wavlm_similarity",), "peers:WavlmSimilarity", "transformers"),
 }
 
 
@@ -64,14 +78,14 @@ def chosen_metrics(names: Iterable[str], *, with_wavlm: bool) -> tuple[str, ...]
     if "wavlm_similarity" in wanted and not with_wavlm:
         raise InputError("wavlm_similarity without a checkpoint", fix="give --peer wavlm=<directory>")
     for family in families_of(wanted):
-        require_package(FAMILIES[family][1], f"metric {FAMILIES[family][0][0]}")
+        require_package(FAMILIES[family].package, f"metric {FAMILIES[family].metrics[0]}")
     return tuple(name for name in known if name in wanted)
 
 
 def families_of(metrics: Iterable[str]) -> tuple[str, ...]:
     """The families that some of the metrics belong to."""
     wanted = set(metrics)
-    return tuple(name for name, (members, _) in FAMILIES.items() if wanted & set(members))
+    return tuple(name for name, family in FAMILIES.items() if wanted & set(family.metrics))
 
 
 def require_package(package: str | None, what: str) -> None:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import inspect
 import sys
 import types
 from collections.abc import Iterable, Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,6 +21,7 @@ from torch import Tensor, nn
 
 from syllabary.workers.evaluation import scoring, word_errors
 from syllabary.workers.evaluation.scoring import (
+    FAMILIES,
     RATE,
     Measure,
     Measured,
@@ -59,22 +62,10 @@ class Scorer:
 
     @staticmethod
     def _measure(family: str, wavlm: str | None) -> Measure:
-        light: dict[str, Measure] = {
-            "pesq": scoring.pesq_wb, "stoi": scoring.stoi, "estoi": scoring.estoi, "si_sdr": scoring.si_sdr,
-            "mel": scoring.mel_distance, "pitch": scoring.pitch,
-        }  # fmt: skip
-        if family in light:
-            return light[family]
-        if family == "mos":
-            return NaturalnessModel()
-        if family == "speaker":
-            return VoiceModel()
-        if family == "words":
-            return Recogniser()
-        from syllabary.workers.evaluation.peers import WavlmSimilarity
-
-        assert wavlm is not None, "checked where the metrics are chosen"
-        return WavlmSimilarity(wavlm)
+        module, _, name = FAMILIES[family].measure.partition(":")
+        found: Any = getattr(import_module(f"syllabary.workers.evaluation.{module}"), name)
+        is_function = inspect.isfunction(found)
+        return cast(Measure, found if is_function else found(wavlm) if family == "wavlm" else found())
 
 
 class NaturalnessModel:

@@ -30,7 +30,7 @@ _SCORES_SCHEMA = pa.schema(
     [pa.field(name, pa.float64() if name in ("value", "weight") else pa.string()) for name in SCORES_COLUMNS]
 )
 _LEDGER_SCHEMA = pa.schema([*_SCORES_SCHEMA, pa.field("status", pa.string()), pa.field("reason", pa.string())])
-_FAMILY_OF = {metric: family for family, (metrics, _) in FAMILIES.items() for metric in metrics}
+_FAMILY_OF = {metric: family for family, one in FAMILIES.items() for metric in one.metrics}
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ def noisy(samples: np.ndarray, snr_db: float) -> np.ndarray:
 
 
 def test_every_metric_belongs_to_one_family() -> None:
-    members = [metric for metrics, _ in FAMILIES.values() for metric in metrics]
+    members = [metric for family in FAMILIES.values() for metric in family.metrics]
     assert sorted(members) == sorted(metric.name for metric in METRICS) and len(set(members)) == len(members)
 
 
