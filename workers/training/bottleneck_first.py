@@ -28,7 +28,6 @@ from syllabary.model.losses import GeneratorLosses, discriminator_loss, generato
 from syllabary.model.spectral.istft import Generator, Vocoder
 from syllabary.model.spectral.mel import mel_windows
 from syllabary.shards import store
-from syllabary.workers.recipes.training import CodecTrainConfig, OptimizerConfig
 from syllabary.workers.training.codec import (
     CodecStage,
     Share,
@@ -250,11 +249,6 @@ class PhasedCodecStage:
         """Where the vocoder and the discriminators start."""
         first = self._config.bottleneck_steps
         return [(first, "vocoder"), (first + self._config.vocoder.discriminator_start_step, "discriminators")]
-
-
-def optimizer_of_phase(config: CodecTrainConfig, step: int) -> OptimizerConfig:
-    """The optimizer settings in force at a step."""
-    return config.optimizer if step <= config.bottleneck_steps else config.vocoder.optimizer
 
 
 def _averaged_codec(codec: Codec, bottleneck: Bottleneck, vocoder: Vocoder) -> Codec:
