@@ -22,7 +22,7 @@ from syllabary.model.bottleneck import Bottleneck, bottleneck_mel, mel_l1, mel_l
 from syllabary.model.codec import Codec
 from syllabary.model.config import IstftDecoderConfig
 from syllabary.model.cpu.accelerate import accelerate
-from syllabary.model.discriminators import Discriminators
+from syllabary.model.discriminators import DiscriminatorOutput, Discriminators
 from syllabary.model.fsq import Routing
 from syllabary.model.losses import GeneratorLosses, discriminator_loss, generator_losses, mean_score, spread_loss
 from syllabary.model.spectral.istft import Generator, Vocoder
@@ -151,31 +151,36 @@ class PhasedCodecStage:
 
     def _vocoder_step(self, step: int, batch: Batch, share: Share) -> tuple[dict[str, Tensor], dict[str, float]]:
         config = self._config.vocoder
-        rate, discriminator_rate = self._vocoder_rates(step)
+        rate = self._set_vocoder_rates(step)
         features, target = self._crops(batch)
         lengths = torch.full((len(target),), target.shape[1])
         engine = self.engines["vocoder"]
         engine.train()
         generated = engine(features, None).float()
         stats: dict[str, Tensor] = {}
-        norms: dict[str, float] = {"vocoder_learning_rate": rate}
-        judged = None
+        judged, learns = None, False
         if step > config.discriminator_start_step:
             learns = step % config.discriminate_every == 0
-            judged, stats, more = self._judge(generated, target, lengths, share, learns, discriminator_rate)
-            norms |= more
+            judged, stats = self._judge(generated, target, lengths, share, learns)
         losses = generator_losses(generated, target, lengths, self._model.losses, judged=judged, mels=self._mels)
         backward(engine, losses.total * share.scale)
-        return stats | _named(losses), norms | step_engine(engine)
+        return stats | _named(losses), {"vocoder_learning_rate": rate} | self._step_engines(learns)
 
-    def _vocoder_rates(self, step: int) -> tuple[float, float]:
-        """Rates of vocoder and discriminators, set in their engines: both follow the vocoder's schedule."""
+    def _step_engines(self, learns: bool) -> dict[str, float]:
+        """Both from the same weights, so that a step is the same however its clips are divided."""
+        norms = step_engine(self.engines["vocoder"])
+        if learns:
+            judged = step_engine(self.engines["discriminators"])
+            norms |= {f"discriminator_{name}": value for name, value in judged.items()}
+        return norms
+
+    def _set_vocoder_rates(self, step: int) -> float:
+        """Set the rates of vocoder, which is returned, and discriminators: both follow the vocoder's schedule."""
         config, steps = self._config.vocoder, self._config.num_steps - self._config.bottleneck_steps
         rate = learning_rate(config.optimizer, step, steps)
         set_learning_rate(self.engines["vocoder"], rate)
-        judging = rate / config.optimizer.lr * config.discriminator_lr
-        set_learning_rate(self.engines["discriminators"], judging)
-        return rate, judging
+        set_learning_rate(self.engines["discriminators"], rate / config.optimizer.lr * config.discriminator_lr)
+        return rate
 
     @torch.no_grad()
     def _crops(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -193,27 +198,25 @@ class PhasedCodecStage:
         return torch.cat([f for f, _ in pairs]), torch.cat([w for _, w in pairs])
 
     def _judge(
-        self, generated: Tensor, target: Tensor, lengths: Tensor, share: Share, learns: bool, rate: float
-    ) -> tuple[Any, dict[str, Tensor], dict[str, float]]:
-        """What the discriminators make of both; when it is their turn they learn from it first."""
+        self, generated: Tensor, target: Tensor, lengths: Tensor, share: Share, learns: bool
+    ) -> tuple[tuple[DiscriminatorOutput, DiscriminatorOutput], dict[str, Tensor]]:
+        """What the discriminators make of real and generated crops, and their gradient when it is their turn."""
         engine, judges = self.engines["discriminators"], self._discriminators
         stats: dict[str, Tensor] = {}
-        norms: dict[str, float] = {}
         if learns:
             engine.train()
             real, fake = engine(target, lengths), engine(generated.detach(), lengths)
             loss = discriminator_loss(real, fake)
             backward(engine, loss * share.scale)
-            norms = {f"discriminator_{name}": value for name, value in step_engine(engine).items()}
             stats = {
                 "discriminator_loss": loss.detach(),
                 "discriminator_real": mean_score(real),
                 "discriminator_generated": mean_score(fake),
             }
         with frozen(judges), lowered(self._config, self._setup.device):
-            with torch.no_grad():
+            if not learns:
                 real = judges(target, lengths)
-            return (real, judges(generated, lengths)), stats, norms
+            return (real, judges(generated, lengths)), stats
 
     def validate(self) -> dict[str, float]:
         """See :class:`syllabary.workers.training.loop.Stage`: figures of the average, by mel head until the vocoder
