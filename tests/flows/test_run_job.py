@@ -128,7 +128,7 @@ HELD = {
 def test_a_flow_holds_what_its_job_writes_and_lets_it_go(
     name: str, server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module, (parameters, outputs_of_it), held = importlib.import_module(f"flows.{name}"), HELD[name], []
+    module, (parameters, outputs_of_it), held = importlib.import_module(f"syllabary.flows.{name}"), HELD[name], []
 
     def job(_: Job) -> dict[str, Any]:
         held.extend(taken(uri) for uri in outputs_of_it)
@@ -142,7 +142,7 @@ def test_a_flow_holds_what_its_job_writes_and_lets_it_go(
 
 def test_every_flow_that_runs_a_job_is_looked_at() -> None:
     flows = Path(narration.__file__).parent.glob("*.py")
-    runs = {path.stem for path in flows if "\n@flow(" in path.read_text() and "run_job(" in path.read_text()}
+    runs = {path.stem for path in flows if "\n@job_flow\n" in path.read_text() and "run_job(" in path.read_text()}
     assert runs - set(HELD) == {"run_pipeline", "promote_tokenizer"}, "these call the others, and lock by themselves"
 
 
