@@ -16,6 +16,7 @@ from syllabary.model.losses import discriminator_loss
 from syllabary.shards.errors import ConfigError
 from syllabary.workers.recipes.training import CodecTrainConfig, OptimizerConfig, PretrainConfig, TrainConfig
 from syllabary.workers.training import engine
+from syllabary.workers.training.codec import shares_of
 from syllabary.workers.training.engine import deepspeed_config, frozen, learning_rate, select_device
 from tests.helpers.training_testing import no_dropout, train_here, trained, training_recipe, watched
 
@@ -120,7 +121,7 @@ def _gradient_of_an_adversarial_step(stage: Any, run: Any) -> tuple[float, float
     with torch.no_grad():
         generated = stage._generate(batch)
     discriminator_loss(alone(batch.waveform, batch.num_samples), alone(generated, batch.num_samples)).backward()
-    stage._micro_step(batch, stage._shares([batch])[0], adversarial=True)
+    stage._micro_step(batch, shares_of([batch], torch.device("cpu"))[0], adversarial=True)
     pairs = list(zip(stage._discriminators.parameters(), alone.parameters(), strict=True))
     apart = max(float((found.grad - wanted.grad).abs().max()) for found, wanted in pairs)
     return max(float(wanted.grad.abs().max()) for _, wanted in pairs), apart
