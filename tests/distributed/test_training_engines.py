@@ -13,12 +13,13 @@ from safetensors.torch import save as to_safetensors
 
 from syllabary.model.discriminators import Discriminators
 from syllabary.model.losses import discriminator_loss
+from syllabary.model.measures.loudness import loudness_gain
 from syllabary.shards.errors import ConfigError
 from syllabary.workers.recipes.training import CodecTrainConfig, OptimizerConfig, PretrainConfig, TrainConfig
 from syllabary.workers.training import engine
 from syllabary.workers.training.codec import shares_of
 from syllabary.workers.training.engine import deepspeed_config, frozen, learning_rate, select_device
-from tests.helpers.training_testing import no_dropout, train_here, trained, training_recipe, watched
+from tests.helpers.training_testing import RATE, no_dropout, train_here, trained, training_recipe, watched
 
 pytestmark = pytest.mark.long
 
@@ -294,7 +295,8 @@ def _latent_moments(stage: Any, run: Any) -> tuple[float, float, str]:
     codec, rows = stage._codec.eval(), []
     with torch.no_grad():
         for slot in range(24):
-            samples = torch.from_numpy(run.loader.utterances.read(slot))[None]
+            samples = torch.from_numpy(run.loader.utterances.read(slot))
+            samples = (samples * loudness_gain(samples, RATE, -24.0))[None]
             rows.append(codec.encoder(samples, torch.tensor([samples.shape[1]])).latents[0].T)
     frames = torch.cat(rows)
     return float(frames.mean(0).abs().max()), float((frames.std(0) - 1).abs().max()), _sha(codec.encoder)
