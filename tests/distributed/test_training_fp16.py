@@ -13,6 +13,10 @@ from tests.helpers.training_testing import no_dropout, train_here, trained, trai
 
 pytestmark = pytest.mark.long
 
+# Masked frames enter the predictor as zeros, where its first norm is as steep as its epsilon allows: the first
+# gradients reach some hundreds, and times this they still stay well below the largest fp16 number, 65504.
+LOW_FACTOR = 16.0
+
 
 def _fp16(stage: str, zero: int) -> dict[str, Any]:
     return {f"{stage}__precision": "fp16", f"{stage}__zero_stage": zero}
@@ -42,10 +46,10 @@ def test_an_overflow_at_no_scale_at_all_is_told_as_a_gradient_that_is_not_finite
 def test_fp16_learns_like_fp32(pair, shards, encoder, tmp_path, stage, loss, zero):
     half, full = (no_dropout() | _fp16(stage, zero) | {f"{stage}__precision": name} for name in ("fp16", "fp32"))
     # A scale at which nothing overflows: a step left out would put the two runs out of step with one another.
-    pair.run(_from_factor, 256.0, stage, training_recipe(**half), str(tmp_path / "half"), shards, encoder)
+    pair.run(_from_factor, LOW_FACTOR, stage, training_recipe(**half), str(tmp_path / "half"), shards, encoder)
     pair.run(train_here, stage, training_recipe(**full), str(tmp_path / "full"), shards, encoder)
     half, full = trained(str(tmp_path / "half")).series, trained(str(tmp_path / "full")).series
-    assert half["train", "loss_scale"] == [256.0] * 8
+    assert half["train", "loss_scale"] == [LOW_FACTOR] * 8
     judged = ["discriminator_loss", "discriminator_gradient_norm"] if stage == "codec" else []
     for name in (loss, "gradient_norm", *judged):
         assert half["train", name] == pytest.approx(full["train", name], rel=0.02), name
@@ -65,14 +69,14 @@ def _from_factor(factor: float, *args: Any) -> Any:
 def _an_overflow_of_the_last_rank(stage: Any, run: Any) -> list[tuple[float, dict[str, float]]]:
     """(how far the weights moved, what was reported) of one step whose gradient overflows on one rank, and the next."""
     moved = []
-    parameters = list(stage._jepa.context_encoder.parameters())
-    for step, factor in ((1, 1e38 if torch.distributed.get_rank() else 256.0), (2, 256.0)):
+    parameters = [p.detach() for p in stage._jepa.context_encoder.parameters()]
+    for step, factor in ((1, 1e38 if torch.distributed.get_rank() else LOW_FACTOR), (2, LOW_FACTOR)):
         stage.engines["jepa"].scaling.factor = factor
-        before = [p.detach().clone() for p in parameters]
+        before = [p.clone() for p in parameters]
         stats = stage.train_step(step, run.loader.take(), 1e-3, detailed=True)
         moved.append((max(float((a - b).abs().max()) for a, b in zip(parameters, before, strict=True)), stats))
     run.loader.close()
-    assert all(p.grad is None for p in parameters)
+    assert all(p.grad is None for p in stage._jepa.context_encoder.parameters())
     return moved
 
 
@@ -83,8 +87,8 @@ def test_an_overflow_on_one_rank_leaves_the_step_out_on_all_and_lowers_the_scale
     found = pair.run(watched, "pretrain", recipe, out, shards, encoder, _an_overflow_of_the_last_rank)
     for (stayed, left_out), (moved, applied) in found:
         assert stayed == 0 and moved > 1e-5
-        assert "gradient_norm" not in left_out and left_out["loss_scale"] in (128.0, 1e38 / 2)
-        assert applied["gradient_norm"] > 0 and applied["loss_scale"] == 256.0
+        assert "gradient_norm" not in left_out and left_out["loss_scale"] in (LOW_FACTOR / 2, 1e38 / 2)
+        assert applied["gradient_norm"] > 0 and applied["loss_scale"] == LOW_FACTOR
 
 
 @pytest.mark.parametrize(("stage", "zero"), [("pretrain", 2), pytest.param("codec", 0, marks=pytest.mark.slow)])
