@@ -383,7 +383,8 @@ class CodecStage:
     def validate(self) -> dict[str, float]:
         """See :class:`syllabary.workers.training.loop.Stage`."""
         setup, headline = self._setup, heard_mrstft(self._codec, self._model)
-        # A frozen encoder gives fp32's digits, as in training; what learns is judged as it is computed.
+        # With a frozen encoder all is judged in fp32: its digits are fp32's in training too, and what is heard of them
+        # is what restoring gives. An encoder that learns is judged as it is computed.
         with contextlib.nullcontext() if self._is_frozen else lowered(self._config, setup.device):
             return validate_codec(
                 self._codec, setup.validation, setup.device, self._model, headline, self._config.watch

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -254,6 +254,18 @@ def gather_from_ranks(value: T) -> list[T]:
     gathered: list[Any] = [None] * size
     dist.all_gather_object(gathered, value)
     return gathered
+
+
+def clips_of_all_ranks(mine: Sequence[T]) -> tuple[list[T], list[int]]:
+    """What each rank has of its held-out clips, in the order of a single rank, and at which places this rank's are.
+
+    Clips go round the ranks one by one (``fixed_batches``); where one cannot be read, those after it on its rank move
+    up. Collective.
+    """
+    parts = gather_from_ranks(list(mine))
+    order = sorted((turn, rank) for rank, part in enumerate(parts) for turn in range(len(part)))
+    places = [place for place, (_, rank) in enumerate(order) if rank == world()[0]]
+    return [parts[rank][turn] for turn, rank in order], places
 
 
 def rows_of_all_ranks(parts: list[Tensor]) -> Tensor:

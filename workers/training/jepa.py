@@ -31,6 +31,7 @@ from syllabary.workers.training.driver import RankJob
 from syllabary.workers.training.engine import (
     backward,
     build_engine,
+    clips_of_all_ranks,
     gather_from_ranks,
     lowered,
     rows_of_all_ranks,
@@ -162,10 +163,16 @@ def _relative(found: _Predictions, latents: Tensor, groups: PlaceGroups) -> dict
 
 
 def _other_clips(found: _Predictions) -> Tensor:
-    """Squared error of this rank's predictions as those of the next clip's targets, and the frames it sums over [2]."""
+    """Squared error of this rank's predictions as those of the next clip's targets, and the frames it sums over [2].
+
+    The next one of all clips, whichever rank has it. Collective.
+    """
     sums = torch.zeros(2, dtype=torch.float64)
-    following = [*found.wanted[1:], *found.wanted[:1]] if len(found.wanted) > 1 else []
-    for predicted, masked, other in zip(found.predicted, found.masked, following, strict=False):
+    everyone, places = clips_of_all_ranks(found.wanted)
+    if len(everyone) < 2:
+        return sums
+    for predicted, masked, place in zip(found.predicted, found.masked, places, strict=True):
+        other = everyone[(place + 1) % len(everyone)]
         shared = min(len(predicted), len(other))
         error = (predicted[:shared] - other[:shared]).square().mean(dim=1)[masked[:shared]]
         sums += torch.stack([error.double().sum(), torch.tensor(len(error)).double()])

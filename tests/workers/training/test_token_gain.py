@@ -30,8 +30,8 @@ def test_the_constant_frame_has_the_most_common_digit_of_each_dim():
 
 def test_the_next_clips_tokens_are_cut_or_repeated_to_length():
     everyone = [clip(1, 2, 3), clip(4, 5), clip(6)]
-    assert [c.flatten().tolist() for c in others(everyone, everyone, 0)] == [[4, 5, 4], [6, 6], [1]]
-    assert [c.flatten().tolist() for c in others(everyone[1:], everyone, 1)] == [[6, 6], [1]]
+    assert [c.flatten().tolist() for c in others(everyone, everyone, [0, 1, 2])] == [[4, 5, 4], [6, 6], [1]]
+    assert [c.flatten().tolist() for c in others(everyone[::2], everyone, [0, 2])] == [[4, 5, 4], [1]]
 
 
 def test_the_gain_is_over_the_least_of_the_wrong_ones():
@@ -53,7 +53,16 @@ def test_every_rank_takes_the_next_clip_of_all_ranks_and_the_same_constant():
         zero, one = pair.run(_of_rank, [[1, 2], [3, 4], [1, 2], [1, 6]])  # rank 0: first and third, rank 1: the others
         alone, empty = pair.run(_of_rank, [[1, 2]])
     assert zero == {"right": [[1, 2], [1, 2]], "constant": [[1, 1], [1, 1]], "shuffled": [[2, 1], [2, 1]],
-                    "other": [[1, 2], [3, 4]]}  # fmt: skip
+                    "other": [[3, 4], [1, 6]]}  # fmt: skip
     assert one == {"right": [[3, 4], [1, 6]], "constant": [[1, 1], [1, 1]], "shuffled": [[4, 3], [6, 1]],
-                   "other": [[1, 6], [1, 2]]}  # fmt: skip
+                   "other": [[1, 2], [1, 2]]}  # fmt: skip
     assert set(alone) == set(empty) == {"right", "constant", "shuffled"} and empty["right"] == []
+
+
+def test_wrong_tokens_are_the_same_however_the_clips_are_divided():
+    clips = [[(7 * k + frame) % 10 for frame in range(5 + k)] for k in range(5)]
+    with Gang(2) as pair, Gang(1) as single:
+        zero, one = pair.run(_of_rank, clips)
+        (alone,) = single.run(_of_rank, clips)
+    for kind, tokens in alone.items():
+        assert zero[kind] == tokens[::2] and one[kind] == tokens[1::2], kind

@@ -22,7 +22,7 @@ from torch import Tensor
 from syllabary.model.codec import Codec
 from syllabary.model.fsq import Fsq
 from syllabary.workers.training.data.clips import Batch
-from syllabary.workers.training.engine import gather_from_ranks, world
+from syllabary.workers.training.engine import clips_of_all_ranks, gather_from_ranks, world
 
 RIGHT = "right"
 
@@ -43,14 +43,12 @@ def tokens_to_try(mine: Sequence[Tensor], levels: int) -> dict[str, list[Tensor]
         mine: uint8 digits of this rank's clips.
         levels: of a digit.
     """
-    parts = gather_from_ranks(list(mine))
-    everyone = [clip for part in parts for clip in part]
-    first = sum(len(part) for part in parts[: world()[0]])
+    everyone, places = clips_of_all_ranks(mine)
     kinds = {RIGHT: list(mine), "constant": constant(mine, everyone, levels)}
     if any(len(clip) > 1 for clip in everyone):
-        kinds["shuffled"] = [shuffled(clip, seed) for seed, clip in enumerate(mine)]
+        kinds["shuffled"] = [shuffled(clip, place) for place, clip in zip(places, mine, strict=True)]
     if len(everyone) > 1:
-        kinds["other"] = others(mine, everyone, first)
+        kinds["other"] = others(mine, everyone, places)
     return kinds
 
 
@@ -63,11 +61,11 @@ def shuffled(digits: Tensor, seed: int) -> Tensor:
     return digits[order]
 
 
-def others(mine: Sequence[Tensor], everyone: Sequence[Tensor], first: int) -> list[Tensor]:
-    """For each of my clips the digits of the one after it, at my clip's length; ``first`` is where mine begin."""
+def others(mine: Sequence[Tensor], everyone: Sequence[Tensor], places: Sequence[int]) -> list[Tensor]:
+    """For each of my clips the digits of the one after it, at my clip's length; ``places`` are mine in ``everyone``."""
     found = []
-    for place, clip in enumerate(mine, start=first + 1):
-        other = everyone[place % len(everyone)]
+    for place, clip in zip(places, mine, strict=True):
+        other = everyone[(place + 1) % len(everyone)]
         found.append(other[torch.arange(len(clip)) % len(other)])
     return found
 
