@@ -21,11 +21,18 @@ pytestmark = pytest.mark.long
 # Deviations within a micro-batch, which is another one when the batch is divided otherwise.
 BY_MICRO_BATCH = {("train", "prediction_std"), ("train", "target_std")}
 
+# What is summed in another order differs by rounding, and Adam's first steps make much of it where a gradient is near
+# zero: at ten times these rates losses differ by 5e-5 and norms by 9e-4 after eight steps. At these losses are equal
+# within 1e-5; norms, steeper in the weights than losses are, differed by 1.2e-5 at three times the rate. A part of a
+# step that is weighted wrongly shows in the first norm, by percents.
+STEADY = {"pretrain__optimizer__lr": 3e-5, "codec__optimizer__lr": 1e-5}
+NORM_TOLERANCE = 1e-4
+
 
 def _train(
     gang: Gang, stage: str, out: Path, shards: str, encoder: str, stop_after: int = 0, **changes
 ) -> Trained | None:
-    recipe = training_recipe(**no_dropout(), **changes)
+    recipe = training_recipe(**no_dropout(), **STEADY, **changes)
     said = gang.run(train_here, stage, recipe, str(out), shards, encoder, stop_after)
     return None if stop_after else trained(str(out), said[0])
 
@@ -33,7 +40,8 @@ def _train(
 def _close(a: Trained, b: Trained, tolerance: float = 1e-5) -> None:
     assert a.series.keys() == b.series.keys()
     for key in a.series.keys() - BY_MICRO_BATCH:
-        assert a.series[key] == pytest.approx(b.series[key], rel=tolerance, abs=tolerance), key
+        allowed = NORM_TOLERANCE if key[1].endswith("gradient_norm") else tolerance
+        assert a.series[key] == pytest.approx(b.series[key], rel=allowed, abs=allowed), key
 
 
 @pytest.mark.parametrize("zero", [0, pytest.param(1, marks=pytest.mark.slow), 2])
@@ -79,8 +87,4 @@ def test_codec_accumulating_equals_one_large_batch(single, shards, encoder, tmp_
     tuned = {"codec__train_encoder": "finetune"}
     small = _train(single, "codec", tmp_path / "a", shards, encoder, codec__grad_accum_steps=2, **tuned)
     large = _train(single, "codec", tmp_path / "b", shards, encoder, codec__micro_batch_size=4, **tuned)
-    # Losses are equal within 1e-5 at every step. The norm of the encoder's gradient is rougher at single steps (2.7e-4
-    # seen), supposedly because a log magnitude is as steep as its bin is small and enlarges what rounding leaves.
-    norms = [run.series.pop(("train", "gradient_norm")) for run in (small, large)]
-    assert norms[0] == pytest.approx(norms[1], rel=2e-3)
     _close(small, large)
