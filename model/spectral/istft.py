@@ -1,7 +1,8 @@
 """Beyond the paper: a decoder with an inverse-STFT head (recipe ``fast16k``), after Vocos (Siuzdak 2023).
 
-    trunk    1x1 conv -> stages of [transposed conv -> ConvNeXt blocks, local attention]
-    vocoder  transposed conv -> ConvNeXt blocks at the STFT rate -> LN -> linear -> magnitude, phase
+    trunk    1x1 conv -> stages of [transposed conv -> ConvNeXt blocks, local attention] -> features, pitch
+    vocoder  transposed conv -> ConvNeXt blocks at the STFT rate -> LN -> linear -> a filter of pulses at that pitch, a
+             filter of noise, and magnitude and phase of what is neither
              -> inverse FFT -> Hann window -> overlap-add / overlapped squared window
 
 The overlapped squared window is that of an endless signal, so a sample does not depend on where its clip ends, and F
@@ -23,32 +24,54 @@ from syllabary.model.initialize import unit_gain
 from syllabary.model.padding import frame_mask, stretch, valid_mask, zero_invalid
 from syllabary.model.precision import full_precision
 from syllabary.model.spectral.convnext import ChannelNorm, ConvNeXtStage
+from syllabary.model.spectral.pitch import PitchLayer, likeliest_hz
+from syllabary.model.spectral.source import NUM_SOURCE_CHANNELS, Source, short_spectra, source_channels
 
 _MAX_MAGNITUDE = 1e2
+_PITCH_REACH = 3  # positions of the trunk: two by which pitches are smoothed, one to the edge between two
 
 
 class IstftHead(nn.Module):
-    """Channels at the STFT rate to samples."""
+    """Channels at the STFT rate, pulses and noise to samples."""
 
     window: Tensor
 
     def __init__(self, channels: int, n_fft: int, hop_length: int) -> None:
         super().__init__()
-        self.n_fft, self.hop_length = n_fft, hop_length
+        self.n_fft, self.hop_length, self.bins = n_fft, hop_length, n_fft // 2 + 1
         self.norm = ChannelNorm(channels)
-        self.project = unit_gain(nn.Conv1d(channels, n_fft + 2, 1))
+        self.project = unit_gain(nn.Conv1d(channels, 5 * self.bins, 1))
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
+        self._begin_as_pulses()
+
+    @torch.no_grad()
+    def _begin_as_pulses(self) -> None:
+        """Pulses all at one phase and as loud as speech, noise and the rest softer."""
+        pulse_gain, pulse_phase, noise_gain, rest, _ = self.project.weight.split(self.bins)
+        for weight, factor in ((pulse_gain, 0.3), (pulse_phase, 0.1), (noise_gain, 0.3), (rest, 0.3)):
+            weight.mul_(factor)
+        assert self.project.bias is not None
+        for bias, value in zip(self.project.bias.split(self.bins), (-3.0, 0.0, -4.0, -2.0, 0.0), strict=True):
+            bias.fill_(value)
 
     def forward(
-        self, x: Float[Tensor, "batch channels positions"], mask: Bool[Tensor, "batch positions"] | None
+        self,
+        x: Float[Tensor, "batch channels positions"],
+        mask: Bool[Tensor, "batch positions"] | None,
+        pulses: Float[Tensor, "batch samples"],
+        noise: Float[Tensor, "batch samples"],
     ) -> Float[Tensor, "batch samples"]:
         """``positions * hop_length`` samples; invalid positions add nothing to their neighbours."""
-        log_magnitude, phase = self.project(self.norm(x)).float().chunk(2, dim=1)
+        pulse_gain, pulse_phase, noise_gain, rest, phase = self.project(self.norm(x)).float().split(self.bins, dim=1)
         with full_precision(x.device):
-            magnitude = log_magnitude.exp().clamp(max=_MAX_MAGNITUDE)
-            spectrum = torch.complex(magnitude * phase.cos(), magnitude * phase.sin())
+            window = self.window.float()
+            spectrum = (
+                _polar(pulse_gain, pulse_phase) * short_spectra(pulses, window, self.hop_length)
+                + _gain(noise_gain) * short_spectra(noise, window, self.hop_length)
+                + _polar(rest, phase)
+            )
             segments = torch.fft.irfft(zero_invalid(spectrum, mask).transpose(1, 2), n=self.n_fft)
-            return self._overlap_add(segments * self.window.float())
+            return self._overlap_add(segments * window)
 
     def _overlap_add(self, segments: Float[Tensor, "batch positions n_fft"]) -> Float[Tensor, "batch samples"]:
         hop, positions = self.hop_length, segments.shape[1]
@@ -61,17 +84,28 @@ class IstftHead(nn.Module):
         return (total / envelope).flatten(1)[:, margin : margin + positions * hop]
 
 
-class Trunk(nn.Module):
-    """Quantized latents to features: all stages but the last. The bottleneck phase of stage 2 trains it."""
+def _gain(logarithm: Tensor) -> Tensor:
+    return logarithm.exp().clamp(max=_MAX_MAGNITUDE)
 
-    def __init__(self, config: IstftDecoderConfig, latent_dim: int) -> None:
+
+def _polar(log_magnitude: Tensor, phase: Tensor) -> Tensor:
+    magnitude = _gain(log_magnitude)
+    return torch.complex(magnitude * phase.cos(), magnitude * phase.sin())
+
+
+class Trunk(nn.Module):
+    """Quantized latents to features and pitch: all stages but the last. The bottleneck phase of stage 2 trains it."""
+
+    def __init__(self, config: IstftDecoderConfig, latent_dim: int, sample_rate: int) -> None:
         super().__init__()
+        self.sample_rate, self.samples_per_position = sample_rate, config.strides[-2] * config.strides[-1]
         self.strides = config.strides[:-2]
         self.input = unit_gain(nn.Conv1d(latent_dim, config.channels[0], 1))
         self.stages = nn.ModuleList(_stage(config, i) for i in range(len(config.channels) - 1))
         self.ups = nn.ModuleList(
             UpConv1d(config.channels[i], config.channels[i + 1], stride) for i, stride in enumerate(self.strides)
         )
+        self.pitch = PitchLayer(config.channels[-2])
 
     @property
     def rate(self) -> int:
@@ -89,15 +123,36 @@ class Trunk(nn.Module):
             x = stage(x, stretch(mask, rate))
         return zero_invalid(x, stretch(mask, rate))
 
+    def with_source(
+        self,
+        features: Float[Tensor, "batch channels positions"],
+        mask: Bool[Tensor, "batch frames"] | None,
+        heard_hz: Float[Tensor, "batch positions"] | None = None,
+    ) -> Float[Tensor, "batch more positions"]:
+        """What the vocoder takes: the features, followed by the four channels of its source.
+
+        ``heard_hz``: the pitch of the original where it is voiced, else 0; in training the vocoder sounds at it, so
+        that it learns to shape harmonics and not to hide that the decoded ones lie elsewhere.
+        """
+        finer = stretch(mask, self.rate)
+        with full_precision(features.device):
+            hertz = likeliest_hz(self.pitch(features.float()), finer)
+            if heard_hz is not None:
+                heard_hz = F.pad(heard_hz, (0, max(0, hertz.shape[1] - heard_hz.shape[1])))[:, : hertz.shape[1]]
+                hertz = torch.where(heard_hz > 0, heard_hz, hertz)
+            source = source_channels(hertz, finer, self.rate, self.samples_per_position, self.sample_rate)
+            return torch.cat([features.float(), source], dim=1)
+
 
 class Vocoder(nn.Module):
-    """The trunk's features to samples: the last stage and the inverse-STFT head. Local, so it trains on short crops."""
+    """Features and source to samples: the last stage and the inverse-STFT head. Local, so it trains on short crops."""
 
     def __init__(self, config: IstftDecoderConfig) -> None:
         super().__init__()
         *_, self.stride, stft_hop = config.strides
         self.samples_per_position = self.stride * stft_hop
         *_, trunk_width, width = config.channels
+        self.source = Source(math.prod(config.strides[:-2]), self.samples_per_position)
         self.up = UpConv1d(trunk_width, width, self.stride)
         self.stage = _stage(config, len(config.channels) - 1)
         self.head = IstftHead(width, config.n_fft, stft_hop)
@@ -107,22 +162,25 @@ class Vocoder(nn.Module):
     ) -> Float[Tensor, "batch samples"]:
         """``samples_per_position`` samples for each position of whole clips, or of crops of them.
 
-        ``features`` are zero at invalid positions. Near the ends of a crop samples differ from those of the whole clip.
+        ``features``, as ``Trunk.with_source`` gives them, are zero at invalid positions. Near the ends of a crop
+        samples differ from those of the whole clip.
         """
         finer = stretch(mask, self.stride)
-        return self.head(self.stage(self.up(features), finer), finer)
+        with full_precision(features.device):
+            pulses, noise = self.source(features[:, -NUM_SOURCE_CHANNELS:].float())
+        return self.head(self.stage(self.up(features[:, :-NUM_SOURCE_CHANNELS]), finer), finer, pulses, noise)
 
 
 class Generator(nn.Module):
     """Quantized latents to waveform, by trunk and vocoder; the same interface as
     ``syllabary.model.hifigan.Generator``."""
 
-    def __init__(self, config: IstftDecoderConfig, latent_dim: int) -> None:
+    def __init__(self, config: IstftDecoderConfig, latent_dim: int, sample_rate: int) -> None:
         super().__init__()
         self.hop_length = math.prod(config.strides)
         self.context_frames = _context_frames(config)
         self.is_local = True
-        self.trunk, self.vocoder = Trunk(config, latent_dim), Vocoder(config)
+        self.trunk, self.vocoder = Trunk(config, latent_dim, sample_rate), Vocoder(config)
 
     def forward(
         self, values: Float[Tensor, "batch dim frames"], num_samples: Int[Tensor, "batch"]
@@ -130,7 +188,8 @@ class Generator(nn.Module):
         """Waveforms of ``frames * hop_length`` samples, zero beyond ``num_samples`` (keep that on the CPU)."""
         frames, device = values.shape[-1], values.device
         mask = frame_mask(-(-num_samples.cpu() // self.hop_length), frames, device)
-        waveform = self.vocoder(self.trunk(values, mask), stretch(mask, self.trunk.rate))
+        features = self.trunk.with_source(self.trunk(values, mask), mask)
+        waveform = self.vocoder(features, stretch(mask, self.trunk.rate))
         return waveform.masked_fill(~valid_mask(num_samples, frames * self.hop_length, device), 0.0)
 
 
@@ -150,4 +209,7 @@ def _context_frames(config: IstftDecoderConfig) -> int:
             total += 1 / rate
             rate *= config.strides[i]
     overlap = config.n_fft // config.strides[-1]
-    return math.ceil(total + (overlap // 2) / rate)  # a frame is centred on its hop
+    pitch = _PITCH_REACH * config.strides[-2]
+    # A frame of the STFT is centred on its hop, and that of the source sees as much again; a frame's whole number of
+    # cycles is its own, but pitches look beyond it.
+    return math.ceil(total + (overlap + pitch) / rate)
