@@ -12,10 +12,11 @@ frames give exactly F * hop_length samples.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor, nn
 
 from syllabary.model.config import IstftDecoderConfig
@@ -25,30 +26,62 @@ from syllabary.model.padding import frame_mask, stretch, valid_mask, zero_invali
 from syllabary.model.precision import full_precision
 from syllabary.model.spectral.convnext import ChannelNorm, ConvNeXtStage
 from syllabary.model.spectral.pitch import PitchLayer, likeliest_hz
-from syllabary.model.spectral.source import NUM_SOURCE_CHANNELS, Source, short_spectra, source_channels
+from syllabary.model.spectral.source import NUM_SOURCE_CHANNELS, Source, source_channels
 
 _MAX_MAGNITUDE = 1e2
 _PITCH_REACH = 3  # positions of the trunk: two by which pitches are smoothed, one to the edge between two
 
 
-class IstftHead(nn.Module):
-    """Channels at the STFT rate, pulses and noise to samples."""
+class InverseStft(nn.Module):
+    """Complex spectra at the STFT rate to samples."""
 
     window: Tensor
 
+    def __init__(self, n_fft: int, hop_length: int) -> None:
+        super().__init__()
+        self.n_fft, self.hop_length = n_fft, hop_length
+        self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
+
+    def forward(
+        self, spectrum: Complex[Tensor, "batch bins positions"], mask: Bool[Tensor, "batch positions"] | None
+    ) -> Float[Tensor, "batch samples"]:
+        """``positions * hop_length`` samples; invalid positions add nothing to their neighbours."""
+        segments = torch.fft.irfft(zero_invalid(spectrum, mask).transpose(1, 2), n=self.n_fft)
+        hop, positions = self.hop_length, segments.shape[1]
+        overlap = self.n_fft // hop
+        pieces = (segments * self.window.float()).unflatten(2, (overlap, hop))
+        total = sum(F.pad(pieces[:, :, i], (0, 0, i, overlap - 1 - i)) for i in range(overlap))
+        assert isinstance(total, Tensor)
+        envelope = self.window.float().square().view(overlap, hop).sum(dim=0)
+        margin = (self.n_fft - hop) // 2
+        return (total / envelope).flatten(1)[:, margin : margin + positions * hop]
+
+    def spectra(self, waveform: Float[Tensor, "batch samples"]) -> Complex[Tensor, "batch bins positions"]:
+        """The spectra that a waveform of whole hops has at the same positions; it is zero beyond its ends."""
+        margin = (self.n_fft - self.hop_length) // 2
+        segments = F.pad(waveform, (margin, margin)).unfold(-1, self.n_fft, self.hop_length)
+        return torch.fft.rfft(segments * self.window.float()).transpose(1, 2)
+
+
+class IstftHead(nn.Module):
+    """Channels at the STFT rate, pulses and noise to samples.
+
+    The channels give, for each bin, the gain and phase by which pulses are multiplied, the gain of noise, and magnitude
+    and phase of what is neither; gains and magnitudes as logarithms.
+    """
+
     def __init__(self, channels: int, n_fft: int, hop_length: int) -> None:
         super().__init__()
-        self.n_fft, self.hop_length, self.bins = n_fft, hop_length, n_fft // 2 + 1
+        self.bins = n_fft // 2 + 1
         self.norm = ChannelNorm(channels)
         self.project = unit_gain(nn.Conv1d(channels, 5 * self.bins, 1))
-        self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
+        self.stft = InverseStft(n_fft, hop_length)
         self._begin_as_pulses()
 
     @torch.no_grad()
     def _begin_as_pulses(self) -> None:
-        """Pulses all at one phase and as loud as speech, noise and the rest softer."""
-        pulse_gain, pulse_phase, noise_gain, rest, _ = self.project.weight.split(self.bins)
-        for weight, factor in ((pulse_gain, 0.3), (pulse_phase, 0.1), (noise_gain, 0.3), (rest, 0.3)):
+        """Pulses all at one phase and as loud as speech, the rest softer."""
+        for weight, factor in zip(self.project.weight.split(self.bins), (0.3, 0.1, 0.3, 0.3, 1.0), strict=True):
             weight.mul_(factor)
         assert self.project.bias is not None
         for bias, value in zip(self.project.bias.split(self.bins), (-3.0, 0.0, -4.0, -2.0, 0.0), strict=True):
@@ -62,26 +95,13 @@ class IstftHead(nn.Module):
         noise: Float[Tensor, "batch samples"],
     ) -> Float[Tensor, "batch samples"]:
         """``positions * hop_length`` samples; invalid positions add nothing to their neighbours."""
-        pulse_gain, pulse_phase, noise_gain, rest, phase = self.project(self.norm(x)).float().split(self.bins, dim=1)
+        shapes = self.project(self.norm(x)).float().split(self.bins, dim=1)
         with full_precision(x.device):
-            window = self.window.float()
-            spectrum = (
-                _polar(pulse_gain, pulse_phase) * short_spectra(pulses, window, self.hop_length)
-                + _gain(noise_gain) * short_spectra(noise, window, self.hop_length)
-                + _polar(rest, phase)
-            )
-            segments = torch.fft.irfft(zero_invalid(spectrum, mask).transpose(1, 2), n=self.n_fft)
-            return self._overlap_add(segments * window)
+            return self.stft(self._shaped(shapes, self.stft.spectra(pulses), self.stft.spectra(noise)), mask)
 
-    def _overlap_add(self, segments: Float[Tensor, "batch positions n_fft"]) -> Float[Tensor, "batch samples"]:
-        hop, positions = self.hop_length, segments.shape[1]
-        overlap = self.n_fft // hop
-        pieces = segments.unflatten(2, (overlap, hop))
-        total = sum(F.pad(pieces[:, :, i], (0, 0, i, overlap - 1 - i)) for i in range(overlap))
-        assert isinstance(total, Tensor)
-        envelope = self.window.float().square().view(overlap, hop).sum(dim=0)
-        margin = (self.n_fft - hop) // 2
-        return (total / envelope).flatten(1)[:, margin : margin + positions * hop]
+    def _shaped(self, shapes: Sequence[Tensor], pulses: Tensor, noise: Tensor) -> Tensor:
+        pulse_gain, pulse_phase, noise_gain, magnitude, phase = shapes
+        return _polar(pulse_gain, pulse_phase) * pulses + _gain(noise_gain) * noise + _polar(magnitude, phase)
 
 
 def _gain(logarithm: Tensor) -> Tensor:
@@ -201,15 +221,16 @@ def _stage(config: IstftDecoderConfig, i: int) -> ConvNeXtStage:
 
 def _context_frames(config: IstftDecoderConfig) -> int:
     """Frames on either side that a sample depends on: what a decoder of chunks must add to each chunk."""
-    total, rate = 0.0, 1
+    reaches, rate = [], 1
     for i, blocks in enumerate(config.num_blocks):
         attention = config.attention_of(i)
-        total += (blocks * (config.kernel // 2) + attention.num_layers * attention.reach) / rate
+        reaches.append((blocks * (config.kernel // 2) + attention.num_layers * attention.reach) / rate)
         if i + 1 < len(config.num_blocks):
-            total += 1 / rate
+            reaches.append(1 / rate)
             rate *= config.strides[i]
+    *trunk, up, stage = reaches
     overlap = config.n_fft // config.strides[-1]
-    pitch = _PITCH_REACH * config.strides[-2]
-    # A frame of the STFT is centred on its hop, and that of the source sees as much again; a frame's whole number of
-    # cycles is its own, but pitches look beyond it.
-    return math.ceil(total + (overlap + pitch) / rate)
+    vocoder = up + stage + (overlap // 2) / rate  # a frame of the STFT is centred on its hop
+    # The source's spectrum sees as much again, and what it sees depends on all pitches of its frame and some beyond.
+    source = math.ceil(overlap / rate) + _PITCH_REACH * config.strides[-2] / rate
+    return math.ceil(sum(trunk) + max(vocoder, source))

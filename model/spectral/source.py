@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -94,11 +93,3 @@ def _white(count: int) -> list[float]:
         values.append(math.sqrt(12) * ((state >> 8) / 2**24 - 0.5))
     return values
 
-
-def short_spectra(
-    waveform: Float[Tensor, "batch samples"], window: Float[Tensor, "n_fft"], hop_length: int
-) -> Tensor:
-    """Complex spectra [batch, bins, positions] at the positions of the inverse STFT; zeros beyond the ends."""
-    margin = (len(window) - hop_length) // 2
-    segments = F.pad(waveform, (margin, margin)).unfold(-1, len(window), hop_length)
-    return torch.fft.rfft(segments * window).transpose(1, 2)

@@ -1,4 +1,4 @@
-"""What a sample of the generators depends on, measured by gradients, against the context that they claim.
+"""What a sample of the generators depends on, measured, against the context that they claim.
 
 A chunk decoded with too little context has a seam; with too much it costs time and nothing else.
 """
@@ -15,7 +15,7 @@ from syllabary.model.spectral import istft
 from syllabary.workers.recipes.recipe import resolve
 from tests.helpers.small_models import CONFIGS
 
-DIM = 4
+DIM, SAMPLE_RATE = 4, 1600
 SMALL_HIFIGAN, SMALL_ISTFT = CONFIGS["waveform"].decoder, CONFIGS["spectral"].decoder
 DECODERS = {
     "small hifigan": SMALL_HIFIGAN,
@@ -52,23 +52,41 @@ def narrow(config: HifiganDecoderConfig | IstftDecoderConfig) -> hifigan.Generat
     if isinstance(config, IstftDecoderConfig):
         few["attention_heads"] = 2
     small = config.model_copy(update=few)
-    kind = hifigan.Generator if isinstance(small, HifiganDecoderConfig) else istft.Generator
-    generator = kind(small, DIM).eval()
+    if isinstance(small, HifiganDecoderConfig):
+        generator: hifigan.Generator | istft.Generator = hifigan.Generator(small, DIM)
+    else:
+        generator = istft.Generator(small, DIM, SAMPLE_RATE)
     with torch.no_grad():
         for parameter in generator.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    return generator
+    return generator.eval()
 
 
 def reach(generator: hifigan.Generator | istft.Generator) -> int:
-    """Frames on either side from which any gradient at all reaches the samples of the middle frame."""
+    """Frames on either side from which anything at all reaches the samples of the middle frame."""
     middle, hop = generator.context_frames + 2, generator.hop_length
     frames = 2 * middle + 1
+    if isinstance(generator, istft.Generator):
+        return _reach_of_changes(generator, middle)
     values = torch.randn(1, DIM, frames, requires_grad=True)
     waveform = generator(values, torch.tensor([frames * hop]))[0, middle * hop : (middle + 1) * hop]
     (gradient,) = torch.autograd.grad((waveform * torch.randn(hop)).sum(), values)
     seen = gradient[0].abs().sum(dim=0).nonzero()[:, 0]
     return int((seen - middle).abs().max())
+
+
+@torch.no_grad()
+def _reach_of_changes(generator: istft.Generator, middle: int) -> int:
+    """The same by changing one frame: the gradient of a pitch, the likeliest of many, is zero."""
+    hop, values = generator.hop_length, torch.randn(1, DIM, 2 * middle + 1)
+    for apart in range(middle, 0, -1):
+        changed = values.repeat(9, 1, 1)
+        changed[1:5, :, middle - apart] = 3 * torch.randn(4, DIM)
+        changed[5:, :, middle + apart] = 3 * torch.randn(4, DIM)
+        heard = generator(changed, torch.full((9,), values.shape[-1] * hop))[:, middle * hop : (middle + 1) * hop]
+        if not torch.equal(heard[1:], heard[:1].expand(8, -1)):
+            return apart
+    return 0
 
 
 @pytest.mark.parametrize("name", sorted(DECODERS))
