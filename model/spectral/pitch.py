@@ -1,8 +1,8 @@
 """Pitch (beyond the paper): a tracker that teaches it and the layer that reads it from the decoder's features.
 
-    tracker  autocorrelation of the windowed signal over that of its window -> strengths of 72 pitches and of "unvoiced"
-             -> the best path (Boersma 1993, whose costs are used)
-    layer    features -> scores of 72 pitches from 60 to 480 Hz, 24 an octave, and of "unvoiced"
+tracker  autocorrelation of the windowed signal over that of its window -> strengths of 72 pitches and of "unvoiced"
+         -> the best path (Boersma 1993, whose costs are used)
+layer    features -> scores of 72 pitches from 60 to 480 Hz, 24 an octave, and of "unvoiced"
 """
 
 from __future__ import annotations

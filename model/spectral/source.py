@@ -60,7 +60,9 @@ class Source(nn.Module):
         super().__init__()
         self.samples_per_position = samples_per_position
         still = torch.zeros(1, samples_per_position)
-        noise = torch.tensor(_white(positions_per_frame * samples_per_position)).unflatten(0, (-1, samples_per_position))
+        noise = torch.tensor(_white(positions_per_frame * samples_per_position)).unflatten(
+            0, (-1, samples_per_position)
+        )
         self.register_buffer("noise", torch.cat([still, noise]), persistent=False)
 
     def forward(
@@ -92,4 +94,3 @@ def _white(count: int) -> list[float]:
         state = (1664525 * state + 1013904223) % 2**32
         values.append(math.sqrt(12) * ((state >> 8) / 2**24 - 0.5))
     return values
-

@@ -200,9 +200,7 @@ class PhasedCodecStage:
         k = self._vocoder.live.samples_per_position
         length = max(1, round(config.crop_s * self._model.encoder.sample_rate / k))
         positions = -(-batch.num_samples // k)
-        pairs = [
-            random_crops(features, batch.waveform, positions, length, k) for _ in range(config.crops_per_clip)
-        ]
+        pairs = [random_crops(features, batch.waveform, positions, length, k) for _ in range(config.crops_per_clip)]
         return torch.cat([f for f, _ in pairs]), torch.cat([w for _, w in pairs])
 
     def _judge(

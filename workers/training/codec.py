@@ -199,9 +199,7 @@ def heard_pitch(trunk: Trunk, batch: Batch) -> Tensor:
 
 
 @torch.no_grad()
-def validate_heads(
-    bottleneck: Bottleneck, mel: LogMel, batches: list[Batch], device: torch.device
-) -> dict[str, float]:
+def validate_heads(bottleneck: Bottleneck, mel: LogMel, batches: list[Batch], device: torch.device) -> dict[str, float]:
     """What the heads say from tokens of the held-out clips. Collective.
 
     ``mel_head``: L1 of the spectra. ``voicing_wrong``: share of positions that are voiced in one and not in the other.

@@ -142,9 +142,7 @@ def test_a_head_filters_pulses_and_noise_and_adds_the_rest() -> None:
         for sound in (pulses, noise):
             polar = analysed(sound[clip].double().numpy(), 16, 4)[0].double().numpy()
             spectra.append(np.exp(polar[:9] + 1j * polar[9:]))
-        total = (
-            np.exp(gain + 1j * turn) * spectra[0] + np.exp(noise_gain) * spectra[1] + np.exp(magnitude + 1j * phase)
-        )
+        total = np.exp(gain + 1j * turn) * spectra[0] + np.exp(noise_gain) * spectra[1] + np.exp(magnitude + 1j * phase)
         expected = overlapped_cosines(np.log(np.abs(total)), np.angle(total), 16, 4)
         np.testing.assert_allclose(found, expected, atol=2e-4, rtol=1e-3)
 
