@@ -1,6 +1,7 @@
 """The first phase of stage 2: audio to tokens to log-mel, without a waveform (beyond the paper).
 
     encoder -> FSQ, routed by clip -> trunk of the decoder -> linear head -> log-mel at the STFT rate
+                                                           -> pitch layer -> pitch of each position of the trunk
 
 What 640 bit/s can hold is decided here, by a loss that is cheap and needs no adversary; the second phase trains the
 vocoder, which is local and has no bottleneck, on the trunk's features at rest.
@@ -33,9 +34,11 @@ _FAR = 4  # positions apart of the slower of two differences in time
 
 @dataclass(frozen=True)
 class BottleneckOutput:
-    """``mel`` [batch, bands, positions at the STFT rate]; ``latents`` [batch, dim, frames]; ``num_frames`` [batch]."""
+    """``mel`` [batch, bands, positions at the STFT rate]; ``pitch`` [batch, states, positions of the trunk], scores;
+    ``latents`` [batch, dim, frames]; ``num_frames`` [batch]."""
 
     mel: Float[Tensor, "batch bands positions"]
+    pitch: Float[Tensor, "batch states coarser"]
     latents: Float[Tensor, "batch dim frames"]
     num_frames: Int[Tensor, "batch"]
 
@@ -73,14 +76,20 @@ class Bottleneck(nn.Module):
         """The mel spectra that the tokens of a batch give; keep ``num_samples`` on the CPU."""
         encoded = self.encoder(waveform, num_samples)
         values = self.fsq.routed(encoded.latents, routing)
-        return BottleneckOutput(self.mel_of(values, encoded.num_frames), encoded.latents, encoded.num_frames)
+        features = self._features(values, encoded.num_frames)
+        mel, pitch = self.head(features).float(), self.trunk.pitch(features).float()
+        return BottleneckOutput(mel, pitch, encoded.latents, encoded.num_frames)
 
     def mel_of(
         self, values: Float[Tensor, "batch dim frames"], num_frames: Int[Tensor, "batch"]
     ) -> Float[Tensor, "batch bands positions"]:
         """The mel spectra of quantized latents."""
-        mask = frame_mask(num_frames, values.shape[-1], values.device)
-        return self.head(self.trunk(values, mask)).float()
+        return self.head(self._features(values, num_frames)).float()
+
+    def _features(
+        self, values: Float[Tensor, "batch dim frames"], num_frames: Int[Tensor, "batch"]
+    ) -> Float[Tensor, "batch channels positions"]:
+        return self.trunk(values, frame_mask(num_frames, values.shape[-1], values.device))
 
 
 def bottleneck_mel(config: ModelConfig) -> LogMel:

@@ -58,4 +58,4 @@ def make_generator(config: ModelConfig) -> AnyGenerator:
     """The generator that the configuration's decoder describes."""
     if isinstance(config.decoder, HifiganDecoderConfig):
         return hifigan.Generator(config.decoder, config.encoder.latent_dim)
-    return istft.Generator(config.decoder, config.encoder.latent_dim)
+    return istft.Generator(config.decoder, config.encoder.latent_dim, config.encoder.sample_rate)

@@ -34,7 +34,8 @@ def _judged(values: Tensor) -> DiscriminatorOutput:
 def _istft(x: Tensor) -> Tensor:
     head = IstftHead(2, 32, 8)
     head.norm = head.project = torch.nn.Identity()  # the layers before the spectrum are lowered on purpose
-    return head(x[:, : 34 * 11].reshape(2, 34, 11), None)
+    shapes = x[:, : 85 * 4].reshape(2, 85, 4)
+    return head(shapes, None, x[:, :32].float(), x[:, 32:64].float())
 
 
 def _daam(x: Tensor) -> Tensor:

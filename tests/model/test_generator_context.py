@@ -1,4 +1,4 @@
-"""What a sample of the generators depends on, measured by gradients, against the context that they claim.
+"""What a sample of the generators depends on, measured, against the context that they claim.
 
 A chunk decoded with too little context has a seam; with too much it costs time and nothing else.
 """
@@ -15,7 +15,7 @@ from syllabary.model.spectral import istft
 from syllabary.workers.recipes.recipe import resolve
 from tests.helpers.small_models import CONFIGS
 
-DIM = 4
+DIM, SAMPLE_RATE = 4, 1600
 SMALL_HIFIGAN, SMALL_ISTFT = CONFIGS["waveform"].decoder, CONFIGS["spectral"].decoder
 DECODERS = {
     "small hifigan": SMALL_HIFIGAN,
@@ -38,10 +38,10 @@ DECODERS = {
     ),
     **{name: resolve(name).model.decoder for name in ("paper", "small", "small_5hz", "tiny_paper", "tiny", "fast16k")},
 }
-# Where the sum of the layers' reaches is no whole number the claim may be one frame more than what is reached.
+# Where the sum of the layers' reaches is no whole number the claim may be one frame more than what is reached; where it
+# is a pitch that reaches farthest, one more, since a small change seldom makes another pitch the likeliest.
 TIGHT = {
-    "small hifigan", "wide kernel", "wide dilation", "wide output", "small istft", "long window", "paper",
-    "small", "small_5hz",
+    "small hifigan", "wide kernel", "wide dilation", "wide output", "paper", "small", "small_5hz",
 }  # fmt: skip
 
 
@@ -52,18 +52,22 @@ def narrow(config: HifiganDecoderConfig | IstftDecoderConfig) -> hifigan.Generat
     if isinstance(config, IstftDecoderConfig):
         few["attention_heads"] = 2
     small = config.model_copy(update=few)
-    kind = hifigan.Generator if isinstance(small, HifiganDecoderConfig) else istft.Generator
-    generator = kind(small, DIM).eval()
+    if isinstance(small, HifiganDecoderConfig):
+        generator: hifigan.Generator | istft.Generator = hifigan.Generator(small, DIM)
+    else:
+        generator = istft.Generator(small, DIM, SAMPLE_RATE)
     with torch.no_grad():
         for parameter in generator.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    return generator
+    return generator.eval()
 
 
 def reach(generator: hifigan.Generator | istft.Generator) -> int:
-    """Frames on either side from which any gradient at all reaches the samples of the middle frame."""
+    """Frames on either side from which anything at all reaches the samples of the middle frame."""
     middle, hop = generator.context_frames + 2, generator.hop_length
     frames = 2 * middle + 1
+    if isinstance(generator, istft.Generator):
+        return _reach_of_changes(generator, middle)
     values = torch.randn(1, DIM, frames, requires_grad=True)
     waveform = generator(values, torch.tensor([frames * hop]))[0, middle * hop : (middle + 1) * hop]
     (gradient,) = torch.autograd.grad((waveform * torch.randn(hop)).sum(), values)
@@ -71,10 +75,24 @@ def reach(generator: hifigan.Generator | istft.Generator) -> int:
     return int((seen - middle).abs().max())
 
 
+@torch.no_grad()
+def _reach_of_changes(generator: istft.Generator, middle: int) -> int:
+    """The same by changing one frame: the gradient of a pitch, the likeliest of many, is zero."""
+    hop, values = generator.hop_length, torch.randn(1, DIM, 2 * middle + 1)
+    for apart in range(middle, 0, -1):
+        changed = values.repeat(5, 1, 1)
+        changed[1:3, :, middle - apart] = 3 * torch.randn(2, DIM)
+        changed[3:, :, middle + apart] = 3 * torch.randn(2, DIM)
+        heard = generator(changed, torch.full((5,), values.shape[-1] * hop))[:, middle * hop : (middle + 1) * hop]
+        if (heard[1:] - heard[:1]).abs().max() > 5e-6 * heard.abs().max():  # rows differ in their last bits
+            return apart
+    return 0
+
+
 @pytest.mark.parametrize("name", sorted(DECODERS))
 def test_context_is_what_a_sample_depends_on(name: str) -> None:
     generator = narrow(DECODERS[name])
-    loose = 0 if name in TIGHT else 1
+    loose = 0 if name in TIGHT else 2 if isinstance(generator, istft.Generator) else 1
     assert reach(generator) <= generator.context_frames <= reach(generator) + loose
 
 
@@ -95,5 +113,6 @@ def test_chunks_with_the_context_join_without_a_seam(name: str) -> None:
             seams.append((kept - whole[chunk.keep_start * hop : chunk.keep_stop * hop]).abs().max())
         return float(torch.stack(seams).max().detach())
 
-    assert worst(context) < 1e-6
-    assert worst(context // 2) > 1e-4
+    scale = float(whole.abs().max())
+    assert worst(context) < 5e-5 * scale
+    assert worst(context // 2) > 3e-4 * scale

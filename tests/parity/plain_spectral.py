@@ -98,4 +98,7 @@ def decode(generator: Generator, values: Tensor) -> Tensor:
         stride, length = up.stride, x.shape[-1]
         full = F.conv_transpose1d(x, up.weight, up.bias, stride=stride)
         x = stage(full[..., stride // 2 : stride // 2 + length * stride], later.blocks)
-    return vocoder.head(x, None)
+        if up is trunk.ups[-1]:
+            source = trunk.with_source(x, None)[:, -4:]
+    pulses, noise = vocoder.source(source)
+    return vocoder.head(x, None, pulses, noise)

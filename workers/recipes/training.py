@@ -127,6 +127,7 @@ class BottleneckConfig(Config):
     share: float = Field(default=0.75, gt=0, lt=1)
     encoder_lr_fraction: float = Field(default=1.0, ge=0, description="0 leaves the encoder at rest")
     spread_weight: float = Field(default=0.3, ge=0)
+    pitch_weight: float = Field(default=0.15, ge=0, description="of the cross entropy of the pitch")
     routing: tuple[RoutingPhase, ...] = (
         RoutingPhase(until=0.15, rounded=0.5, noisy=0.5),
         RoutingPhase(until=0.75, rounded=0.5, noisy=0.25),

@@ -27,6 +27,7 @@ from syllabary.model.fsq import Routing
 from syllabary.model.losses import GeneratorLosses, discriminator_loss, generator_losses, mean_score, spread_loss
 from syllabary.model.spectral.istft import Generator, Vocoder
 from syllabary.model.spectral.mel import mel_windows
+from syllabary.model.spectral.pitch import pitch_loss
 from syllabary.shards import store
 from syllabary.workers.training.codec import (
     CodecStage,
@@ -34,12 +35,13 @@ from syllabary.workers.training.codec import (
     begin_codec,
     head_mel,
     heard_mel,
+    heard_pitch,
     illustrate,
     publish_codec,
     shares_by,
     shares_of,
     validate_codec,
-    validate_mel_head,
+    validate_heads,
 )
 from syllabary.workers.training.data.clips import Batch
 from syllabary.workers.training.driver import RankJob
@@ -138,10 +140,14 @@ class PhasedCodecStage:
         wanted, hop = self._mel(batch.waveform), self._mel.hop_length
         mel = mel_loss_in_time(found.mel, wanted, batch.num_samples, hop)
         spread = spread_loss(found.latents, found.num_frames)
-        total = mel + self._config.bottleneck.spread_weight * spread
+        hertz = heard_pitch(self._bottleneck.live.trunk, batch)
+        pitch = pitch_loss(found.pitch, hertz, batch.num_samples, self._vocoder.live.samples_per_position)
+        weights = self._config.bottleneck
+        total = mel + weights.spread_weight * spread + weights.pitch_weight * pitch
         backward(engine, total * share.scale)
         plain = mel_l1(found.mel.detach(), wanted, batch.num_samples, hop)
-        stats = {"total": total.detach(), "mel": plain, "mel_in_time": mel.detach(), "spread": spread.detach()}
+        terms = {"total": total, "mel": plain, "mel_in_time": mel, "pitch": pitch, "spread": spread}
+        stats = {name: term.detach() for name, term in terms.items()}
         return stats, step_engine(engine) | {"bottleneck_learning_rate": rate}
 
     def _routing(self, progress: float) -> Routing:
@@ -188,13 +194,13 @@ class PhasedCodecStage:
         config, rest = self._config.vocoder, self._bottleneck.average
         with lowered(self._config, self._setup.device):
             encoded = rest.encoder(batch.heard, batch.num_samples)
-            features = rest.trunk(rest.fsq(encoded.latents).values, _mask(encoded.num_frames, encoded.latents))
+            mask = _mask(encoded.num_frames, encoded.latents)
+            features = rest.trunk(rest.fsq(encoded.latents).values, mask)
+        features = rest.trunk.with_source(features, mask, heard_pitch(rest.trunk, batch))
         k = self._vocoder.live.samples_per_position
         length = max(1, round(config.crop_s * self._model.encoder.sample_rate / k))
         positions = -(-batch.num_samples // k)
-        pairs = [
-            random_crops(features.float(), batch.waveform, positions, length, k) for _ in range(config.crops_per_clip)
-        ]
+        pairs = [random_crops(features, batch.waveform, positions, length, k) for _ in range(config.crops_per_clip)]
         return torch.cat([f for f, _ in pairs]), torch.cat([w for _, w in pairs])
 
     def _judge(
@@ -228,7 +234,7 @@ class PhasedCodecStage:
             heard = validate_codec(
                 self._averaged, batches, device, self._model, headline, self._config.watch, is_heard=speaks
             )
-            head = validate_mel_head(rest, self._mel, batches, device)
+            head = validate_heads(rest, self._mel, batches, device)
         return {"mel": head["mel_head"]} | heard | head
 
     def warnings(self, validations: Sequence[Validation]) -> list[Warned]:

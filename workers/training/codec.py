@@ -35,7 +35,9 @@ from syllabary.model.losses import (
     waveform_loss,
 )
 from syllabary.model.measures.usage import level_usage
+from syllabary.model.spectral.istft import Trunk
 from syllabary.model.spectral.mel import LogMel, mel_windows
+from syllabary.model.spectral.pitch import pitch_errors, track_pitch
 from syllabary.shards import audio, store
 from syllabary.shards.archive.packing import Packing
 from syllabary.shards.errors import ConfigError
@@ -191,20 +193,34 @@ def head_mel(bottleneck: Bottleneck, mel: LogMel) -> Headline:
     return Headline("mel", loss)
 
 
+def heard_pitch(trunk: Trunk, batch: Batch) -> Tensor:
+    """The pitch in Hz of each position of the trunk, tracked in what the batch's clips sound like; 0 if unvoiced."""
+    return track_pitch(batch.waveform, batch.num_samples, trunk.sample_rate, trunk.samples_per_position)
+
+
 @torch.no_grad()
-def validate_mel_head(
-    bottleneck: Bottleneck, mel: LogMel, batches: list[Batch], device: torch.device
-) -> dict[str, float]:
-    """``mel_head``: L1 of the spectra that the head gives from tokens of the held-out clips. Collective."""
-    sums = torch.zeros(2, dtype=torch.float64)
+def validate_heads(bottleneck: Bottleneck, mel: LogMel, batches: list[Batch], device: torch.device) -> dict[str, float]:
+    """What the heads say from tokens of the held-out clips. Collective.
+
+    ``mel_head``: L1 of the spectra. ``voicing_wrong``: share of positions that are voiced in one and not in the other.
+    ``pitch_wrong``: share, of those voiced in both, that are more than a semitone off.
+    """
+    sums = torch.zeros(6, dtype=torch.float64)
     for batch in batches:
         batch = batch.to(device)
         found = bottleneck(batch.waveform, batch.num_samples, Routing())
         apart = mel_l1(found.mel, mel(batch.waveform), batch.num_samples, mel.hop_length)
         count = float(batch.num_samples.sum())
-        sums += count * torch.tensor([float(apart), 1.0], dtype=torch.float64)
-    apart_sum, total = sum(gather_from_ranks(sums)).tolist()  # type: ignore[union-attr]
-    return {"mel_head": apart_sum / total}
+        trunk = bottleneck.trunk
+        wrong = pitch_errors(found.pitch, heard_pitch(trunk, batch), batch.num_samples, trunk.samples_per_position)
+        sums += torch.tensor([count * float(apart), count, *map(float, wrong)], dtype=torch.float64)
+    apart_sum, total, *wrong_sums = sum(gather_from_ranks(sums)).tolist()  # type: ignore[union-attr]
+    voicing, positions, pitch, voiced = wrong_sums
+    return {
+        "mel_head": apart_sum / total,
+        "voicing_wrong": voicing / positions,
+        "pitch_wrong": pitch / max(1.0, voiced),
+    }
 
 
 def _code_use(digits: Tensor, config: ModelConfig) -> dict[str, float]:
