@@ -24,7 +24,7 @@ NAMES = {
     "pretrain": ("loss", "gradient_norm"),
     "codec": ("mrstft", "waveform", "total", "discriminator_loss"),
     "spectral-pretrain": ("loss", "gradient_norm"),
-    "spectral-codec": ("mel", "mel_in_time", "spread", "total", "gradient_norm", "discriminator_loss"),
+    "spectral-codec": ("mel", "mel_in_time", "pitch", "spread", "total", "gradient_norm", "discriminator_loss"),
 }
 SHORT = {
     "num_steps": 6, "num_workers": 1, "micro_batch_size": 2, "validate_every": 3, "num_validation_utterances": 4,
@@ -80,11 +80,11 @@ WATCHES = {
     },
     "spectral-codec": {
         "train": {
-            "mel", "mel_in_time", "spread", "total", "bottleneck_learning_rate", "vocoder_learning_rate",
+            "mel", "mel_in_time", "pitch", "spread", "total", "bottleneck_learning_rate", "vocoder_learning_rate",
             "discriminator_loss", "adversarial", "feature_matching", "gradient_norm", "discriminator_gradient_norm",
         },
         "valid": {
-            "mel", "mel_head", "mel_right", "mel_shuffled", "mel_other", "mel_constant", "token_gain", "mrstft",
+            "mel", "mel_head", "voicing_wrong", "pitch_wrong", "mel_right", "mel_shuffled", "mel_other", "mel_constant", "token_gain", "mrstft",
             "between_clips", "level_entropy_given_place", "level_entropy_bits", "token_perplexity",
         },
         "dims": {"latent_std[127]", "level_0_share[000]"},
