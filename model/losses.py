@@ -21,7 +21,7 @@ from torch import Tensor
 
 from syllabary.model.config import CodecLossConfig
 from syllabary.model.discriminators import DiscriminatorOutput, FeatureMap
-from syllabary.model.padding import on_device, valid_mask
+from syllabary.model.padding import over_clips, valid_mask
 from syllabary.model.precision import full_precision
 from syllabary.model.spectral.mel import LogMel
 
@@ -157,12 +157,6 @@ def _stft_loss(
         magnitude = ((error + _MAGNITUDE_FLOOR**2) / (energy + _MAGNITUDE_FLOOR**2)).sqrt()
     log_difference = (ours.log() - theirs.log()).masked_fill(~mask, 0.0)
     return magnitude + log_difference.abs().sum(dim=(1, 2)) / count
-
-
-def over_clips(terms: Float[Tensor, "batch"], num_samples: Int[Tensor, "batch"]) -> Float[Tensor, ""]:
-    """Mean over clips, weighted by their samples."""
-    weights = on_device(num_samples, terms.device).to(terms.dtype)
-    return (terms * weights).sum() / weights.sum().clamp(min=1)
 
 
 def _magnitudes(waveform: Float[Tensor, "batch samples"], n_fft: int) -> Float[Tensor, "batch bins frames"]:

@@ -56,3 +56,9 @@ def masked_mean(x: Float[Tensor, "*any"], mask: Bool[Tensor, "*any"] | None) -> 
     if mask is None:
         return x.mean()
     return x.masked_fill(~mask, 0.0).sum() / mask.sum().clamp(min=1)
+
+
+def over_clips(terms: Float[Tensor, "batch"], num_samples: Int[Tensor, "batch"]) -> Float[Tensor, ""]:
+    """Mean over clips, weighted by their samples."""
+    weights = on_device(num_samples, terms.device).to(terms.dtype)
+    return (terms * weights).sum() / weights.sum().clamp(min=1)

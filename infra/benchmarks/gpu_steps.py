@@ -25,6 +25,7 @@ from syllabary.model.jepa import Jepa
 from syllabary.model.losses import discriminator_loss, generator_losses
 from syllabary.model.masking import sample_mask
 from syllabary.model.spectral.convnext import ConvNeXtStage
+from syllabary.model.spectral.mel import mel_windows
 from syllabary.workers.recipes.recipe import Recipe
 from syllabary.workers.recipes.training import OptimizerConfig
 from syllabary.workers.training.codec import CodecStage
@@ -98,9 +99,9 @@ class BareJepa(BareStep):
     def gradients(self, waveform: Tensor, masks: Tensor) -> Tensor:  # type: ignore[override]
         """Forward and backward."""
         with _lowered(self._device):
-            loss = self._jepa(waveform, self._lengths, masks).loss
-        loss.backward()
-        return loss.detach()
+            found = self._jepa(waveform, self._lengths, masks)
+        found.total.backward()
+        return found.loss.detach()
 
     def update(self) -> None:
         """Also the moving average."""
@@ -115,6 +116,7 @@ class BareCodec(BareStep):
         self._model, self._device = recipe.model, device
         self._codec = Codec(recipe.model).to(device).train()
         self._judges = Discriminators(recipe.model.discriminator).to(device) if adversarial else None
+        self._mels = mel_windows(self._model.losses, self._model.encoder.sample_rate, device)
         self._lengths = torch.full((clips,), samples)
         modules = [self._codec, *([self._judges] if self._judges else [])]
         super().__init__(modules, recipe.codec.optimizer)
@@ -134,9 +136,9 @@ class BareCodec(BareStep):
             discriminator_loss(real, fake).backward()
             with frozen(self._judges), _lowered(self._device):
                 judged = real, self._judges(made, self._lengths)
-        losses = generator_losses(made, waveform, self._lengths, self._model.losses, judged=judged)
+        losses = generator_losses(made, waveform, self._lengths, self._model.losses, judged=judged, mels=self._mels)
         losses.total.backward()
-        return losses.mrstft.detach()
+        return losses.total.detach()
 
 
 class Captured:
@@ -197,10 +199,11 @@ def project_step(stage: str, recipe: Recipe, device: torch.device, folder: Path)
     setup = RankSetup(RankJob(str(folder), "", recipe, None, str(folder)), device, [], load_universal=False)
     made: Any = JepaStage(setup) if stage == "pretrain" else CodecStage(setup)
     number = recipe.codec.discriminator_start_step + (1 if stage == "codec, adversarial" else 0)
+    shown = "loss" if stage == "pretrain" else "total"  # whichever terms the recipe's loss has
     lr = (recipe.pretrain if stage == "pretrain" else recipe.codec).optimizer.lr
 
     def step(batch: Batch) -> Tensor:
-        return torch.tensor(made.train_step(number, [batch], lr, detailed=False)[made.headline])
+        return torch.tensor(made.train_step(number, [batch], lr, detailed=False)[shown])
 
     return step
 

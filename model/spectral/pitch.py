@@ -14,8 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from syllabary.model.losses import over_clips
-from syllabary.model.padding import valid_mask, zero_invalid
+from syllabary.model.padding import over_clips, valid_mask, zero_invalid
 from syllabary.model.precision import full_precision
 
 LOWEST_HZ, PER_OCTAVE, NUM_PITCHES = 60.0, 24, 72

@@ -84,7 +84,8 @@ WATCHES = {
             "discriminator_loss", "adversarial", "feature_matching", "gradient_norm", "discriminator_gradient_norm",
         },
         "valid": {
-            "mel", "mel_head", "voicing_wrong", "pitch_wrong", "mel_right", "mel_shuffled", "mel_other", "mel_constant", "token_gain", "mrstft",
+            "mel", "mel_head", "voicing_wrong", "pitch_wrong", "mel_right", "mel_shuffled", "mel_other",
+            "mel_constant", "token_gain", "mrstft",
             "between_clips", "level_entropy_given_place", "level_entropy_bits", "token_perplexity",
         },
         "dims": {"latent_std[127]", "level_0_share[000]"},
