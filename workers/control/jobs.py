@@ -205,6 +205,10 @@ class ExportJob(Job):
     runs: ClassVar[str] = "training.export:export"
     codec: CodecRun
     out: Out
+    dtype: Literal["float32", "float16", "bfloat16"] = Field(
+        default="float32",
+        description="What weights are stored as. They are rounded before the digests are taken; fp32 computes.",
+    )
 
 
 class TokenizeJob(Job):

@@ -1,7 +1,7 @@
 """Weights that a training begins with instead of drawing them: those of a tokenizer, or of a complete run of a stage.
 
-What the source does not have (a decoder after stage 1, a mel head in a tokenizer, discriminators anywhere) begins
-untrained. Optimizer states are never taken over: this is a new training, with its own warm-up, not a run resumed.
+What the source does not have (a decoder after stage 1, discriminators anywhere) begins untrained. Optimizer states are
+never taken over: this is a new training, with its own warm-up, not a run resumed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from syllabary.shards import outputs, store
 from syllabary.shards.errors import ConfigError, InputError
 from syllabary.workers.recipes.recipe import Recipe, validate
-from syllabary.workers.tokenizer.directory import load_tokenizer
+from syllabary.workers.tokenizer.directory import load_mel_head, load_tokenizer
 from syllabary.workers.training.checkpoints import sha256_of
 
 ENCODER_FILE, CODEC_FILE, HEAD_FILE, CONFIG_FILE = (
@@ -55,7 +55,8 @@ def initial_digest(uri: str, recipe: Recipe) -> str:
     for part in parts:
         _require_equal(uri, part, model[part], recipe.model.model_dump(mode="json")[part])
     names = {"pretrain": [ENCODER_FILE], "codec": [CODEC_FILE], "tokenizer": [ENCODER_FILE, "decoder.safetensors"]}
-    return outputs.digest([sha256_of(store.join(uri, name)) for name in names[kind]])
+    heads = [HEAD_FILE] if kind != "pretrain" and store.exists(store.join(uri, HEAD_FILE)) else []
+    return outputs.digest([sha256_of(store.join(uri, name)) for name in names[kind] + heads])
 
 
 def read_initial(uri: str) -> InitialWeights:
@@ -65,7 +66,7 @@ def read_initial(uri: str) -> InitialWeights:
     kind, _ = _described(uri)
     if kind == "tokenizer":
         files = load_tokenizer(uri)
-        return InitialWeights(dict(files.encoder_state), dict(files.decoder_state or {}), {})
+        return InitialWeights(dict(files.encoder_state), dict(files.decoder_state or {}), load_mel_head(uri))
     if kind == "pretrain":
         return InitialWeights(from_safetensors(store.read_bytes(store.join(uri, ENCODER_FILE))), {}, {})
     state = from_safetensors(store.read_bytes(store.join(uri, CODEC_FILE)))
