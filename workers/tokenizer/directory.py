@@ -149,9 +149,8 @@ def save_tokenizer(
             hold.
         ConflictError: another tokenizer is already there.
     """
-    encoder, decoder = (
-        rounded_weights(what, state, stored_as) for what, state in (("encoder", encoder_state), ("decoder", decoder_state))
-    )
+    encoder = rounded_weights("encoder", encoder_state, stored_as)
+    decoder = rounded_weights("decoder", decoder_state, stored_as)
     _require_fit("encoder", encoder, _encoder_shapes(config), InputError)
     _require_fit("decoder", decoder, _decoder_shapes(config), InputError)
     digests = Digests(encoder_digest(config, encoder), decoder_digest(config, decoder))

@@ -8,6 +8,7 @@ from syllabary.shards import outputs, store
 from syllabary.shards.errors import InputError
 from syllabary.workers.control.jobs import ExportJob
 from syllabary.workers.control.run_verb import say
+from syllabary.workers.recipes.beginning import CONFIG_FILE
 from syllabary.workers.recipes.recipe import validate
 
 
@@ -22,7 +23,7 @@ def export(job: ExportJob) -> dict[str, Any]:
     from safetensors.torch import load as from_safetensors
 
     from syllabary.workers.tokenizer.directory import save_tokenizer
-    from syllabary.workers.training.initial_weights import CODEC_FILE, CONFIG_FILE, HEAD_FILE
+    from syllabary.workers.training.initial_weights import CODEC_FILE, HEAD_FILE
 
     outputs.read_claim(job.codec, "codec")
     if outputs.read_done(job.codec) is None:

@@ -16,9 +16,10 @@ from syllabary.shards.errors import ConfigError, InputError, NotFoundError
 from syllabary.shards.outputs import pretty_json
 from syllabary.workers.control.jobs import TrainCodecJob
 from syllabary.workers.recipes.recipe import Recipe, validate
+from syllabary.workers.recipes.shipped import NOTHING
 from syllabary.workers.tokenizer.tokenizer import save_tokenizer
 from syllabary.workers.training import codec as codec_module
-from syllabary.workers.training.initial_weights import NOTHING, initial_digest, read_initial
+from syllabary.workers.training.initial_weights import initial_digest, read_initial
 from syllabary.workers.training.stages import encoder_digest
 from tests.helpers.small_models import CONFIGS
 from tests.helpers.training_testing import prepare_encoder, training_recipe
