@@ -1,6 +1,6 @@
 """Golden digits of a builtin tokenizer: what its tokens of a few utterances must be for ever.
 
-    python infra/speech16k/make_golden.py builtin:speech16k [SOUNDS] [OUT]
+    python -m infra.speech16k.make_golden builtin:speech16k [SOUNDS] [OUT]
 
 encodes every ``*-original.flac`` of SOUNDS (docs/sounds) in fp32 on the CPU and writes OUT
 (tests/golden/builtin/<name>.json): each frame's digits, and its margin, which is the distance of the nearest digit from

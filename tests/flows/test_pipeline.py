@@ -190,7 +190,7 @@ def test_a_run_begins_with_a_tokenizer_and_lets_it_be_heard(corpus: Path, home: 
     assert pretrain["init"] == codec["init"] != "none" and codec["encoder"] == "none"
     page = (out / "summary.html").read_text()
     assert page.count("data:audio/flac;base64,") >= 3 and f"{home / 'begun'}, as it is" in page
-    assert list((out / "before").glob("*.tokens.safetensors")) and list((out / "before").glob("*.flac"))
+    assert list((out / "before").rglob("*.tokens.safetensors")) and list((out / "before").rglob("*.flac"))
     assert "begun with" in ended.stderr
     assert (out / "tokenizer" / "mel_head.safetensors").exists()
     again = subprocess.run(command(str(corpus), str(out)), capture_output=True, text=True, timeout=100, check=False)

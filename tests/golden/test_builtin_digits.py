@@ -1,6 +1,6 @@
 """The digits of what ships are a promise: archives keep their meaning whatever is changed in the code.
 
-``python infra/speech16k/make_golden.py builtin:NAME`` records them, once for a tokenizer. They are exact: fp32 on the
+``python -m infra.speech16k.make_golden builtin:NAME`` records them, once for a tokenizer. They are exact: fp32 on the
 CPU, and each frame's margin stands beside its digits, so that a failure tells a border from a change.
 """
 
@@ -26,7 +26,7 @@ from tests.helpers.standin import URI, ship
 @pytest.mark.parametrize("name", builtin_names())
 def test_a_builtin_keeps_its_digits(name: str) -> None:
     recorded = FOLDER / f"{name}.json"
-    assert recorded.exists(), f"no golden digits of {name}: run infra/speech16k/make_golden.py builtin:{name}"
+    assert recorded.exists(), f"no golden digits of {name}: python -m infra.speech16k.make_golden builtin:{name}"
     golden = json.loads(recorded.read_text())
     assert len(golden["utterances"]) >= 3
     assert not differences(golden, Tokenizer.load(f"builtin:{name}", decoder=False), SOUNDS)

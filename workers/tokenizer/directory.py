@@ -167,6 +167,7 @@ def save_tokenizer(
         "encoder_digest": digests.encoder,
         "decoder_digest": digests.decoder,
         **heads,
+        "stored_as": stored_as,
         "model": config.model_dump(mode="json"),
         "recipe": dict(recipe),
     }
