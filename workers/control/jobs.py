@@ -365,7 +365,7 @@ class EvaluateJob(Job):
     limit: Limit = None
     metrics: Metrics = ()
     peers: Annotated[tuple[str, ...], Shown(option="--peer")] = Field(
-        default=(), description="NAME=DIR of a local checkpoint to compare with."
+        default=(), description="NAME=DIR of a local checkpoint, or of another tokenizer, to compare with."
     )
     transcripts: Transcripts = None
     num_probes: Annotated[int, Shown(option="--probes")] = Field(

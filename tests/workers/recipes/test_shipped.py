@@ -17,6 +17,7 @@ from syllabary.workers.recipes.beginning import fitting_kind
 from syllabary.workers.recipes.recipe import RECIPES, demo_of, fast16k, tiny
 from syllabary.workers.recipes.shipped import SHIPPED, beginning_of, default_tokenizer, demo_recipe
 
+ROOT = Path(__file__).parent.parent.parent.parent
 MOST_BYTES = 50 << 20  # of a file: beyond it hosts of repositories warn, or refuse
 MOST_PARAMETERS = 45e6
 
@@ -26,6 +27,7 @@ def test_the_switch_and_the_package_agree() -> None:
     assert (SHIPPED in store.builtin_names()) if SHIPPED else not store.builtin_names()
     assert demo_recipe() in RECIPES
     if SHIPPED:
+        assert f"builtin:{SHIPPED}" in (ROOT / "README.md").read_text()
         assert fitting_kind(f"builtin:{SHIPPED}", RECIPES[demo_recipe()]()) == "tokenizer"
 
 
