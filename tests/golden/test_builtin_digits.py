@@ -15,7 +15,17 @@ import safetensors.torch
 import soundfile
 import torch
 
-from infra.speech16k.make_golden import FOLDER, SOUNDS, differences, digits_and_margins, golden_of
+from infra.speech16k import make_golden
+from infra.speech16k.make_golden import (
+    FOLDER,
+    HELD_BY_NOBODY,
+    SOUNDS,
+    differences,
+    digits_and_margins,
+    golden_of,
+    margins_of,
+)
+from syllabary.model.fsq import Fsq
 from syllabary.shards.store import builtin_names
 from syllabary.workers.tokenizer.directory import load_tokenizer, save_tokenizer
 from syllabary.workers.tokenizer.tokenizer import Tokenizer
@@ -28,7 +38,8 @@ def test_a_builtin_keeps_its_digits(name: str) -> None:
     recorded = FOLDER / f"{name}.json"
     assert recorded.exists(), f"no golden digits of {name}: python -m infra.speech16k.make_golden builtin:{name}"
     golden = json.loads(recorded.read_text())
-    assert len(golden["utterances"]) >= 3
+    told = "".join(digits for one in golden["utterances"] for digits in one["digits"])
+    assert len(golden["utterances"]) >= 3 and told.count(HELD_BY_NOBODY) <= len(told) / 1000
     assert not differences(golden, Tokenizer.load(f"builtin:{name}", decoder=False), SOUNDS)
 
 
@@ -71,14 +82,32 @@ def test_every_changed_digit_is_told_with_its_margin(sounds: Path, monkeypatch: 
 
 
 def test_a_margin_is_the_distance_from_the_nearest_border(sounds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By hand, from latents in double precision: borders of 4 levels lie at tanh values of -0.5, 0 and 0.5."""
+    """As the quantizer says, whose margins are in fp32; by hand, borders of 4 levels lie at tanh of -0.5, 0 and 0.5."""
     ship(sounds / "box", monkeypatch, CONFIGS["spectral"])
     wav, rate = soundfile.read(sounds / "a-original.flac", dtype="float32")
     tokenizer = Tokenizer.load(URI)
     digits, margins = digits_and_margins(tokenizer, wav, rate)
-    bounded = np.tanh(tokenizer.latents(wav, rate).astype(np.float64))
-    borders = np.array([-0.5, 0.0, 0.5])
-    distance = np.abs(bounded[..., None] - borders).min(axis=(0, 2))
-    assert margins == pytest.approx(distance, abs=1e-6)
-    levels = (bounded[..., None] > borders).sum(axis=2).T
-    assert ["".join(map(str, frame)) for frame in levels] == digits
+    latents = tokenizer.latents(wav, rate)
+    quantized = Fsq(tokenizer.config.fsq, 16)(torch.from_numpy(latents)[None])
+    assert margins == pytest.approx(quantized.margin[0].tolist(), abs=1e-6)
+    assert digits == ["".join(map(str, frame)) for frame in quantized.level_indices[0].T.tolist()]
+    by_hand = np.arctanh(np.array([[0.0, 0.3, -0.45, 0.9, -0.7501]], np.float32))
+    assert margins_of(by_hand, 4).ravel() == pytest.approx([0.0, 0.2, 0.05, 0.4, 0.2501], abs=1e-6)
+
+
+def test_a_digit_on_the_border_is_held_to_nothing(sounds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ship(sounds / "box", monkeypatch, CONFIGS["spectral"])
+    tokenizer, files = Tokenizer.load(URI), sorted(sounds.glob("*.flac"))
+    margins = np.sort(margins_of(tokenizer.latents(*soundfile.read(files[0], dtype="float32")), 4).ravel())
+    monkeypatch.setattr(make_golden, "NARROW", (margins[2] + margins[3]) / 2)
+    golden = golden_of(tokenizer, "standin", files[:1])
+    (one,) = golden["utterances"]
+    assert "".join(one["digits"]).count(HELD_BY_NOBODY) == 3
+    assert golden["smallest_margin"] == pytest.approx(margins[3], abs=1e-7)
+    monkeypatch.setattr(make_golden, "NARROW", 0.0)
+    assert not differences(golden, tokenizer, sounds)  # whatever they are now
+    frame, held = next((number, digits) for number, digits in enumerate(one["digits"]) if "?" in digits)
+    dim = next(place for place, digit in enumerate(held) if digit != "?")
+    one["digits"][frame] = held[:dim] + str((int(held[dim]) + 1) % 4) + held[dim + 1 :]
+    (line,) = differences(golden, tokenizer, sounds)
+    assert line.startswith(f"a-original.flac, frame {frame}: 1 of 16 digits differ, the first at dim {dim}; margin")
