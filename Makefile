@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SOURCE ?=
-RECIPE ?= tiny
+RECIPE ?=
 ARGS ?=
 # of the command line alone: some shells have a variable HOST in the environment
 HOST_OPTION := $(if $(filter command,$(origin HOST)),--host '$(HOST)')
@@ -29,7 +29,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 run: $(READY)    ## the whole pipeline on the demo speech, or on SOURCE=<folder or URI>; OUT=, RECIPE=, ARGS='--set a.b=c'
-	@$(BIN)/syllabary run $(if $(SOURCE),'$(SOURCE)') --out '$(OUT)' --recipe '$(RECIPE)' $(ARGS)
+	@$(BIN)/syllabary run $(if $(SOURCE),'$(SOURCE)') --out '$(OUT)' $(if $(RECIPE),--recipe '$(RECIPE)') $(ARGS)
 
 browser:         ## Debian's Chromium for the tests of the report page, where root may install it
 	@bash infra/install_browser.sh
@@ -50,7 +50,7 @@ stack: $(READY)  ## the real stack on loopback: S3, Prefect, Ray with dashboards
 	@$(BIN)/python -m infra.stack.local_stack up $(HOST_OPTION)
 
 stack-run: $(READY) ## the pipeline on the stack, on the demo speech or SOURCE=<folder>; RECIPE=, ARGS=
-	@$(BIN)/python -m infra.stack.local_stack run $(if $(SOURCE),'$(SOURCE)') --recipe '$(RECIPE)' $(ARGS)
+	@$(BIN)/python -m infra.stack.local_stack run $(if $(SOURCE),'$(SOURCE)') $(if $(RECIPE),--recipe '$(RECIPE)') $(ARGS)
 
 stack-down: $(READY) ## end exactly what `make stack` started; its data stays in runs/stack
 	@$(BIN)/python -m infra.stack.local_stack down

@@ -11,7 +11,6 @@ import base64
 import contextlib
 import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
 
@@ -139,7 +138,7 @@ def failure(stage: str, error: JobError) -> None:
 
 def link_of(uri: str) -> str:
     """A URI as a link: ``s3://`` as it is, a local folder as ``file://``."""
-    return uri if store.is_remote(uri) else Path(store.normalize(uri)).as_uri()
+    return uri if store.is_remote(uri) else store.local_path(uri).as_uri()
 
 
 def key_of(*parts: str) -> str:

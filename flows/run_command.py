@@ -29,10 +29,11 @@ def run_command(parameters: PipelineParameters) -> None:
     layout, source = PipelineLayout(store.normalize(parameters.out)), parameters.source
     refuse_keys(source or "")  # before Prefect stores it among the parameters of a flow run
     wanted = resolve(parameters.recipe, config_uri=parameters.config, overrides=parameters.overrides)
-    if is_done(layout, source, wanted):
+    init = parameters.begins_with
+    if is_done(layout, source, wanted, init):
         _say(f"nothing to do: {parameters.out} is complete")
     else:
-        claim_run(layout, source, wanted)  # what the flow would refuse is refused before Prefect has started
+        claim_run(layout, source, wanted, init)  # what the flow would refuse is refused before Prefect has started
         _run_flow(parameters)
     _say_where(layout)
 
@@ -56,7 +57,8 @@ def _say_where(layout: PipelineLayout) -> None:
     done = outputs.read_done(layout.root) or {}
     for name, figure in done.get("headline", {}).items():
         _say(f"  {name:<22} {figure}")
-    for name, uri in (*layout.stages().items(), ("summary", store.join(layout.root, "summary.md"))):
+    pages = (("summary", store.join(layout.root, "summary.md")), ("listen", store.join(layout.root, "summary.html")))
+    for name, uri in (*layout.stages().items(), *pages):
         _say(f"  {name:<22} {uri}")
 
 

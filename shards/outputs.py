@@ -40,8 +40,9 @@ def pretty_json(value: object) -> bytes:
 
 def read_json(uri: str) -> dict[str, Any]:
     """A JSON object. Raises NotFoundError, FormatError."""
+    data = store.read_bytes(uri)
     try:
-        value = json.loads(store.read_bytes(uri))
+        value = json.loads(data)
     except ValueError as error:
         raise FormatError(f"not JSON ({error})", value=uri, fix="the file is damaged: restore it") from error
     if not isinstance(value, dict):

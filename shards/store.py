@@ -2,6 +2,8 @@
 
 A URI is a local path (``./dir``, ``/data/x``, ``file:///data/x``) or ``s3://bucket/prefix``. S3 endpoint, region and
 keys come from the standard variables (``AWS_ENDPOINT_URL``, ``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``, ...).
+``builtin:NAME`` is what ships with the package below ``shards/builtin``: read only, and the same name on every host,
+wherever the package is installed there.
 
 Publish, then exist: a file appears under its name only when it is complete, by a rename (local) or by one PUT or the
 completion of one multipart upload (S3). Two writers of one name both succeed; as names are deterministic they write
@@ -29,6 +31,8 @@ from syllabary.shards.errors import InputError, NotFoundError, StorageError, Una
 from syllabary.shards.uri_keys import refuse_keys
 
 TEMPORARY_PREFIX = ".tmp-"
+BUILTIN = "builtin:"
+BUILTIN_FOLDER = Path(__file__).parent / "builtin"
 _PASSING = {  # what s3fs makes of "slow down" and of 5xx answers, and the kernel of a connection that fails
     errno.EBUSY, errno.EREMOTEIO, errno.ETIMEDOUT, errno.ECONNREFUSED, errno.ECONNRESET, errno.EPIPE,
     errno.EHOSTUNREACH, errno.ENETUNREACH,
@@ -51,11 +55,45 @@ class FileEntry:
 
 def is_remote(uri: str) -> bool:
     """Whether the URI names an object store rather than a local path."""
-    return "://" in uri and not uri.startswith("file://")
+    return "://" in uri and not uri.startswith(("file://", BUILTIN))
+
+
+def is_builtin(uri: str | os.PathLike[str]) -> bool:
+    """Whether the URI names something that ships with the package."""
+    return os.fspath(uri).startswith(BUILTIN)
+
+
+def builtin_names() -> list[str]:
+    """What ships with the package, by name."""
+    return sorted(path.parent.name for path in BUILTIN_FOLDER.glob("*/config.json"))
+
+
+def local_path(uri: str) -> Path:
+    """Where a URI that is not remote lies on this machine. Raises InputError for an unknown builtin."""
+    uri = normalize(uri)
+    return _builtin_path(uri) if is_builtin(uri) else Path(uri)
+
+
+def _builtin_path(uri: str) -> Path:
+    name, _, rest = uri.removeprefix(BUILTIN).partition("/")
+    names = builtin_names()
+    if name not in names:
+        there = ", ".join(BUILTIN + one for one in names)
+        expected = there or "none: no builtin ships with this version"
+        raise InputError("unknown builtin", value=BUILTIN + name, expected=expected, fix="or give a path or s3:// URI")
+    if ".." in PurePosixPath(rest).parts:
+        raise InputError("unsafe path", value=uri, expected="a relative path without '..'")
+    return BUILTIN_FOLDER / name / rest
+
+
+def _refuse_builtin(uri: str) -> None:
+    if is_builtin(uri):
+        fix = "give a path or s3://bucket/prefix"
+        raise InputError("a builtin is read only", value=uri, expected="another URI to write to", fix=fix)
 
 
 def normalize(uri: str | os.PathLike[str]) -> str:
-    """The canonical spelling of a URI: absolute for local paths, without a trailing slash.
+    """The canonical spelling of a URI: absolute for local paths, without a trailing slash; a builtin keeps its name.
 
     Raises:
         InputError: an unknown scheme, or an S3 URI without a bucket.
@@ -64,6 +102,8 @@ def normalize(uri: str | os.PathLike[str]) -> str:
     if not text:
         raise InputError("empty URI", expected="a path or s3://bucket/prefix")
     refuse_keys(text)
+    if is_builtin(text):
+        return BUILTIN + text.removeprefix(BUILTIN).strip("/")
     if text.startswith("file://"):
         text = text.removeprefix("file://")
     if "://" not in text:
@@ -96,7 +136,7 @@ def filesystem(uri: str) -> tuple[AbstractFileSystem, str]:
         return fs, uri.removeprefix("s3://")
     if uri.startswith("memory://"):
         return fsspec.filesystem("memory"), "/" + uri.removeprefix("memory://")
-    return fsspec.filesystem("file"), uri
+    return fsspec.filesystem("file"), str(local_path(uri))
 
 
 @contextlib.contextmanager
@@ -209,6 +249,7 @@ def _etag(info: dict[str, Any]) -> str:
 
 def publish_bytes(uri: str, data: bytes) -> None:
     """Write a file so that it appears whole or not at all; an existing file of that name is replaced whole."""
+    _refuse_builtin(uri)
     if is_remote(uri):
         fs, path = filesystem(uri)
         with _storage_errors("write", uri):
@@ -224,8 +265,10 @@ def publishing(uri: str) -> Iterator[Path]:
 
     Raises:
         StorageError: no space, no permission, or the store refuses.
+        InputError: a builtin, which is read only.
     """
     uri = normalize(uri)
+    _refuse_builtin(uri)
     if not is_remote(uri):
         with _storage_errors("write", uri):
             yield from _publish_by_rename(Path(uri))
@@ -252,6 +295,7 @@ def _publish_by_rename(target: Path) -> Iterator[Path]:
 
 def delete(uri: str) -> None:
     """Delete a file or a folder with all below it; nothing there is no error."""
+    _refuse_builtin(uri)
     fs, path = filesystem(uri)
     with _storage_errors("delete", uri), contextlib.suppress(FileNotFoundError):
         fs.rm(path, recursive=True)
@@ -262,7 +306,7 @@ def sweep_temporary(uri: str, *, alive: frozenset[int] = frozenset()) -> int:
 
     ``alive`` names processes whose temporaries stay. Object stores leave none.
     """
-    if is_remote(uri) or not Path(normalize(uri)).is_dir():
+    if is_remote(uri) or is_builtin(uri) or not Path(normalize(uri)).is_dir():
         return 0
     orphans = [p for p in Path(normalize(uri)).rglob(TEMPORARY_PREFIX + "*") if _writer_is_dead(p, alive)]
     for orphan in orphans:
@@ -286,7 +330,7 @@ def _writer_is_dead(temporary: Path, alive: frozenset[int]) -> bool:
 def fetch_to(uri: str, folder: Path) -> Path:
     """A local copy of a file (the file itself when it is local already)."""
     if not is_remote(uri):
-        return Path(normalize(uri))
+        return local_path(uri)
     fs, path = filesystem(uri)
     local = folder / PurePosixPath(path).name
     with _storage_errors("fetch", uri):

@@ -20,6 +20,7 @@ from rich.table import Table
 from infra.stack import gateway, services
 from infra.stack.stack_files import Stack, create_stack, open_stack
 from syllabary.shards.errors import InputError, SyllabaryError
+from syllabary.workers.recipes.shipped import demo_recipe
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 console = Console(stderr=True, highlight=False)
@@ -56,7 +57,7 @@ def status(folder: FolderOption = DEFAULT_FOLDER) -> None:
 def run(
     source: Annotated[str | None, typer.Argument(help="Folder of speech; without it the demo speech.")] = None,
     folder: FolderOption = DEFAULT_FOLDER,
-    recipe: Annotated[str, typer.Option("--recipe", help="A named recipe.")] = "tiny",
+    recipe: Annotated[str, typer.Option("--recipe", help="A named recipe.")] = demo_recipe(),
     overrides: Annotated[list[str] | None, typer.Option("--set", help="a.b=c over the recipe.")] = None,
     name: Annotated[str | None, typer.Option("--name", help="Of the output below s3://syllabary/runs.")] = None,
 ) -> None:

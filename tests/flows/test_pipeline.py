@@ -19,13 +19,17 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 import soundfile as sf
+import torch
 from leftovers import artifacts, everything
 
 from infra.stack.object_store import ObjectStore
+from syllabary.model.codec import Codec
 from syllabary.shards import outputs, store
 from syllabary.shards.archive.packing import Packing
 from syllabary.workers.control.timings import read_timings
 from syllabary.workers.forecast.actual import actual_of, restored_fraction
+from syllabary.workers.recipes.recipe import resolve
+from syllabary.workers.tokenizer.directory import Digests, save_tokenizer
 
 SYLLABARY = str(Path(sys.executable).parent / "syllabary")
 SHORT = (
@@ -167,6 +171,40 @@ def check_timings(out: str) -> None:
     assert actual["shard_h"] == times["shard"].seconds / 3600
     fraction = restored_fraction(out)
     assert fraction is not None and 0 < fraction < 1
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_a_run_begins_with_a_tokenizer_and_lets_it_be_heard(corpus: Path, home: Path) -> None:
+    """Both trainings start from its weights, the claims name it, and the page plays it beside the run's own."""
+    begun = untrained_tokenizer(home / "begun")
+    out = home / "run"
+    ended = subprocess.run(
+        [*command(str(corpus), str(out)), "--init", str(home / "begun")],
+        capture_output=True, text=True, timeout=800, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    init = outputs.read_claim(str(out), "run")["inputs"]["init"]
+    assert init["uri"] == str(home / "begun") and init["encoder_digest"] == begun.encoder
+    pretrain, codec = (outputs.read_claim(str(out / stage))["inputs"] for stage in ("pretrain", "codec"))
+    assert pretrain["init"] == codec["init"] != "none" and codec["encoder"] == "none"
+    page = (out / "summary.html").read_text()
+    assert page.count("data:audio/flac;base64,") >= 3 and f"{home / 'begun'}, as it is" in page
+    assert list((out / "before").rglob("*.tokens.safetensors")) and list((out / "before").rglob("*.flac"))
+    assert "begun with" in ended.stderr
+    assert (out / "tokenizer" / "mel_head.safetensors").exists()
+    again = subprocess.run(command(str(corpus), str(out)), capture_output=True, text=True, timeout=100, check=False)
+    assert again.returncode == 2 and "belongs to another run: inputs.init" in again.stderr
+
+
+def untrained_tokenizer(folder: Path) -> Digests:
+    torch.manual_seed(0)
+    recipe = resolve("tiny", overrides=SHORT)
+    codec = Codec(recipe.model)
+    states = codec.encoder.state_dict(), codec.generator.state_dict()
+    return save_tokenizer(
+        str(folder), recipe.model, *states, recipe=recipe.model_dump(mode="json"), stored_as="float16"
+    )
 
 
 @pytest.mark.slow

@@ -13,11 +13,17 @@ import zipfile
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
+from syllabary.shards.store import builtin_names
 from syllabary.workers.control.jobs import ShowJob
+from syllabary.workers.recipes.recipe import resolve
+from tests.helpers.standin import NAME, URI, save_untrained
 
 ROOT = Path(__file__).parent.parent.parent
+WEIGHTS = ("encoder.safetensors", "decoder.safetensors", "README.md")
 TRAP = "raise SystemExit('imported from the working directory: ' + __file__)\n"
 
 
@@ -31,6 +37,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder / "tree")
+    save_untrained(folder / "tree" / "shards" / "builtin" / NAME, resolve("tiny"))
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q", "wheel", "--no-deps"]
     subprocess.run([*pip, "--no-build-isolation", "-w", folder, folder / "tree"], check=True)
     return next(folder.glob("*.whl"))
@@ -71,6 +78,8 @@ def test_a_wheel_holds_one_name_its_types_and_its_data(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.partition("/")[0].partition("-")[0] for name in names} == {"syllabary"}
     assert {"syllabary/py.typed", "syllabary/shards/FORMAT.md", "syllabary/workers/report/assets/page.html"} <= {*names}
+    shipped = [f"{name}/{file}" for name in (NAME, *builtin_names()) for file in ("config.json", *WEIGHTS)]
+    assert {f"syllabary/shards/builtin/{file}" for file in shipped} <= {*names}
 
 
 def test_the_command_says_its_version(bin_folder: Path, crowded: Path) -> None:
@@ -87,6 +96,17 @@ def test_a_job_runs_beside_files_of_like_names(bin_folder: Path, crowded: Path) 
     alone = run(*ShowJob(recipe="tiny").command(str(bin_folder / "python")), folder=crowded)
     assert "tiny" in json.dumps(json.loads(alone.stdout.removeprefix("syllabary-result: ")))
     assert "tiny" in run(str(bin_folder / "syllabary"), "show", "tiny", folder=crowded).stdout
+
+
+def test_speech_comes_back_with_nothing_trained(bin_folder: Path, crowded: Path) -> None:
+    """What a newcomer types after the installation, with a tokenizer that came in the wheel."""
+    syllabary = str(bin_folder / "syllabary")
+    soundfile.write(crowded / "a.wav", np.random.default_rng(0).uniform(-0.3, 0.3, 20_001), 16_000)
+    run(syllabary, "encode", "a.wav", "--tokenizer", URI, folder=crowded)
+    run(syllabary, "decode", "a.tokens.safetensors", "--tokenizer", URI, "--out", "back", folder=crowded)
+    restored, rate = soundfile.read(crowded / "back" / "a.wav")
+    assert (len(restored), rate) == (20_001, 16_000)
+    assert URI in run(syllabary, "status", URI, folder=crowded).stdout
 
 
 def test_a_script_beside_files_of_like_names_imports_the_package(bin_folder: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from syllabary.shards.uri_keys import refuse_keys
 from syllabary.workers.control.declaration import Shown
+from syllabary.workers.recipes import shipped
 
 RESULT_PREFIX = "syllabary-result: "
 PARENT_VARIABLE = "SYLLABARY_PARENT_PID"
@@ -73,7 +74,11 @@ Source = Annotated[
     Field(description="Folder or URI of audio files, a manifest (.jsonl), or a tar of LibriLight."),
 ]
 Shards = Annotated[str, Shown(uri="s3://bucket/run/shards"), Field(description="URI of the WebDataset shards.")]
-Tokenizer = Annotated[str, Shown(uri="s3://bucket/run/tokenizer"), Field(description="URI of a tokenizer directory.")]
+Tokenizer = Annotated[
+    str,
+    Shown(uri="s3://bucket/run/tokenizer"),
+    Field(description="URI of a tokenizer directory, or builtin:NAME for one that ships with the package."),
+]
 Archive = Annotated[str, Shown(uri="s3://bucket/run/archive"), Field(description="URI of the token archive.")]
 EncoderRun = Annotated[
     str, Shown(uri="s3://bucket/run/pretrain"), Field(description="URI of the stage-1 run; none begins untrained.")
@@ -141,6 +146,10 @@ class RecipeParameters(BaseModel):
 class PipelineParameters(RecipeParameters):
     """Run the whole pipeline: shard, train both stages, tokenize, verify, restore, summarize."""
 
+    recipe: Annotated[str, Shown(names_recipe=True)] = Field(
+        default=shipped.demo_recipe(),
+        description="A named configuration; `syllabary show NAME` says what it is and costs.",
+    )
     source: Annotated[str | None, Shown(positional=True, uri="s3://bucket/speech")] = Field(
         default=None, description="Folder or URI of speech; empty for the demo speech."
     )
@@ -150,6 +159,16 @@ class PipelineParameters(RecipeParameters):
     num_restored: Annotated[int, Shown(option="--restored")] = Field(
         default=8, ge=1, description="How many held-out utterances are restored to listen to."
     )
+    init: Annotated[str | None, Shown(uri="s3://bucket/run/tokenizer")] = Field(
+        default=None,
+        description="URI of a tokenizer (builtin:NAME) or a complete run that both trainings begin with, or none; "
+        "empty for what the recipe is made for.",
+    )
+
+    @property
+    def begins_with(self) -> str:
+        """``init``, or what the recipe begins with unless told."""
+        return self.init or shipped.beginning_of(self.recipe)
 
 
 class RecipeJob(Job, RecipeParameters):
@@ -178,7 +197,8 @@ class PretrainJob(RecipeJob):
     shards: Shards
     out: Out
     init: Annotated[str, Shown(uri="s3://bucket/run/tokenizer")] = Field(
-        default="none", description="URI of a tokenizer or a complete run whose encoder to begin with, or none."
+        default=shipped.NOTHING,
+        description="URI of a tokenizer (builtin:NAME) or a complete run whose encoder to begin with, or none.",
     )
 
 
@@ -194,7 +214,8 @@ class TrainCodecJob(RecipeJob):
     encoder: EncoderRun = "none"
     out: Out
     init: Annotated[str, Shown(uri="s3://bucket/run/tokenizer")] = Field(
-        default="none", description="URI of a tokenizer or a complete stage-2 run to begin with, or none."
+        default=shipped.NOTHING,
+        description="URI of a tokenizer (builtin:NAME) or a complete stage-2 run to begin with, or none.",
     )
 
 
@@ -205,6 +226,10 @@ class ExportJob(Job):
     runs: ClassVar[str] = "training.export:export"
     codec: CodecRun
     out: Out
+    dtype: Literal["float32", "float16", "bfloat16"] = Field(
+        default="float32",
+        description="What weights are stored as. They are rounded before the digests are taken; fp32 computes.",
+    )
 
 
 class TokenizeJob(Job):
@@ -340,7 +365,7 @@ class EvaluateJob(Job):
     limit: Limit = None
     metrics: Metrics = ()
     peers: Annotated[tuple[str, ...], Shown(option="--peer")] = Field(
-        default=(), description="NAME=DIR of a local checkpoint to compare with."
+        default=(), description="NAME=DIR of a local checkpoint, or of another tokenizer, to compare with."
     )
     transcripts: Transcripts = None
     num_probes: Annotated[int, Shown(option="--probes")] = Field(
@@ -372,7 +397,7 @@ class EncodeJob(Job):
     verb: ClassVar[str] = "encode"
     runs: ClassVar[str] = "tokenizer.encode_files:encode_files"
     files: Annotated[tuple[str, ...], Shown(positional=True)] = Field(description="Audio files.")
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer = shipped.default_tokenizer()
     out: Beside = None
     device: Device = "cpu"
 
@@ -383,7 +408,7 @@ class DecodeJob(Job):
     verb: ClassVar[str] = "decode"
     runs: ClassVar[str] = "tokenizer.decode_files:decode_files"
     files: Annotated[tuple[str, ...], Shown(positional=True)] = Field(description="Token files.")
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer = shipped.default_tokenizer()
     out: Beside = None
     audio_format: AudioFormat = "wav"
     device: Device = "cpu"

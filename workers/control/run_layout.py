@@ -5,10 +5,13 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from syllabary.shards import outputs, store
 from syllabary.shards.errors import InputError, StorageError
+from syllabary.workers.recipes import beginning
 from syllabary.workers.recipes.recipe import Recipe
+from syllabary.workers.recipes.shipped import NOTHING
 
 DEMO = "the demo speech"
 POINTER = "promoted.json"  # of a registry, to the tokenizer in use
@@ -65,25 +68,27 @@ class PipelineLayout:
         return {name: self._below(name) for name in names}
 
 
-def claim_run(layout: PipelineLayout, source: str | None, recipe: Recipe) -> None:
-    """Take the output folder for this source and recipe, after the checks that need no work.
+def claim_run(layout: PipelineLayout, source: str | None, recipe: Recipe, init: str = NOTHING) -> None:
+    """Take the output folder for this source, recipe and beginning, after the checks that need no work.
 
     Raises:
-        InputError: the source is missing or empty.
+        InputError: the source is missing or empty, or what to begin with is unknown or unfinished.
+        ConfigError: what to begin with is not of this recipe.
         StorageError: too little free disk, or the store refuses.
-        ConflictError: the folder belongs to another source or recipe.
+        ConflictError: the folder belongs to another source, recipe or beginning.
     """
-    inputs = {"source": DEMO} if source is None else _fingerprint(source)
+    inputs: dict[str, Any] = {"source": DEMO} if source is None else dict(_fingerprint(source))
+    inputs["init"] = NOTHING if init == NOTHING else beginning.claimed(init, recipe)
     if outputs.read_done(layout.root) is None:  # a finished run needs no more space
         _require_free_disk(layout.root)
     outputs.claim(layout.root, "run", inputs=inputs, config=recipe.model_dump(mode="json"))
 
 
-def is_done(layout: PipelineLayout, source: str | None, recipe: Recipe) -> bool:
+def is_done(layout: PipelineLayout, source: str | None, recipe: Recipe, init: str = NOTHING) -> bool:
     """Whether this very run is complete; raises as :func:`claim_run` does."""
     if outputs.read_done(layout.root) is None:
         return False
-    claim_run(layout, source, recipe)
+    claim_run(layout, source, recipe, init)
     return True
 
 

@@ -3,11 +3,12 @@
 ``--peer NAME=DIR``: DIR is what ``transformers`` saves (config.json and weights); which model it is, its ``model_type``
 says. Nothing is fetched. WavLM-large's features, the paper's own baseline, cannot be played: they serve as a ruler, the
 mean cosine of the last hidden states of the original and of what a system gave back.
+
+DIR may also be the URI of another tokenizer of ours: one report then has several rates, or what was before and after.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,54 +18,59 @@ import numpy as np
 from numpy.typing import NDArray
 
 from syllabary.shards import audio, outputs, store
-from syllabary.shards.errors import InputError
+from syllabary.shards.errors import FormatError, InputError, StorageError
 from syllabary.workers.evaluation.baselines import Codec, Degraded, Speech
 from syllabary.workers.evaluation.scoring import RATE, Measured, Original, Samples, require_package
+from syllabary.workers.recipes.bitrates import rates_of
 from syllabary.workers.report.card import Bitrates, System
 
 CODEC_TYPES = ("dac", "encodec", "mimi")
 WAVLM = "wavlm"
+TOKENIZER = "tokenizer"
 
 
-def peer_directories(peers: Iterable[str]) -> dict[str, Path]:
+def peer_directories(peers: Iterable[str]) -> dict[str, str]:
     """NAME=DIR arguments as directories by name.
 
     Raises:
-        InputError: not NAME=DIR, a name twice, or no checkpoint of a known model there.
+        InputError: not NAME=DIR, a name twice, no checkpoint of a known model there, or an unknown builtin.
     """
-    found: dict[str, Path] = {}
+    found: dict[str, str] = {}
     for peer in peers:
         name, equals, folder = peer.partition("=")
         if not equals or not name.replace("_", "").isalnum() or name in found:
             raise InputError("--peer", value=peer, expected="NAME=DIR, each name once", fix="name=<checkpoint folder>")
-        found[name] = Path(folder)
-        if _model_type(found[name]) not in (*CODEC_TYPES, WAVLM):
-            expected = f"model_type one of {', '.join((*CODEC_TYPES, WAVLM))} in its config.json"
+        found[name] = folder
+        if _model_type(folder) not in (*CODEC_TYPES, WAVLM, TOKENIZER):
+            expected = f"model_type one of {', '.join((*CODEC_TYPES, WAVLM))} in its config.json, or a tokenizer"
             raise InputError(
-                f"--peer {name}: no known checkpoint in {folder}", value=_model_type(found[name]), expected=expected
+                f"--peer {name}: no known checkpoint in {folder}", value=_model_type(folder), expected=expected
             )
-        require_package("transformers", f"--peer {name}")
+        if _model_type(folder) != TOKENIZER:
+            require_package("transformers", f"--peer {name}")
     return found
 
 
-def _model_type(folder: Path) -> str | None:
+def _model_type(folder: str) -> str | None:
+    """What config.json says: a model of transformers, or a tokenizer of ours."""
     try:
-        values = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError):
+        values = outputs.read_json(store.join(folder, "config.json"))
+    except (StorageError, FormatError):
         return None
-    return values.get("model_type") if isinstance(values, dict) else None
+    kind = TOKENIZER if values.get("kind") == TOKENIZER else values.get("model_type")
+    return None if kind is None else str(kind)
 
 
-def peer_digest(folder: Path) -> str:
+def peer_digest(folder: str) -> str:
     """sha256 of a checkpoint's configuration and the names and sizes of its files."""
-    files = [[entry.name, entry.size_bytes] for entry in store.list_files(str(folder))]
-    return outputs.digest([files, (folder / "config.json").read_text()])
+    files = [[entry.name, entry.size_bytes] for entry in store.list_files(folder)]
+    return outputs.digest([files, store.read_bytes(store.join(folder, "config.json")).decode()])
 
 
 def wavlm_folder(peers: Iterable[str]) -> str | None:
     """Where the WavLM checkpoint lies, if one is given."""
     found = [folder for folder in peer_directories(peers).values() if _model_type(folder) == WAVLM]
-    return str(found[0]) if found else None
+    return found[0] if found else None
 
 
 def load_peers(peers: Iterable[str]) -> tuple[Codec, ...]:
@@ -72,9 +78,13 @@ def load_peers(peers: Iterable[str]) -> tuple[Codec, ...]:
 
     Raises:
         InputError: a checkpoint that does not load.
+        FormatError: a damaged tokenizer.
     """
-    found = peer_directories(peers)
-    return tuple(NeuralCodec(name, folder) for name, folder in found.items() if _model_type(folder) in CODEC_TYPES)
+    found = {name: (folder, _model_type(folder)) for name, folder in peer_directories(peers).items()}
+    return tuple(
+        OtherTokenizer(name, folder) if kind == TOKENIZER else NeuralCodec(name, Path(folder))
+        for name, (folder, kind) in found.items() if kind != WAVLM
+    )  # fmt: skip
 
 
 def require_peers(peers: Iterable[str]) -> None:
@@ -101,7 +111,7 @@ class NeuralCodec:
     _CLASSES: Mapping[str, str] = {"dac": "DacModel", "encodec": "EncodecModel", "mimi": "MimiModel"}
 
     def __init__(self, name: str, folder: Path) -> None:
-        kind = str(_model_type(folder))
+        kind = str(_model_type(str(folder)))
         self._model = _load(folder, self._CLASSES[kind])
         self._rate = int(self._model.config.sampling_rate)
         self.system = System(
@@ -128,6 +138,29 @@ class NeuralCodec:
         if self._model.config.model_type == "mimi":
             return codes, self._model.decode(codes)[0]
         return codes, self._model.decode(audio_codes=codes)[0]
+
+
+class OtherTokenizer:
+    """Another tokenizer of ours, at its own rate."""
+
+    def __init__(self, name: str, uri: str) -> None:
+        from syllabary.workers.tokenizer.tokenizer import Tokenizer
+
+        self._tokenizer = Tokenizer.load(uri)
+        rates, digests = rates_of(self._tokenizer.config), self._tokenizer.digests
+        self.system = System(
+            name=name, label=name, kind="baseline",
+            description=f"Tokenizer, encoder {digests.encoder[:12]}, decoder {digests.decoder[:12]}.",
+            bitrates=Bitrates(payload=rates.payload_bits_per_s, nominal=rates.nominal_bits_per_s),
+        )  # fmt: skip
+
+    def __call__(self, speech: Speech) -> Degraded:
+        """Tokens and back; the bits are the payload of its frames."""
+        tokens = self._tokenizer.encode(speech.stored, speech.stored_rate).tokens
+        decoded = self._tokenizer.decode(tokens, len(speech.stored), speech.stored_rate)
+        config = self._tokenizer.config
+        num_bits = len(tokens) * config.encoder.latent_dim * math.log2(config.fsq.levels)
+        return Degraded(audio.resample(decoded, speech.stored_rate, RATE), round(num_bits))
 
 
 class WavlmSimilarity:

@@ -1,4 +1,8 @@
-"""``summary.md`` of a pipeline run: what went in, what was learned, what came out, and the loss curves beside it."""
+"""``summary.md`` of a pipeline run: what went in, what was learned, what came out, and the loss curves beside it.
+
+``summary.html`` has the same figures, and some held-out utterances to listen to: as they were spoken, as the tokenizer
+that the run began with gives them back, and as its own does.
+"""
 
 from __future__ import annotations
 
@@ -11,22 +15,26 @@ from syllabary.workers.control.jobs import SummaryJob
 from syllabary.workers.control.run_layout import PipelineLayout
 from syllabary.workers.control.run_verb import say
 from syllabary.workers.evaluation.held_out_estoi import held_out_estoi
+from syllabary.workers.operate.heard import listen, tokenizer_begun_with
 from syllabary.workers.recipes.bitrates import rates_of
 from syllabary.workers.recipes.recipe import Recipe, validate
+from syllabary.workers.report.summary_page import render_summary
 from syllabary.workers.training.history import METRICS, History, Validation
 from syllabary.workers.training.watches import words as watch_words
 
 TRAININGS = ("pretrain", "codec")
+PAGE = "summary.html"
 
 
 def summarize(job: SummaryJob) -> dict[str, Any]:
-    """Write ``summary.md`` and copy the loss curves to ``curves/`` of the run; returns the headline figures.
+    """Write ``summary.md``, ``summary.html`` and the loss curves in ``curves/`` of the run; returns headline figures.
 
     Raises:
-        InputError: a stage is not complete.
+        InputError: a stage is not complete, or the tokenizer that the run began with has changed.
     """
     run = PipelineLayout(store.normalize(job.run))
-    recipe = validate(outputs.read_claim(run.root, "run")["config"])
+    claim = outputs.read_claim(run.root, "run")
+    recipe, begun_with = validate(claim["config"]), tokenizer_begun_with(claim)
     done = {name: _done(getattr(run, name)) for name in ("shards", "pretrain", "codec", "archive", "restored")}
     losses = {stage: str(done[stage]["headline"]) for stage in TRAININGS}
     for stage, loss in losses.items():
@@ -35,10 +43,20 @@ def summarize(job: SummaryJob) -> dict[str, Any]:
     learned = {stage: _history(getattr(run, stage)).validations() for stage in losses}
     estoi, heard = held_out_estoi(run.shards, run.tokenizer)
     headline = _corpus(recipe, done) | _learned(run, recipe, learned, losses["codec"])
-    headline |= {"heard": heard, "warnings": warnings_in_force(done)}
+    headline |= {"heard": heard} | _before(run, begun_with) | {"warnings": warnings_in_force(done)}
     store.publish_bytes(store.join(run.root, "summary.md"), _summary(run, recipe, done, headline).encode())
-    say("summary", f"wrote {store.join(run.root, 'summary.md')}")
+    page = render_summary(f"Pipeline run, recipe {recipe.name}", headline, listen(run, begun_with))
+    store.publish_bytes(store.join(run.root, PAGE), page)
+    say("summary", f"wrote {store.join(run.root, 'summary.md')} and {PAGE}")
     return {"headline": headline, "figures": _figures(learned, estoi)}
+
+
+def _before(run: PipelineLayout, begun_with: str | None) -> dict[str, str]:
+    """What the run began with, and how its speech was understood before the run."""
+    if begun_with is None:
+        return {}
+    _, heard = held_out_estoi(run.shards, begun_with)
+    return {"begun with": f"{begun_with}, both stages", "heard before": heard}
 
 
 def _history(run: str) -> History:
@@ -117,6 +135,7 @@ def _summary(run: PipelineLayout, recipe: Recipe, done: dict[str, dict[str, Any]
         "## What was learned", "",
         "![stage 1: masked prediction loss](curves/pretrain.png)", "",
         "![stage 2: spectral loss](curves/codec.png)", "",
+        f"To listen to held-out utterances, open [{PAGE}]({PAGE}) in a browser.", "",
         "## Where it is", "",
         *(f"- {name}: `{getattr(run, name)}`"
           for name in ("shards", "pretrain", "codec", "tokenizer", "archive", "restored")), "",

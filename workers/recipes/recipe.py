@@ -215,6 +215,28 @@ def _spectral_codec(num_steps: int) -> CodecTrainConfig:
     )
 
 
+def demo_of(recipe: Recipe) -> Recipe:
+    """A few steps of both stages for `run` on the demo speech, from weights that are trained already.
+
+    Rates are a fraction of a training's, so that minutes on four voices do not undo hours on hundreds, and the
+    discriminators, which begin untrained, have no say.
+    """
+    few = {"num_workers": 2, "micro_batch_size": 3, "validate_every": 20, "checkpoint_every": 20, "log_every": 5,
+           "num_validation_utterances": 32}  # fmt: skip
+    gentle = {"optimizer": {"lr": 2e-5, "warmup_steps": 5}}
+    ingest = _TINY_INGEST.model_dump(mode="json") | {"max_sample_rate": recipe.ingest.max_sample_rate}
+    codec = {"bottleneck": {"share": 0.5}, "vocoder": {**gentle, "discriminator_start_step": 60}}
+    values = recipe.model_dump(mode="json")
+    changes = {
+        "name": f"{recipe.name}_demo",
+        "ingest": ingest,
+        "pretrain": {**few, **gentle, "num_steps": 20},
+        "codec": {**few, **gentle, "num_steps": 60, **codec},
+    }
+    _merge(values, changes, path="")
+    return Recipe.model_validate(values)
+
+
 def _tiny_pretrain() -> PretrainConfig:
     return _spectral_pretrain(num_steps=60, micro_batch_size=5).model_copy(
         update={

@@ -88,7 +88,7 @@ def render_page(card: ReportCard, scores: pa.Table, players: Sequence[Player]) -
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    names = _names(card) | _words(card) | _inlined("page.css", "style") | _inlined("page.js", "script")
+    names = _names(card) | _words(card) | inlined("page.css", "style") | inlined("page.js", "script")
     page = environment.get_template("page.html").render(
         card=card,
         players=players,
@@ -101,7 +101,7 @@ def render_page(card: ReportCard, scores: pa.Table, players: Sequence[Player]) -
     return page.encode()
 
 
-def _inlined(asset: str, name: str) -> dict[str, Any]:
+def inlined(asset: str, name: str) -> dict[str, Any]:
     """The text of a style or script, and the hash by which the content policy knows it."""
     text = (ASSETS / asset).read_text()
     digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

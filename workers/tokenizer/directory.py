@@ -1,8 +1,14 @@
 """A tokenizer directory: ``config.json``, ``encoder.safetensors``, ``decoder.safetensors``, ``README.md``.
 
-The *encoder digest* is the sha256 of the encoder's and FSQ's configuration and every encoder tensor (name, type,
-shape, bytes): it fixes the tokens. The *decoder digest* is that of the decoder's: it fixes the sound only. Both stand
-in ``config.json``, which is written last, so that its presence says the directory is whole.
+The *encoder digest* is the sha256 of the encoder's and FSQ's configuration and every encoder tensor (name, shape, and
+its numbers as fp32): it fixes the tokens. The *decoder digest* is that of the decoder's: it fixes the sound only. Both
+stand in ``config.json``, which is written last, so that its presence says the directory is whole.
+
+Weights may be stored in half precision. They are rounded first, and what is computed with, and what the digests are of,
+are the rounded numbers as fp32: the file's type changes neither tokens nor digests, only its size.
+
+``mel_head.safetensors`` is there when the training had one: no part of the tokenizer, but a training that begins with
+it goes on where this one ended.
 """
 
 from __future__ import annotations
@@ -10,7 +16,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import safetensors.torch
 import torch
@@ -47,6 +53,7 @@ Speech to tokens and back. Load it with `Tokenizer.load("<this directory>")`
 | levels, group size, digit order | {levels}, {group_size}, {digit_order} |
 | longest clip encoded whole | {window_s:g} s |
 | precision of the encoder | {precision} |
+| weights stored as | {stored_as} |
 | encoder digest (fixes the tokens) | `{encoder_digest}` |
 | decoder digest (fixes the sound) | `{decoder_digest}` |
 
@@ -58,7 +65,9 @@ measure it on speech of your own before relying on it.
 """
 
 
-def model_card(config: ModelConfig, name: str, encoder_digest: str, decoder_digest: str) -> str:
+def model_card(
+    config: ModelConfig, name: str, encoder_digest: str, decoder_digest: str, stored_as: str = "float32"
+) -> str:
     """Markdown that says what the tokenizer is, without anything that changes from run to run."""
     rates = rates_of(config)
     return _CARD.format(
@@ -77,6 +86,7 @@ def model_card(config: ModelConfig, name: str, encoder_digest: str, decoder_dige
         digit_order=config.fsq.digit_order,
         window_s=config.framing.window_samples / config.encoder.sample_rate,
         precision=config.encoder.precision,
+        stored_as=stored_as,
         encoder_digest=encoder_digest,
         decoder_digest=decoder_digest,
     )
@@ -84,8 +94,11 @@ def model_card(config: ModelConfig, name: str, encoder_digest: str, decoder_dige
 
 FORMAT_VERSION = 1
 CONFIG, ENCODER, DECODER, CARD = "config.json", "encoder.safetensors", "decoder.safetensors", "README.md"
+MEL_HEAD = "mel_head.safetensors"
 
 State = Mapping[str, Tensor]
+Stored = Literal["float32", "float16", "bfloat16"]
+_TYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in get_args(Stored)}
 
 
 @dataclass(frozen=True)
@@ -111,7 +124,14 @@ class TokenizerFiles:
 
 
 def save_tokenizer(
-    uri: str, config: ModelConfig, encoder_state: State, decoder_state: State, *, recipe: Mapping[str, Any]
+    uri: str,
+    config: ModelConfig,
+    encoder_state: State,
+    decoder_state: State,
+    *,
+    recipe: Mapping[str, Any],
+    stored_as: Stored = "float32",
+    mel_head: State | None = None,
 ) -> Digests:
     """Write a tokenizer directory and return its digests. The same tokenizer again is a no-op with the same bytes.
 
@@ -121,25 +141,33 @@ def save_tokenizer(
         encoder_state: of ``syllabary.model.encoder.Encoder``, keys without prefix.
         decoder_state: of the generator, keys without prefix.
         recipe: the resolved recipe that made it, stored as it is.
+        stored_as: type of the stored weights; the digests are those of the weights rounded to it.
+        mel_head: of the training, for those that begin with this tokenizer; stored in fp32.
 
     Raises:
-        InputError: a state does not fit the configuration or holds values that are not finite.
+        InputError: a state does not fit the configuration, holds values that are not finite, or that the type cannot
+            hold.
         ConflictError: another tokenizer is already there.
     """
-    encoder, decoder = _canonical("encoder", encoder_state), _canonical("decoder", decoder_state)
+    encoder = rounded_weights("encoder", encoder_state, stored_as)
+    decoder = rounded_weights("decoder", decoder_state, stored_as)
     _require_fit("encoder", encoder, _encoder_shapes(config), InputError)
     _require_fit("decoder", decoder, _decoder_shapes(config), InputError)
     digests = Digests(encoder_digest(config, encoder), decoder_digest(config, decoder))
     _require_vacant(uri, digests)
-    store.publish_bytes(store.join(uri, ENCODER), safetensors.torch.save(encoder))
-    store.publish_bytes(store.join(uri, DECODER), safetensors.torch.save(decoder))
-    card = model_card(config, str(recipe.get("name")), digests.encoder, digests.decoder)
+    for name, state in ((ENCODER, encoder), (DECODER, decoder)):
+        narrow = {key: value.to(_TYPES[stored_as]) for key, value in state.items()}
+        store.publish_bytes(store.join(uri, name), safetensors.torch.save(narrow))
+    heads = {} if mel_head is None else {"mel_head_digest": _publish_mel_head(uri, mel_head)}
+    card = model_card(config, str(recipe.get("name")), digests.encoder, digests.decoder, stored_as)
     store.publish_bytes(store.join(uri, CARD), card.encode())
     description = {
         "kind": "tokenizer",
         "format_version": FORMAT_VERSION,
         "encoder_digest": digests.encoder,
         "decoder_digest": digests.decoder,
+        **heads,
+        "stored_as": stored_as,
         "model": config.model_dump(mode="json"),
         "recipe": dict(recipe),
     }
@@ -148,9 +176,10 @@ def save_tokenizer(
 
 
 def load_tokenizer(uri: str, *, decoder: bool = True) -> TokenizerFiles:
-    """Read a tokenizer directory and check every name, shape, type and digest in it.
+    """Read a tokenizer directory and check every name, shape, type and digest in it; weights come as fp32.
 
     Raises:
+        InputError: an unknown builtin; names those that there are.
         NotFoundError: no tokenizer there.
         FormatError, VersionError: something else is there.
         DamageError: the files do not fit one another any more.
@@ -165,6 +194,23 @@ def load_tokenizer(uri: str, *, decoder: bool = True) -> TokenizerFiles:
         _require_digest(uri, DECODER, description["decoder_digest"], decoder_digest(config, decoder_state))
     digests = Digests(str(description["encoder_digest"]), str(description["decoder_digest"]))
     return TokenizerFiles(config, description["recipe"], digests, encoder_state, decoder_state)
+
+
+def load_mel_head(uri: str) -> dict[str, Tensor]:
+    """The mel head that the tokenizer's training ended with, in fp32; empty where there is none. Raises DamageError."""
+    stated = _read_description(uri).get("mel_head_digest")
+    if stated is None:
+        return {}
+    state = _read_safetensors(store.join(uri, MEL_HEAD))
+    _require_digest(uri, MEL_HEAD, stated, digest(_tensor_digests(state)))
+    return state
+
+
+def _publish_mel_head(uri: str, state: State) -> str:
+    """Returns its digest."""
+    head = rounded_weights("mel head", state, "float32")
+    store.publish_bytes(store.join(uri, MEL_HEAD), safetensors.torch.save(head))
+    return digest(_tensor_digests(head))
 
 
 def encoder_digest(config: ModelConfig, state: State) -> str:
@@ -185,14 +231,29 @@ def _tensor_digests(state: State) -> dict[str, list[Any]]:
     }
 
 
-def _canonical(what: str, state: State) -> dict[str, Tensor]:
-    """fp32, contiguous, on the CPU, sorted by name: equal weights give equal bytes."""
-    found = {name: state[name].detach().to("cpu", torch.float32).contiguous().clone() for name in sorted(state)}
-    for name, tensor in found.items():
-        if not bool(torch.isfinite(tensor).all()):
+def rounded_weights(what: str, state: State, stored_as: Stored) -> dict[str, Tensor]:
+    """What a file of that type gives back: each number rounded to it, in fp32, contiguous, on the CPU, sorted by name.
+
+    Equal weights give equal bytes, and what is rounded already stays as it is.
+
+    Raises:
+        InputError: values that are not finite, or too large for the type; ``what`` and the weight are named.
+    """
+    found = {}
+    for name in sorted(state):
+        exact = state[name].detach().to("cpu", torch.float32)
+        if not bool(torch.isfinite(exact).all()):
             raise InputError(
                 f"{what} weight {name} holds values that are not finite",
                 fix="the training run diverged: use an earlier checkpoint",
+            )
+        found[name] = exact.to(_TYPES[stored_as]).float().contiguous().clone()
+        if not bool(torch.isfinite(found[name]).all()):
+            raise InputError(
+                f"{what} weight {name} does not fit into {stored_as}, its largest value",
+                value=float(exact.abs().max()),
+                expected=f"at most {torch.finfo(_TYPES[stored_as]).max:g}",
+                fix="use bfloat16 or float32",
             )
     return found
 
@@ -219,10 +280,6 @@ def _require_fit(
         if list(state[name].shape) != expected[name]:
             raise error(
                 f"{what} weight {name} has shape", value=list(state[name].shape), expected=str(expected[name]), fix=fix
-            )
-        if state[name].dtype != torch.float32:
-            raise error(
-                f"{what} weight {name} has type", value=str(state[name].dtype), expected="torch.float32", fix=fix
             )
 
 
@@ -266,14 +323,28 @@ def _read_config(uri: str, description: Mapping[str, Any]) -> ModelConfig:
 
 def _read_state(uri: str, name: str, expected: Mapping[str, list[int]]) -> dict[str, Tensor]:
     target = store.join(uri, name)
+    state = _read_safetensors(target)
+    _require_fit(target, state, expected, DamageError)
+    return state
+
+
+def _read_safetensors(target: str) -> dict[str, Tensor]:
+    """The tensors of a file in fp32, of whichever of the types they are stored as."""
     try:
         state = safetensors.torch.load(store.read_bytes(target))
     except (safetensors.SafetensorError, ValueError, KeyError) as error:
         raise DamageError(
             f"not a readable safetensors file ({error})", value=target, fix="restore the file from a backup"
         ) from error
-    _require_fit(target, state, expected, DamageError)
-    return state
+    for name, tensor in state.items():
+        if tensor.dtype not in _TYPES.values():
+            raise DamageError(
+                f"{target} weight {name} has type",
+                value=str(tensor.dtype),
+                expected=" or ".join(map(str, _TYPES.values())),
+                fix="restore the file from a backup",
+            )
+    return {name: tensor.float() for name, tensor in state.items()}
 
 
 def _require_digest(uri: str, name: str, stated: object, found: str) -> None:

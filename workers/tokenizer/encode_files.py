@@ -34,15 +34,19 @@ def encode_files(job: EncodeJob) -> dict[str, Any]:
     written = []
     for uri, target in zip(job.files, targets, strict=True):
         wav, rate = _read(uri)
-        found = tokenizer.encode(wav, rate)
-        content = TokenFile(
-            found.tokens, found.salience, found.num_samples, rate, found.margin, tokenizer.encoder_digest
-        )
+        content = token_file_of(tokenizer, wav, rate)
         write_token_file(target, content)
-        written.append({"tokens": target, "num_frames": len(found.tokens), "num_samples": found.num_samples})
+        written.append({"tokens": target, "num_frames": len(content.tokens), "num_samples": content.num_samples})
         progress.add(len(wav) / rate)
     progress.finish()
     return {"files": written, "encoder_digest": tokenizer.encoder_digest}
+
+
+def token_file_of(tokenizer: Tokenizer, wav: NDArray[np.float32], sample_rate: int) -> TokenFile:
+    """A waveform [num_samples] as the content of a token file. Raises InputError as ``Tokenizer.encode`` does."""
+    found = tokenizer.encode(wav, sample_rate)
+    digest = tokenizer.encoder_digest
+    return TokenFile(found.tokens, found.salience, found.num_samples, sample_rate, found.margin, digest)
 
 
 def target_uris(files: tuple[str, ...], out: str | None, suffix: str) -> list[str]:

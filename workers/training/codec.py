@@ -42,6 +42,7 @@ from syllabary.shards import audio, store
 from syllabary.shards.archive.packing import Packing
 from syllabary.shards.errors import ConfigError
 from syllabary.shards.outputs import pretty_json
+from syllabary.workers.recipes.beginning import CONFIG_FILE
 from syllabary.workers.recipes.training import WatchConfig
 from syllabary.workers.training.curves import spectrograms
 from syllabary.workers.training.data.clips import Batch
@@ -61,7 +62,6 @@ from syllabary.workers.training.engine import (
 from syllabary.workers.training.history import Validation
 from syllabary.workers.training.initial_weights import (
     CODEC_FILE,
-    CONFIG_FILE,
     ENCODER_FILE,
     NOTHING,
     InitialWeights,

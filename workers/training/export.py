@@ -8,6 +8,7 @@ from syllabary.shards import outputs, store
 from syllabary.shards.errors import InputError
 from syllabary.workers.control.jobs import ExportJob
 from syllabary.workers.control.run_verb import say
+from syllabary.workers.recipes.beginning import CONFIG_FILE
 from syllabary.workers.recipes.recipe import validate
 
 
@@ -22,7 +23,7 @@ def export(job: ExportJob) -> dict[str, Any]:
     from safetensors.torch import load as from_safetensors
 
     from syllabary.workers.tokenizer.directory import save_tokenizer
-    from syllabary.workers.training.initial_weights import CODEC_FILE, CONFIG_FILE
+    from syllabary.workers.training.initial_weights import CODEC_FILE, HEAD_FILE
 
     outputs.read_claim(job.codec, "codec")
     if outputs.read_done(job.codec) is None:
@@ -33,6 +34,15 @@ def export(job: ExportJob) -> dict[str, Any]:
     state = from_safetensors(store.read_bytes(store.join(job.codec, CODEC_FILE)))
     encoder = {k.removeprefix("encoder."): v for k, v in state.items() if k.startswith("encoder.")}
     decoder = {k.removeprefix("generator."): v for k, v in state.items() if k.startswith("generator.")}
-    digests = save_tokenizer(job.out, recipe.model, encoder, decoder, recipe=recipe.model_dump(mode="json"))
+    head = store.join(job.codec, HEAD_FILE)
+    digests = save_tokenizer(
+        job.out,
+        recipe.model,
+        encoder,
+        decoder,
+        recipe=recipe.model_dump(mode="json"),
+        stored_as=job.dtype,
+        mel_head=from_safetensors(store.read_bytes(head)) if store.exists(head) else None,
+    )
     say("export", f"tokenizer {digests.encoder[:12]} (sound {digests.decoder[:12]}) is at {job.out}")
     return {"out": job.out, "encoder_digest": digests.encoder, "decoder_digest": digests.decoder}

@@ -1,28 +1,24 @@
 """Weights that a training begins with instead of drawing them: those of a tokenizer, or of a complete run of a stage.
 
-What the source does not have (a decoder after stage 1, a mel head in a tokenizer, discriminators anywhere) begins
-untrained. Optimizer states are never taken over: this is a new training, with its own warm-up, not a run resumed.
+What the source does not have (a decoder after stage 1, discriminators anywhere) begins untrained. Optimizer states are
+never taken over: this is a new training, with its own warm-up, not a run resumed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from safetensors.torch import load as from_safetensors
 from torch import Tensor, nn
 
 from syllabary.shards import outputs, store
-from syllabary.shards.errors import ConfigError, InputError
-from syllabary.workers.recipes.recipe import Recipe, validate
-from syllabary.workers.tokenizer.directory import load_tokenizer
+from syllabary.workers.recipes.beginning import described, fitting_kind
+from syllabary.workers.recipes.recipe import Recipe
+from syllabary.workers.recipes.shipped import NOTHING
+from syllabary.workers.tokenizer.directory import load_mel_head, load_tokenizer
 from syllabary.workers.training.checkpoints import sha256_of
 
-ENCODER_FILE, CODEC_FILE, HEAD_FILE, CONFIG_FILE = (
-    "encoder.safetensors", "codec.safetensors", "mel_head.safetensors", "config.json"
-)  # fmt: skip
-NOTHING = "none"
+ENCODER_FILE, CODEC_FILE, HEAD_FILE = "encoder.safetensors", "codec.safetensors", "mel_head.safetensors"
 State = dict[str, Tensor]
 
 
@@ -43,29 +39,24 @@ class InitialWeights:
 def initial_digest(uri: str, recipe: Recipe) -> str:
     """What the source at ``uri`` is, for the run's claim: digests of its weights; "none" where nothing is asked for.
 
-    Raises:
-        ConfigError: its encoder or decoder is not this recipe's; names the first value that differs.
-        InputError: it is an unfinished run.
-        FormatError, NotFoundError: it is no run of a stage and no tokenizer.
+    Raises as :func:`syllabary.workers.recipes.beginning.fitting_kind` does.
     """
     if uri == NOTHING:
         return NOTHING
-    kind, model = _described(uri)
-    parts = ("encoder",) if kind == "pretrain" else ("encoder", "decoder")
-    for part in parts:
-        _require_equal(uri, part, model[part], recipe.model.model_dump(mode="json")[part])
+    kind = fitting_kind(uri, recipe)
     names = {"pretrain": [ENCODER_FILE], "codec": [CODEC_FILE], "tokenizer": [ENCODER_FILE, "decoder.safetensors"]}
-    return outputs.digest([sha256_of(store.join(uri, name)) for name in names[kind]])
+    heads = [HEAD_FILE] if kind != "pretrain" and store.exists(store.join(uri, HEAD_FILE)) else []
+    return outputs.digest([sha256_of(store.join(uri, name)) for name in names[kind] + heads])
 
 
 def read_initial(uri: str) -> InitialWeights:
     """The states at ``uri``; "none" gives empty ones. Raises as :func:`initial_digest` does, and DamageError."""
     if uri == NOTHING:
         return InitialWeights({}, {}, {})
-    kind, _ = _described(uri)
+    kind, _ = described(uri)
     if kind == "tokenizer":
         files = load_tokenizer(uri)
-        return InitialWeights(dict(files.encoder_state), dict(files.decoder_state or {}), {})
+        return InitialWeights(dict(files.encoder_state), dict(files.decoder_state or {}), load_mel_head(uri))
     if kind == "pretrain":
         return InitialWeights(from_safetensors(store.read_bytes(store.join(uri, ENCODER_FILE))), {}, {})
     state = from_safetensors(store.read_bytes(store.join(uri, CODEC_FILE)))
@@ -76,26 +67,3 @@ def read_initial(uri: str) -> InitialWeights:
 
 def _part(state: State, prefix: str) -> State:
     return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-
-
-def _described(uri: str) -> tuple[str, dict[str, Any]]:
-    """Kind of the source and its model's configuration."""
-    description = outputs.read_json(store.join(uri, CONFIG_FILE))
-    if description.get("kind") == "tokenizer":
-        return "tokenizer", description["model"]
-    kind = str(outputs.read_claim(uri).get("kind"))
-    if kind not in ("pretrain", "codec"):
-        raise InputError("nothing to begin a training with", value=uri, expected="a run of a stage or a tokenizer")
-    if outputs.read_done(uri) is None:
-        raise InputError("the run to begin with is not complete", value=uri, fix="run it again first: it resumes")
-    return kind, validate(description).model.model_dump(mode="json")
-
-
-def _require_equal(uri: str, part: str, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    for key in sorted({*found, *wanted}):
-        if found.get(key) != wanted.get(key):
-            raise ConfigError(
-                f"model.{part}.{key} is {wanted.get(key)!r}, but the {part} at {uri} was trained with "
-                f"{found.get(key)!r}",
-                fix="use the recipe it was trained with",
-            )

@@ -24,6 +24,7 @@ from syllabary.model.padding import frame_mask, valid_mask, zero_invalid
 from syllabary.shards import store
 from syllabary.shards.errors import InputError
 from syllabary.shards.outputs import pretty_json
+from syllabary.workers.recipes.beginning import CONFIG_FILE
 from syllabary.workers.recipes.recipe import Recipe
 from syllabary.workers.training.data.clips import Batch
 from syllabary.workers.training.data.epoch_order import mix
@@ -41,7 +42,7 @@ from syllabary.workers.training.engine import (
     world,
 )
 from syllabary.workers.training.history import Validation
-from syllabary.workers.training.initial_weights import CONFIG_FILE, ENCODER_FILE, read_initial
+from syllabary.workers.training.initial_weights import ENCODER_FILE, read_initial
 from syllabary.workers.training.rank import RankSetup, run_rank
 from syllabary.workers.training.watches.frames import held_out_frames
 from syllabary.workers.training.watches.health import (

@@ -17,10 +17,11 @@ from syllabary.shards.errors import ConfigError, InputError
 from syllabary.workers.control.jobs import PretrainJob, TrainCodecJob
 from syllabary.workers.control.run_verb import say
 from syllabary.workers.recipes.recipe import Recipe, resolve
+from syllabary.workers.recipes.shipped import NOTHING
 from syllabary.workers.training.checkpoints import sha256_of
 from syllabary.workers.training.claim import claim_run, read_summary
 from syllabary.workers.training.driver import RankJob, train_on_ray
-from syllabary.workers.training.initial_weights import NOTHING, initial_digest
+from syllabary.workers.training.initial_weights import initial_digest
 
 
 def pretrain(job: PretrainJob) -> dict[str, Any]:

@@ -12,9 +12,12 @@ from syllabary.shards.errors import InputError
 from syllabary.workers.evaluation.baselines import Speech
 from syllabary.workers.evaluation.peers import load_peers, peer_digest, peer_directories, require_peers
 from syllabary.workers.evaluation.scoring import RATE
+from syllabary.workers.recipes.recipe import resolve
 from syllabary.workers.report.card import read_card
+from syllabary.workers.tokenizer.tokenizer import Tokenizer
 from tests.conftest import voiced
 from tests.helpers.evaluation_testing import evaluate_here, make_job
+from tests.helpers.standin import URI, ship
 
 KINDS = ("dac", "encodec", "mimi", "wavlm")
 
@@ -94,5 +97,22 @@ def test_a_name_is_taken_once_and_a_folder_must_hold_a_known_model(checkpoints: 
 
 
 def test_another_checkpoint_has_another_digest(checkpoints: Path) -> None:
-    digests = {peer_digest(checkpoints / kind) for kind in KINDS}
-    assert len(digests) == len(KINDS) and peer_digest(checkpoints / "dac") in digests
+    digests = {peer_digest(str(checkpoints / kind)) for kind in KINDS}
+    assert len(digests) == len(KINDS) and peer_digest(str(checkpoints / "dac")) in digests
+
+
+def test_another_tokenizer_is_a_peer_at_its_own_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By path or as a builtin; the same tokens and sound as by itself."""
+    ship(tmp_path, monkeypatch, resolve("tiny"))
+    path, named = load_peers([f"path={tmp_path / 'standin'}", f"named={URI}"])
+    speech = Speech.of("x", voiced(np.random.default_rng(0), 1.3, 120), RATE)
+    tokenizer = Tokenizer.load(URI)
+    wanted = tokenizer.decode(tokenizer.encode(speech.stored, RATE).tokens, len(speech.stored), RATE)
+    for codec in (path, named):
+        degraded = codec(speech)
+        assert np.array_equal(degraded.samples, wanted)
+        assert degraded.num_bits == 4 * 128 * 2  # 4 frames of 128 dims of 2 bits
+        assert codec.system.bitrates.payload == 640 and tokenizer.encoder_digest[:12] in codec.system.description
+    assert peer_digest(URI) == peer_digest(str(tmp_path / "standin"))
+    with pytest.raises(InputError, match="unknown builtin: 'builtin:other'"):
+        peer_directories(["x=builtin:other"])

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import base64
 import importlib.util
+import io
 import json
+import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from syllabary.shards import outputs, store
+from syllabary.shards import audio, outputs, store
+from syllabary.shards.dataset import index, wds
+from syllabary.shards.errors import InputError
 from syllabary.workers.control.jobs import SummaryJob
 from syllabary.workers.evaluation import held_out_estoi
 from syllabary.workers.operate.summary import summarize, warnings_in_force
+from syllabary.workers.tokenizer.token_file import read_token_file
 from syllabary.workers.tokenizer.tokenizer import Tokenizer
 from syllabary.workers.training.history import METRICS, History
 from syllabary.workers.training.watches import words as watch_words
@@ -65,11 +74,27 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> SummaryJob:
     with Gang(1) as gang:
         gang.run(train_here, "pretrain", recipe, uris["pretrain"], uris["shards"])
         gang.run(train_here, "codec", recipe, uris["codec"], uris["shards"], uris["pretrain"])
+    begun = small_tokenizer("waveform", root / "begun", seed=1)
     small_tokenizer("waveform", root / "tokenizer")
-    outputs.claim(str(root), "run", inputs={}, config=recipe.model_dump(mode="json"))
+    init = {"uri": str(root / "begun"), "kind": "tokenizer"}
+    init |= {"encoder_digest": begun.encoder_digest, "decoder_digest": begun.decoder_digest}
+    outputs.claim(str(root), "run", inputs={"init": init}, config=recipe.model_dump(mode="json"))
     outputs.mark_done(uris["archive"], {"size_bytes": 1000, "tokenized_s": 10.0, "num_tokenized": 5})
-    outputs.mark_done(uris["restored"], {"num_utterances": 2})
+    _restored(uris["restored"], uris["shards"])
     return SummaryJob(run=str(root))
+
+
+def _restored(uri: str, shards: str) -> None:
+    """Two utterances given back as they were, and one of no samples that has no file."""
+    rows = index.read_index(shards, splits=["valid"]).to_pylist()[:3]
+    for row in rows[:2]:
+        row["file"] = f"audio/{row['utterance_id']}.flac"
+        store.publish_bytes(store.join(uri, row["file"]), wds.read_utterance(shards, row))
+    rows[2]["file"] = None
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), buffer)
+    store.publish_bytes(store.join(uri, "manifest.parquet"), buffer.getvalue())
+    outputs.mark_done(uri, {"num_utterances": 3})
 
 
 def _shards(uri: str) -> None:
@@ -100,6 +125,37 @@ def test_the_summary_of_a_run_has_the_figures_of_its_validations_and_its_warning
     assert f"- codec, steps 0 to 4: {warned['entropy_given_place']['text']}" in text
     assert "codec: entropy given place" in done["headline"]["warnings"]
     assert done["headline"]["heard"].startswith("ESTOI ") and "held-out utterances of 5 speakers" in text
+
+
+def test_the_page_plays_what_was_before_the_training_beside_what_it_made(job: SummaryJob):
+    """Original, the tokenizer that was begun with, this run's; tokens and sound of the second lie in the run."""
+    headline = summarize(job)["headline"]
+    page = Path(job.run, "summary.html").read_text()
+    sounds = [base64.b64decode(data) for data in re.findall(r'src="data:audio/flac;base64,([^"]+)"', page)]
+    assert len(sounds) == 6 and page.count("data:image/png;base64,") == 6
+    ids = re.findall(r'<h3 id="u-\d+">([^<]+)</h3>', page)
+    begun = Tokenizer.load(f"{job.run}/begun")
+    for name, (original, before, trained) in zip(ids, (sounds[:3], sounds[3:]), strict=True):
+        samples, rate = audio.decode(original)
+        assert trained == original  # what the fixture has restored
+        tokens = read_token_file(f"{job.run}/before/{name}.tokens.safetensors")
+        assert np.array_equal(tokens.tokens, begun.encode(samples, rate).tokens)
+        decoded = audio.decode(before)[0]
+        assert len(decoded) == len(samples)
+        assert np.abs(decoded - begun.decode(tokens.tokens, len(samples), rate)).max() < 1e-3
+        assert Path(job.run, "before", f"{name}.flac").read_bytes() == before
+    assert "http" not in page.replace("http-equiv", "") and "<script" not in page
+    assert headline["begun with"] == f"{job.run}/begun, both stages" and headline["heard before"].startswith("ESTOI ")
+    assert "| begun with |" in Path(job.run, "summary.md").read_text()
+
+
+def test_a_beginning_that_has_changed_since_is_refused(job: SummaryJob, tmp_path: Path):
+    shutil.copytree(job.run, tmp_path / "run")
+    claim = tmp_path / "run" / outputs.CLAIM
+    small_tokenizer("waveform", tmp_path / "other", seed=2)
+    claim.write_text(claim.read_text().replace(f"{job.run}/begun", str(tmp_path / "other")))
+    with pytest.raises(InputError, match="the tokenizer that the run began with has changed"):
+        summarize(SummaryJob(run=str(tmp_path / "run")))
 
 
 def test_only_warnings_that_the_last_validation_gave_are_in_force():

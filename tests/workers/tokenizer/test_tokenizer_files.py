@@ -3,15 +3,18 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 
 from syllabary.model.config import ModelConfig
 from syllabary.shards.errors import ConflictError, DamageError, FormatError, InputError, NotFoundError, VersionError
+from syllabary.workers.tokenizer.directory import load_mel_head, load_tokenizer
 from syllabary.workers.tokenizer.tokenizer import Tokenizer, save_tokenizer
 from tests.helpers.small_models import CONFIGS, small_codec, small_tokenizer
 
+NOISE = np.random.default_rng(0).uniform(-0.3, 0.3, 5_000).astype(np.float32)
 FILES = ("config.json", "encoder.safetensors", "decoder.safetensors", "README.md")
 
 
@@ -132,8 +135,70 @@ def test_half_precision_weights_are_refused(tmp_path: Path) -> None:
     save(tmp_path)
     state = safetensors.torch.load_file(tmp_path / "encoder.safetensors")
     safetensors.torch.save_file({k: v.half() for k, v in state.items()}, tmp_path / "encoder.safetensors")
-    with pytest.raises(DamageError, match=r"has type: 'torch\.float16'; expected torch\.float32"):
+    with pytest.raises(DamageError, match=r"encoder\.safetensors or its configuration has changed: digest"):
         Tokenizer.load(str(tmp_path))
+
+
+def save_as(folder: Path, stored_as: str, encoder=None, **others):
+    codec = small_codec("spectral")
+    states = encoder or codec.encoder.state_dict(), codec.generator.state_dict()
+    return save_tokenizer(
+        str(folder), CONFIGS["spectral"], *states, recipe={"name": "spectral"}, stored_as=stored_as, **others
+    )
+
+
+@pytest.mark.parametrize("stored_as", ["float16", "bfloat16"])
+def test_half_precision_is_rounded_before_the_digests_and_computed_in_fp32(tmp_path: Path, stored_as: str) -> None:
+    exact, digests = save_as(tmp_path / "exact", "float32"), save_as(tmp_path / "half", stored_as)
+    assert digests.encoder != exact.encoder and digests.decoder != exact.decoder
+    files = load_tokenizer(str(tmp_path / "half"))
+    codec, dtype = small_codec("spectral"), getattr(torch, stored_as)
+    for name, weight in codec.encoder.state_dict().items():
+        assert files.encoder_state[name].dtype == torch.float32
+        assert torch.equal(files.encoder_state[name], weight.to(dtype).float())
+    # the same numbers stored as fp32 are the same tokenizer, whatever the file's type
+    again = save_tokenizer(
+        str(tmp_path / "again"), files.config, files.encoder_state, files.decoder_state, recipe=files.recipe
+    )
+    assert again == digests == Tokenizer.load(str(tmp_path / "half")).digests
+    sizes = [(tmp_path / kind / "decoder.safetensors").stat().st_size for kind in ("half", "again")]
+    assert sizes[0] < 0.7 * sizes[1]  # the rest is the header, which names every tensor
+    tokens = [Tokenizer.load(str(tmp_path / kind)).encode(NOISE, 2_000).tokens for kind in ("half", "again")]
+    assert np.array_equal(*tokens)
+
+
+def test_half_precision_that_is_damaged_is_refused(tmp_path: Path) -> None:
+    save_as(tmp_path, "float16")
+    path = tmp_path / "encoder.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(DamageError, match=r"encoder\.safetensors or its configuration has changed: digest"):
+        Tokenizer.load(str(tmp_path), decoder=False)
+    state = safetensors.torch.load_file(tmp_path / "decoder.safetensors")
+    safetensors.torch.save_file({k: v.double() for k, v in state.items()}, path)
+    with pytest.raises(DamageError, match=r"has type: 'torch\.float64'; expected torch\.float32 or torch\.float16 or"):
+        Tokenizer.load(str(tmp_path))
+
+
+def test_a_weight_too_large_for_its_type_is_refused_by_name(tmp_path: Path) -> None:
+    encoder = {k: v.clone() for k, v in small_codec("spectral").encoder.state_dict().items()}
+    encoder["projection.bias"][0] = 70_000.0
+    with pytest.raises(InputError, match=r"encoder weight projection.bias does not fit into float16, .*70000.*65504"):
+        save_as(tmp_path / "half", "float16", encoder)
+    assert not (tmp_path / "half").exists()
+    save_as(tmp_path / "brain", "bfloat16", encoder)
+
+
+def test_the_mel_head_of_the_training_travels_along_and_is_checked(tmp_path: Path) -> None:
+    save_as(tmp_path / "without", "float32")
+    assert load_mel_head(str(tmp_path / "without")) == {}
+    head = {"weight": torch.arange(6.0).reshape(2, 3)}
+    save_as(tmp_path / "with", "float16", mel_head=head)
+    assert torch.equal(load_mel_head(str(tmp_path / "with"))["weight"], head["weight"])
+    safetensors.torch.save_file({"weight": torch.zeros(2, 3)}, tmp_path / "with" / "mel_head.safetensors")
+    with pytest.raises(DamageError, match=r"mel_head\.safetensors or its configuration has changed"):
+        load_mel_head(str(tmp_path / "with"))
 
 
 def test_lives_at_any_uri(tmp_path: Path) -> None:

@@ -14,11 +14,13 @@ from syllabary.model.codec import Codec
 from syllabary.shards import outputs, store
 from syllabary.shards.errors import ConfigError, InputError, NotFoundError
 from syllabary.shards.outputs import pretty_json
-from syllabary.workers.control.jobs import TrainCodecJob
+from syllabary.workers.control.jobs import ExportJob, TrainCodecJob
 from syllabary.workers.recipes.recipe import Recipe, validate
+from syllabary.workers.recipes.shipped import NOTHING
 from syllabary.workers.tokenizer.tokenizer import save_tokenizer
 from syllabary.workers.training import codec as codec_module
-from syllabary.workers.training.initial_weights import NOTHING, initial_digest, read_initial
+from syllabary.workers.training.export import export
+from syllabary.workers.training.initial_weights import initial_digest, read_initial
 from syllabary.workers.training.stages import encoder_digest
 from tests.helpers.small_models import CONFIGS
 from tests.helpers.training_testing import prepare_encoder, training_recipe
@@ -115,3 +117,27 @@ def test_one_beginning_at_most_and_one_at_least_where_the_encoder_rests(tmp_path
     with pytest.raises(ConfigError, match="an untrained encoder that stage 2 leaves at rest would stay so"):
         encoder_digest(TrainCodecJob(shards="s", out="o"), recipe)
     assert encoder_digest(TrainCodecJob(shards="s", out="o", init="i"), recipe) == NOTHING
+
+
+def test_an_export_in_half_precision_is_begun_with_as_it_was_stored(tmp_path) -> None:
+    """Export of a stage-2 run: rounded weights, the mel head beside them, and the same encoder exported again."""
+    recipe = spectral_recipe()
+    codec = trained_codec(recipe)
+    run = stage_2_run(tmp_path / "run", recipe, codec)
+    first = export(ExportJob(codec=run, out=str(tmp_path / "half"), dtype="float16"))
+    begun = read_initial(str(tmp_path / "half"))
+    for name, weight in codec.encoder.state_dict().items():
+        assert torch.equal(begun.encoder[name], weight.half().float())
+    whole = read_initial(run)
+    assert begun.head.keys() == whole.head.keys() and begun.head
+    assert all(torch.equal(begun.head[name], weight) for name, weight in whole.head.items())
+
+    # a decoder trained on from the export, its encoder at rest: the same tokens, another sound
+    codec.encoder.load_state_dict(begun.encoder)
+    with torch.no_grad():
+        next(codec.generator.parameters()).add_(0.1)
+    on = stage_2_run(tmp_path / "on", recipe, codec)
+    second = export(ExportJob(codec=on, out=str(tmp_path / "v2"), dtype="float16"))
+    assert second["encoder_digest"] == first["encoder_digest"]
+    assert second["decoder_digest"] != first["decoder_digest"]
+    assert initial_digest(str(tmp_path / "half"), recipe) != initial_digest(str(tmp_path / "v2"), recipe)

@@ -1,0 +1,72 @@
+"""What can be heard of a run: held-out utterances as they were spoken, and as tokenizers give them back.
+
+Below ``OUT/before`` lies what the tokenizer that the run began with makes of them: their tokens, and their sound again.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from syllabary.shards import audio, store
+from syllabary.shards.dataset import index, wds
+from syllabary.shards.errors import InputError
+from syllabary.workers.control.run_layout import PipelineLayout
+from syllabary.workers.report.summary_page import Heard, heard
+from syllabary.workers.tokenizer.encode_files import token_file_of
+from syllabary.workers.tokenizer.token_file import SUFFIX, write_token_file
+from syllabary.workers.tokenizer.tokenizer import Tokenizer
+
+BEFORE = "before"
+MOST, MAX_S = 6, 15.0  # what a page carries
+ORIGINAL, TRAINED = "original", "this run's tokenizer"
+
+
+def listen(run: PipelineLayout, begun_with: str | None) -> list[Heard]:
+    """The first restored utterances of at most ``MAX_S`` seconds, with all that there is to hear of each.
+
+    Args:
+        run: whose restored audio.
+        begun_with: URI of the tokenizer that it began with, to be heard beside its own; None for none.
+    """
+    manifest = io.BytesIO(store.read_bytes(store.join(run.restored, "manifest.parquet")))
+    rows = [row for row in pq.read_table(manifest).to_pylist() if row["file"] is not None]
+    short = [row for row in rows if row["num_samples"] <= MAX_S * row["sample_rate"]][:MOST]
+    tokenizer = None if begun_with is None else Tokenizer.load(begun_with)
+    found = []
+    for row in short:
+        original = wds.read_utterance(run.shards, index.find_utterance(run.shards, row["utterance_id"]))
+        sounds = {ORIGINAL: original}
+        if tokenizer is not None:
+            sounds[f"{begun_with}, as it is"] = _before(run, tokenizer, row, original)
+        sounds[TRAINED] = store.read_bytes(store.join(run.restored, row["file"]))
+        found.append(heard(row["utterance_id"], row["speaker"], sounds))
+    return found
+
+
+def _before(run: PipelineLayout, tokenizer: Tokenizer, row: dict[str, Any], original: bytes) -> bytes:
+    """Tokens of an utterance, and the sound that they give, both published; returns the sound as FLAC."""
+    samples, rate = audio.decode(original)
+    tokens = token_file_of(tokenizer, samples, rate)
+    write_token_file(store.join(run.root, BEFORE, row["utterance_id"] + SUFFIX), tokens)
+    sound = audio.encode_flac(tokenizer.decode(tokens.tokens, tokens.num_samples, rate), rate)
+    store.publish_bytes(store.join(run.root, BEFORE, row["utterance_id"] + ".flac"), sound)
+    return sound
+
+
+def tokenizer_begun_with(claim: dict[str, Any]) -> str | None:
+    """URI of the tokenizer that a run's claim says it began with; None where it was none, or a run.
+
+    Raises:
+        InputError: another tokenizer is there now.
+    """
+    init = claim["inputs"].get("init")
+    if not isinstance(init, dict) or init["kind"] != "tokenizer":
+        return None
+    uri = str(init["uri"])
+    found = Tokenizer.load(uri).digests
+    if (found.encoder, found.decoder) != (init["encoder_digest"], init["decoder_digest"]):
+        raise InputError("the tokenizer that the run began with has changed", value=uri, fix="run into another --out")
+    return uri
