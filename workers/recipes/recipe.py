@@ -16,6 +16,7 @@ from syllabary.shards.ingest.config import IngestConfig
 from syllabary.workers.recipes import models as model_ladder
 from syllabary.workers.recipes.training import (
     AugmentConfig,
+    BottleneckConfig,
     CodecTrainConfig,
     OptimizerConfig,
     PretrainConfig,
@@ -93,6 +94,29 @@ def fast16k_small() -> Recipe:
         pretrain=_spectral_pretrain(num_steps=3_000, micro_batch_size=8),
         codec=_spectral_codec(num_steps=8_000),
     )
+
+
+def speech16k() -> Recipe:
+    """The tokenizer that ships: fast16k_small trained on 434 readers in hours of two cores (infra/speech16k)."""
+    codec = _spectral_codec(num_steps=5_400)
+    return Recipe(
+        name="speech16k",
+        model=model_ladder.speech16k_model(),
+        ingest=_INGEST_16K.model_copy(update={"valid_percent": 4.0, "test_percent": 12.0, "shard_size_mb": 32.0}),
+        pretrain=_spectral_pretrain(num_steps=3_000, micro_batch_size=8),
+        codec=codec.model_copy(
+            update={
+                "optimizer": codec.optimizer.model_copy(update={"lr": 5e-4, "warmup_steps": 250}),
+                "bottleneck": BottleneckConfig(share=0.55),
+                "vocoder": VocoderConfig(discriminator_start_step=1_500),
+            }
+        ),
+    )
+
+
+def speech16k_demo() -> Recipe:
+    """speech16k for `run`: a few steps of both stages from the weights that ship."""
+    return demo_of(speech16k())
 
 
 def tiny() -> Recipe:
@@ -291,6 +315,8 @@ _ALL = (
     base16k,
     fast16k,
     fast16k_small,
+    speech16k,
+    speech16k_demo,
     small,
     tiny,
     tiny_paper,
