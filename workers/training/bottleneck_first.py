@@ -58,7 +58,7 @@ from syllabary.workers.training.engine import (
 from syllabary.workers.training.history import Validation
 from syllabary.workers.training.initial_weights import HEAD_FILE
 from syllabary.workers.training.rank import RankSetup, run_rank
-from syllabary.workers.training.watches.warnings import Warned, codec_warnings
+from syllabary.workers.training.watches.warnings import JUDGED_BY_EAR, Warned, codec_warnings
 
 
 def train_codec_rank(job: RankJob) -> None:
@@ -241,7 +241,15 @@ class PhasedCodecStage:
         """A code that says little, and tokens that carry no speech or are not listened to."""
         learns = self._config.bottleneck.encoder_lr_fraction > 0
         # The headline jumps where the vocoder takes over from the head, so learning is judged by the head's.
-        return codec_warnings(self._job.recipe, validations, self.headline, loss="mel_head", learns=learns)
+        warned = codec_warnings(self._job.recipe, validations, self.headline, loss="mel_head", learns=learns)
+        if not self._vocoder_is_new(validations[-1].step):
+            return warned
+        return [warning for warning in warned if warning.name not in JUDGED_BY_EAR]
+
+    def _vocoder_is_new(self, step: int) -> bool:
+        """Whether what is heard is still the vocoder's first attempts, by which tokens cannot be judged."""
+        config = self._config
+        return 0 < step - config.bottleneck_steps <= config.vocoder.optimizer.warmup_steps
 
     def illustrate(self, step: int) -> None:
         """Reconstructions of the first held-out clips, once the vocoder has begun."""

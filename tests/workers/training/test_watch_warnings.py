@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from syllabary.workers.recipes.training import CodecTrainConfig, WatchConfig
+from syllabary.workers.training.bottleneck_first import PhasedCodecStage
 from syllabary.workers.training.history import History, Validation
 from syllabary.workers.training.watches.warnings import Warned, Watched, summed_up, warnings_of
-from tests.helpers.training_testing import training_recipe
+from tests.helpers.training_testing import phased_recipe, training_recipe
 
 TRAIN = training_recipe(codec__num_steps=100, codec__optimizer__warmup_steps=20).codec
 WELL = {
@@ -132,3 +135,25 @@ def test_dims_that_say_the_same_are_told():
     assert names(50, kept | {"latent_rank_given_place": 20.0}) == {"rank_given_place"}
     (warned,) = told([Validation(0, FIRST), Validation(50, WELL | kept | {"latent_rank_given_place": 20.0})])
     assert "128 dims say what 20 could" in warned.text and "covariance_weight" in warned.text
+
+
+@pytest.mark.parametrize(
+    ("step", "learned", "expected"),
+    [
+        (40, 0, {"token_gain", "frozen_digits"}),  # the head is judged
+        (41, 1, set()),  # the vocoder's first attempts are not
+        (50, 10, set()),
+        (51, 11, {"token_gain", "frozen_digits"}),
+    ],
+)
+def test_tokens_are_not_judged_by_the_first_attempts_of_a_vocoder(step, learned, expected):
+    recipe = phased_recipe(
+        codec__num_steps=60, codec__bottleneck__share=2 / 3, codec__vocoder__optimizer__warmup_steps=10,
+        codec__optimizer__warmup_steps=5, codec__watch__late_fraction=0.1,
+    )  # fmt: skip
+    stage = object.__new__(PhasedCodecStage)
+    stage._config, stage._job = recipe.codec, SimpleNamespace(recipe=recipe)
+    assert step - recipe.codec.bottleneck_steps == learned
+    bits = {"level_entropy_bits": 1.9, "token_gain": 0.01, "mel_head": 0.9, "mel_right": 0.9, "mel_other": 0.9}
+    found = stage.warnings([Validation(0, WELL | bits | {"mel_head": 2.0}), Validation(step, WELL | bits)])
+    assert {one.name for one in found} == expected
