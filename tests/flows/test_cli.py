@@ -12,6 +12,8 @@ import pytest
 import soundfile as sf
 
 from infra.stack.object_store import ObjectStore
+from syllabary.workers.recipes.recipe import resolve
+from tests.helpers.standin import save_untrained
 
 ROOT = Path(__file__).parent.parent.parent
 SYLLABARY = str(Path(sys.executable).parent / "syllabary")
@@ -122,7 +124,7 @@ def test_an_output_of_another_recipe_is_refused_and_kept(corpus: Path, tmp_path:
     claim_run(PipelineLayout(str(tmp_path / "out")), str(corpus), resolve("tiny"))
     before = (tmp_path / "out" / "output.json").read_bytes()
     (tmp_path / "out" / "done.json").write_text("{}")
-    line = refusal("run", str(corpus), "--out", str(tmp_path / "out"), "--set", "codec.num_steps=7")
+    line = refusal("run", str(corpus), "--out", str(tmp_path / "out"), "--recipe", "tiny", "--set", "codec.num_steps=7")
     assert "belongs to another run: config.codec.num_steps" in line and "use another --out" in line
     assert (tmp_path / "out" / "output.json").read_bytes() == before
 
@@ -137,7 +139,7 @@ def test_a_source_that_grew_is_another_run(tmp_path: Path) -> None:
     claim_run(PipelineLayout(str(tmp_path / "out")), str(source), resolve("tiny"))
     (tmp_path / "out" / "done.json").write_text("{}")
     sf.write(source / "b.wav", np.zeros(16_000), 16_000)
-    assert "inputs.files_digest" in refusal("run", str(source), "--out", str(tmp_path / "out"))
+    assert "inputs.files_digest" in refusal("run", str(source), "--out", str(tmp_path / "out"), "--recipe", "tiny")
 
 
 def test_wrong_s3_keys_name_the_variables(s3: ObjectStore, corpus: Path) -> None:
@@ -162,6 +164,18 @@ def test_too_little_disk_is_refused(corpus: Path, tmp_path: Path, monkeypatch: p
     (tmp_path / "out" / "done.json").write_text("{}")
     monkeypatch.setattr(pipeline_layout, "_NEEDED_BYTES", 1 << 60)
     assert pipeline_layout.is_done(layout, str(corpus), resolve("tiny"))  # a finished run asks for no space
+
+
+def test_a_run_that_cannot_begin_as_asked_is_refused_before_it_starts(corpus: Path, tmp_path: Path) -> None:
+    """An unknown builtin, nothing there, a tokenizer of another recipe: nothing is written for any of them."""
+    save_untrained(tmp_path / "tokenizer", resolve("tiny"))
+    out = tmp_path / "out"
+    given = ("run", str(corpus), "--out", str(out))
+    assert "unknown builtin: 'builtin:nothing'" in refusal(*given, "--init", "builtin:nothing")
+    assert "nothing there" in refusal(*given, "--recipe", "tiny", "--init", str(tmp_path / "absent"))
+    line = refusal(*given, "--recipe", "fast16k", "--init", str(tmp_path / "tokenizer"))
+    assert "was trained with" in line and "(--init none)" in line
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(

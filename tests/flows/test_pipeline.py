@@ -19,17 +19,15 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 import soundfile as sf
-import torch
 from leftovers import artifacts, everything
 
 from infra.stack.object_store import ObjectStore
-from syllabary.model.codec import Codec
 from syllabary.shards import outputs, store
 from syllabary.shards.archive.packing import Packing
 from syllabary.workers.control.timings import read_timings
 from syllabary.workers.forecast.actual import actual_of, restored_fraction
 from syllabary.workers.recipes.recipe import resolve
-from syllabary.workers.tokenizer.directory import Digests, save_tokenizer
+from tests.helpers.standin import save_untrained
 
 SYLLABARY = str(Path(sys.executable).parent / "syllabary")
 SHORT = (
@@ -174,14 +172,14 @@ def check_timings(out: str) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 def test_a_run_begins_with_a_tokenizer_and_lets_it_be_heard(corpus: Path, home: Path) -> None:
     """Both trainings start from its weights, the claims name it, and the page plays it beside the run's own."""
-    begun = untrained_tokenizer(home / "begun")
+    begun = save_untrained(home / "begun", resolve("tiny"))
     out = home / "run"
     ended = subprocess.run(
         [*command(str(corpus), str(out)), "--init", str(home / "begun")],
-        capture_output=True, text=True, timeout=800, check=False,
+        capture_output=True, text=True, timeout=1300, check=False,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr[-3000:]
     init = outputs.read_claim(str(out), "run")["inputs"]["init"]
@@ -195,16 +193,6 @@ def test_a_run_begins_with_a_tokenizer_and_lets_it_be_heard(corpus: Path, home: 
     assert (out / "tokenizer" / "mel_head.safetensors").exists()
     again = subprocess.run(command(str(corpus), str(out)), capture_output=True, text=True, timeout=100, check=False)
     assert again.returncode == 2 and "belongs to another run: inputs.init" in again.stderr
-
-
-def untrained_tokenizer(folder: Path) -> Digests:
-    torch.manual_seed(0)
-    recipe = resolve("tiny", overrides=SHORT)
-    codec = Codec(recipe.model)
-    states = codec.encoder.state_dict(), codec.generator.state_dict()
-    return save_tokenizer(
-        str(folder), recipe.model, *states, recipe=recipe.model_dump(mode="json"), stored_as="float16"
-    )
 
 
 @pytest.mark.slow
