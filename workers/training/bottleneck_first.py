@@ -58,7 +58,7 @@ from syllabary.workers.training.engine import (
 from syllabary.workers.training.history import Validation
 from syllabary.workers.training.initial_weights import HEAD_FILE
 from syllabary.workers.training.rank import RankSetup, run_rank
-from syllabary.workers.training.watches.warnings import JUDGED_BY_EAR, Warned, codec_warnings
+from syllabary.workers.training.watches.warnings import JUDGED_BY_EAR, JUDGED_BY_RATE, Warned, codec_warnings
 
 
 def train_codec_rank(job: RankJob) -> None:
@@ -242,9 +242,10 @@ class PhasedCodecStage:
         learns = self._config.bottleneck.encoder_lr_fraction > 0
         # The headline jumps where the vocoder takes over from the head, so learning is judged by the head's.
         warned = codec_warnings(self._job.recipe, validations, self.headline, loss="mel_head", learns=learns)
-        if not self._vocoder_is_new(validations[-1].step):
-            return warned
-        return [warning for warning in warned if warning.name not in JUDGED_BY_EAR]
+        unjudged = set(JUDGED_BY_EAR) if self._vocoder_is_new(validations[-1].step) else set()
+        if self._config.bottleneck_steps <= self._config.optimizer.warmup_steps:
+            unjudged |= set(JUDGED_BY_RATE)  # the head hardly learns: this run is the vocoder's
+        return [warning for warning in warned if warning.name not in unjudged]
 
     def _vocoder_is_new(self, step: int) -> bool:
         """Whether what is heard is still the vocoder's first attempts, by which tokens cannot be judged."""

@@ -157,3 +157,15 @@ def test_tokens_are_not_judged_by_the_first_attempts_of_a_vocoder(step, learned,
     bits = {"level_entropy_bits": 1.9, "token_gain": 0.01, "mel_head": 0.9, "mel_right": 0.9, "mel_other": 0.9}
     found = stage.warnings([Validation(0, WELL | bits | {"mel_head": 2.0}), Validation(step, WELL | bits)])
     assert {one.name for one in found} == expected
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.5, {"frozen"}), (0.001, set())])
+def test_a_run_for_the_vocoder_is_not_told_that_its_head_learns_nothing(share, expected):
+    recipe = phased_recipe(
+        codec__num_steps=60, codec__bottleneck__share=share, codec__bottleneck__encoder_lr_fraction=0.0,
+        codec__vocoder__optimizer__warmup_steps=1, codec__optimizer__warmup_steps=5,
+    )  # fmt: skip
+    stage = object.__new__(PhasedCodecStage)
+    stage._config, stage._job = recipe.codec, SimpleNamespace(recipe=recipe)
+    found = stage.warnings([Validation(0, WELL | {"mel_head": 0.5}), Validation(50, WELL | {"mel_head": 0.5})])
+    assert {one.name for one in found} == expected

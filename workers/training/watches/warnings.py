@@ -18,6 +18,7 @@ SILENT_DB, ALIKE_DB = -80.0, 0.1
 _UNCHANGED, _UNCHANGED_BITS, _WORSE = 0.01, 0.001, 1.1
 _HEARD = 0.2  # of token_gain: well above what chance gives
 JUDGED_BY_EAR = ("token_gain", "frozen_digits")  # by how much worse what is heard becomes with wrong tokens
+JUDGED_BY_RATE = ("diverges", "frozen")  # by how the loss went since before training
 SWAPS = {
     "shuffled": "its frames shuffled",
     "other": "another utterance's tokens",
