@@ -63,6 +63,11 @@ def is_builtin(uri: str | os.PathLike[str]) -> bool:
     return os.fspath(uri).startswith(BUILTIN)
 
 
+def builtin_name(uri: str) -> str | None:
+    """The name of a builtin, without what lies below it; None for any other URI."""
+    return normalize(uri).removeprefix(BUILTIN).partition("/")[0] if is_builtin(uri) else None
+
+
 def builtin_names() -> list[str]:
     """What ships with the package, by name."""
     return sorted(path.parent.name for path in BUILTIN_FOLDER.glob("*/config.json"))

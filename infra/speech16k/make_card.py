@@ -220,7 +220,13 @@ def card_of(tokenizer: str, shards: str, runs: list[str], report: str, groups: d
     stored_as = str(description.get("stored_as", "float32"))
     cards = {name: _own(uri, files.digests.encoder, files.digests.decoder) for name, uri in groups.items()}
     lines = [
-        model_card(recipe.model, recipe.name, files.digests.encoder, files.digests.decoder, stored_as),
+        model_card(
+            recipe.model,
+            store.builtin_name(tokenizer) or recipe.name,
+            files.digests.encoder,
+            files.digests.decoder,
+            stored_as,
+        ),
         *data_section(shards),
         *training_section(runs),
         *figures_section(_own(report, files.digests.encoder, files.digests.decoder)),

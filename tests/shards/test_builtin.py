@@ -25,6 +25,8 @@ def box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_builtin_is_read_like_any_uri_and_keeps_its_name(box: Path, spelling: str) -> None:
     assert store.normalize(spelling) == "builtin:voice" and not store.is_remote(spelling)
     target = store.join(spelling, "config.json")
+    assert store.builtin_name(target) == store.builtin_name(spelling) == "voice"
+    assert store.builtin_name("voice") is store.builtin_name("s3://b/voice") is None
     assert target == "builtin:voice/config.json"
     assert outputs.read_json(target) == {"kind": "tokenizer"}
     assert store.exists(spelling) and store.size_bytes(target) == 22

@@ -45,7 +45,7 @@ def evaluate(job: EvaluateJob) -> dict[str, Any]:
     files = load_tokenizer(job.tokenizer)
     require_peers(job.peers)
     selection = select(job)
-    evaluation = Evaluation(job, selection, metrics, Tokenizer(files), str(files.recipe.get("name", "tokenizer")))
+    evaluation = Evaluation(job, selection, metrics, Tokenizer(files), _title(job.tokenizer, files.recipe))
     _claim(evaluation)
     if orphans := store.sweep_temporary(job.out):
         say("evaluate", f"removed {orphans} half-written files of killed writers")
@@ -53,6 +53,11 @@ def evaluate(job: EvaluateJob) -> dict[str, Any]:
     summary = write_report(evaluation)
     outputs.mark_done(job.out, summary)
     return summary
+
+
+def _title(uri: str, recipe: Mapping[str, Any]) -> str:
+    """What the report calls the tokenizer: a builtin by its name, any other by its recipe's."""
+    return store.builtin_name(uri) or str(recipe.get("name", "tokenizer"))
 
 
 def _claim(evaluation: Evaluation) -> None:

@@ -242,8 +242,9 @@ def _spectral_codec(num_steps: int) -> CodecTrainConfig:
 def demo_of(recipe: Recipe) -> Recipe:
     """A few steps of both stages for `run` on the demo speech, from weights that are trained already.
 
-    Rates are a fraction of a training's, so that minutes on four voices do not undo hours on hundreds, and the
-    discriminators, which begin untrained, have no say.
+    Stage 2's rates are a fraction of a training's, so that minutes on four voices do not undo hours on hundreds, and
+    the discriminators, which begin untrained, have no say. Stage 1, whose predictor begins untrained and whose encoder
+    such a run does not take, keeps its rate.
     """
     few = {"num_workers": 2, "micro_batch_size": 3, "validate_every": 20, "checkpoint_every": 20, "log_every": 5,
            "num_validation_utterances": 32}  # fmt: skip
@@ -254,7 +255,7 @@ def demo_of(recipe: Recipe) -> Recipe:
     changes = {
         "name": f"{recipe.name}_demo",
         "ingest": ingest,
-        "pretrain": {**few, **gentle, "num_steps": 20},
+        "pretrain": {**few, "optimizer": {"warmup_steps": 5}, "num_steps": 20},
         "codec": {**few, **gentle, "num_steps": 60, **codec},
     }
     _merge(values, changes, path="")
