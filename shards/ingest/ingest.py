@@ -21,7 +21,7 @@ from syllabary.shards.errors import FormatError, InputError
 from syllabary.shards.ingest.config import IngestConfig
 from syllabary.shards.ingest.cutting import Inputs, VoiceActivity
 from syllabary.shards.ingest.duplicates import mark_duplicates
-from syllabary.shards.ingest.ledger import read_ledger, totals
+from syllabary.shards.ingest.ledger import notes, promised_s, read_ledger, totals
 from syllabary.shards.ingest.librilight import parse_sidecar
 from syllabary.shards.ingest.planning import ShardPlan, match, next_numbers, plan_shards, publish_plan, read_plans
 from syllabary.shards.ingest.recordings import Recording
@@ -137,6 +137,8 @@ def finish(
         "num_utterances": num_utterances,
         "input_s": round(sum(row["duration_s"] for row in outcomes), 3),
         "stored_s": round(sum(split["duration_s"] for split in splits.values()), 3),
+        "promised_s": round(promised_s(ledger), 3),
+        "notes": notes(ledger),
         "splits": splits,
         "ledger": outcomes,
         "index_sha256": _index_digest(out, plans),

@@ -20,6 +20,18 @@ class RecordingError(Exception):
     """
 
 
+class FilteredError(RecordingError):
+    """A rule of the recipe leaves this whole recording out; the message is the rule."""
+
+
+class MiscountedError(RecordingError):
+    """A recording is sound, and has another number of samples than it promised: to be read again with the right one."""
+
+    def __init__(self, num_frames: int) -> None:
+        super().__init__(f"has {num_frames:,} samples, not as many as it promised")
+        self.num_frames = num_frames
+
+
 @dataclass(frozen=True, slots=True)
 class Recording:
     """One input recording.
@@ -33,6 +45,7 @@ class Recording:
         fingerprint: changes when the file or its JSON changes.
         text, gender: what the source says; the text is of the whole recording.
         extra: whatever else the source says, as a canonical JSON object; None when it says nothing else.
+        duration_s: of the whole file as a list of the source has it, where that gives no part.
         start_s, end_s: the part of the file that is the recording; None is the file's own start or end.
         verdict, detail: what was decided before decoding, and why; empty verdict means "to be cut".
     """
@@ -49,6 +62,7 @@ class Recording:
     text: str | None = None
     gender: str | None = None
     extra: str | None = None
+    duration_s: float | None = None
     start_s: float | None = None
     end_s: float | None = None
     verdict: Verdict = ""

@@ -76,6 +76,10 @@ def _write(job: ShardJob, config: IngestConfig, plans: list[ShardPlan], todo: li
 
 def _report(summary: dict[str, Any], wrote: int) -> dict[str, Any]:
     _print_lines(ingest_ledger.as_table(summary["ledger"]))
+    decoded_s = summary["input_s"]
+    say(STAGE, f"decoded {decoded_s:,.1f} s; headers and lists promise {summary['promised_s']:,.1f} s")
+    for note, count in summary["notes"].items():
+        say(STAGE, f"note: {note}: {count:,} (see the ledger)")
     for split, figures in summary["splits"].items():
         utterances, speakers = f"{figures['num_utterances']:,} utterances", f"{figures['num_speakers']:,} speakers"
         say(STAGE, f"{split}: {utterances}, {speakers}, {figures['duration_s']:,.1f} s")
