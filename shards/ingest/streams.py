@@ -136,11 +136,10 @@ class SampleStream:
             self._source_block()
         if not self._ends_with_file:
             return
-        more = 0
-        while block := len(self._decoder.read(self.source_rate * _BLOCK_S)):
-            more += block
-        if more:
-            raise MiscountedError(self._source_done + more)
+        while len(self._decoder.read(self.source_rate * _BLOCK_S)):
+            pass
+        if self._decoder.num_decoded != self._source_done:
+            raise MiscountedError(self._decoder.num_decoded)
 
     def _at_rate(self, num_frames: int) -> int:
         return resampled_length(num_frames, self._decoder.rate, self.rate)

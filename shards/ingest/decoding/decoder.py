@@ -47,7 +47,7 @@ class Decoder:
         promised: sample frames that the container promises; None where it does not say.
         num_frames: that will be decoded if nothing is wrong; None where only decoding tells.
         notes: what was mended on the way, for the ledger.
-        num_decoded: sample frames so far.
+        num_decoded: sample frames so far, with those that lay behind the end that a header claims.
 
     Raises:
         RecordingError: here or in :meth:`read`: not audio, damaged, or not what its container promises.
@@ -209,8 +209,9 @@ class Decoder:
         assert self._sound is not None
         expected, self._expected = self._expected, None
         try:
-            while len(self._read_part(_PROBE)):
+            while block := len(self._read_part(_PROBE)):
                 fits = False
+                self.num_decoded += block
         except RecordingError:
             if self._done != expected:
                 raise

@@ -55,7 +55,7 @@ def ingested(tmp_path: Path, data: bytes, name: str = "bad.flac", **values: Any)
     summary = shard(root, tmp_path / "out", config(coverage="all", **values))
     rows = ledger_of(tmp_path / "out")
     total = sum(row["num_samples"] / max(1, row["sample_rate"]) for row in rows)
-    assert summary["input_s"] == pytest.approx(total)
+    assert summary["input_s"] == pytest.approx(total, abs=1e-3)
     return [row for row in rows if row["source"] == name]
 
 
@@ -285,4 +285,5 @@ def test_a_format_is_told_by_content(tmp_path: Path, fmt: str, name: str) -> Non
 
 @pytest.mark.parametrize("data", [b"<html><body>404</body></html>" * 40, bytes(65_536), b"\xff" * 5000, b"OggS" * 20])
 def test_what_is_no_audio_is_quarantined(tmp_path: Path, data: bytes) -> None:
-    assert any(word in quarantined(ingested(tmp_path, data, "a.wav")) for word in ("not readable", "damaged", "early"))
+    detail = quarantined(ingested(tmp_path, data, "a.wav"))
+    assert any(word in detail for word in ("not readable", "damaged", "early"))
