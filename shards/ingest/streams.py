@@ -69,7 +69,7 @@ class SampleStream:
     def __init__(
         self, path: Path, reading: Reading = WHOLE, *, rate: int | None = None, max_rate: int | None = None
     ) -> None:
-        self._decoder = Decoder(path, whole=reading.is_whole)
+        self._decoder = Decoder(path, whole=reading.is_whole, believing=reading.counted is None)
         self._reading = reading
         try:
             total = reading.counted or self._decoder.num_frames or count_frames(path)

@@ -41,6 +41,10 @@ class Sound(soundfile.SoundFile):
 class Decoder:
     """Sequential reader of one audio file.
 
+    Args:
+        whole: checks what comes out against what the container promises; False is for a part of a file.
+        believing: stops where a FLAC header says that the samples end; False decodes as long as there are frames.
+
     Attributes:
         rate: sample rate of all its streams.
         channels: of all its streams.
@@ -53,8 +57,8 @@ class Decoder:
         RecordingError: here or in :meth:`read`: not audio, damaged, or not what its container promises.
     """
 
-    def __init__(self, path: Path, *, whole: bool = True) -> None:
-        self._path, self._whole = path, whole
+    def __init__(self, path: Path, *, whole: bool = True, believing: bool = True) -> None:
+        self._path, self._whole, self._believing = path, whole, believing
         self._parts = list(parts_of(path))
         self.notes: list[str] = []
         self.num_decoded = 0
@@ -151,7 +155,9 @@ class Decoder:
         self._require_same(self._sound)
         self._done = 0
         self._hash = hashlib.md5(usedforsecurity=False) if part.md5 and self._whole else None
-        self._expected = part.promised if _is_flac(part) else int(self._sound.frames)
+        self._expected = int(self._sound.frames)
+        if _is_flac(part):
+            self._expected = part.promised if self._believing else None
         if part.kept is not None and self._expected is not None:
             self._expected = self._within_last_block(part.kept, self._expected)
 
