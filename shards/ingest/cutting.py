@@ -19,17 +19,17 @@ from syllabary.shards.audio import Samples, encode_flac, resampled_length
 from syllabary.shards.dataset import index
 from syllabary.shards.dataset.wds import ShardWriter
 from syllabary.shards.ingest import filters
-from syllabary.shards.ingest.channels import find_mixing
+from syllabary.shards.ingest.channels import Mixing, find_mixing
 from syllabary.shards.ingest.config import IngestConfig
 from syllabary.shards.ingest.decoding.decoder import Decodable, Decoder, count_frames, decodable
 from syllabary.shards.ingest.ledger import Row, fill_gaps, publish_ledger
 from syllabary.shards.ingest.planning import ShardPlan
 from syllabary.shards.ingest.recordings import FilteredError, MiscountedError, Recording, RecordingError, extra_json
 from syllabary.shards.ingest.segments import Region, cut_long, limits, speech_regions, tiles
+from syllabary.shards.ingest.sources.streamed import VoiceActivity
 from syllabary.shards.ingest.streams import Reading, SampleStream
 from syllabary.shards.ingest.vad import detect_speech
 
-VoiceActivity = tuple[tuple[float, float], ...]
 _MEMBER = ("utterance_id", "recording_id", "speaker", "split", "sample_rate", "num_samples", "start_sample", "source",
            "language", "snr_db", "text", "gender", "extra")  # fmt: skip
 
@@ -109,7 +109,11 @@ class _Writing:
         with Decoder(path, whole=False) as decoder:
             if decoder.rate < self.config.min_sample_rate:
                 raise FilteredError(f"sample rate: {decoder.rate} Hz, below {self.config.min_sample_rate} Hz")
-            if decoder.channels > 1:
+            if recording.channel is not None:
+                if recording.channel >= decoder.channels:
+                    raise RecordingError(f"no channel {recording.channel + 1} in a file of {decoder.channels}")
+                reading = replace(reading, mixing=Mixing((recording.channel,)))
+            elif decoder.channels > 1:
                 reading = replace(reading, mixing=find_mixing(path, self.config))
             if decoder.num_frames is None:
                 reading = replace(reading, counted=count_frames(path))

@@ -37,6 +37,7 @@ PLAN_SCHEMA = pa.schema(
         pa.field("text", pa.string()),
         pa.field("gender", pa.string()),
         pa.field("extra", pa.string()),
+        pa.field("channel", pa.int32()),
         pa.field("duration_s", pa.float64()),
         pa.field("start_s", pa.float64()),
         pa.field("end_s", pa.float64()),

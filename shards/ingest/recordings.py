@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -45,6 +46,7 @@ class Recording:
         fingerprint: changes when the file or its JSON changes.
         text, gender: what the source says; the text is of the whole recording.
         extra: whatever else the source says, as a canonical JSON object; None when it says nothing else.
+        channel: the one channel of the file that is the recording, counted from 0; None is all of them.
         duration_s: of the whole file as a list of the source has it, where that gives no part.
         start_s, end_s: the part of the file that is the recording; None is the file's own start or end.
         verdict, detail: what was decided before decoding, and why; empty verdict means "to be cut".
@@ -62,11 +64,17 @@ class Recording:
     text: str | None = None
     gender: str | None = None
     extra: str | None = None
+    channel: int | None = None
     duration_s: float | None = None
     start_s: float | None = None
     end_s: float | None = None
     verdict: Verdict = ""
     detail: str = ""
+
+
+def speaker_name(name: str) -> str:
+    """A speaker as all stages spell it: composed (NFC), so that one name is one speaker, and escaped."""
+    return escape(unicodedata.normalize("NFC", name))
 
 
 def extra_json(values: Mapping[str, Any]) -> str | None:
