@@ -82,7 +82,7 @@ def read_input(location: str) -> bytes:
 def fetch_input(location: str, folder: Path) -> Path:
     """A local path of an input file. Raises RecordingError when it alone is at fault, else StorageError."""
     try:
-        return store.fetch_to(location, folder)
+        return store.fetch_to(location, folder, "audio")  # a key of an object store may be no name here
     except StorageError as error:
         raise recording_fault(error, location) from error
 
