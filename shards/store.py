@@ -198,6 +198,19 @@ def exists(uri: str) -> bool:
     return _call("look for", uri, lambda fs, path: bool(fs.exists(path)))
 
 
+def is_folder(uri: str) -> bool:
+    """Whether something lies below that URI; one small request of an object store. Raises StorageError."""
+
+    def look(fs: AbstractFileSystem, path: str) -> bool:
+        if not uri.startswith("s3://"):
+            return bool(fs.isdir(path))
+        bucket, _, prefix = path.partition("/")
+        below = prefix.strip("/") + "/" if prefix.strip("/") else ""
+        return bool(fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=below, MaxKeys=1).get("Contents"))
+
+    return _call("list", uri, look)
+
+
 def size_bytes(uri: str) -> int:
     """Size of the file. Raises NotFoundError."""
     return _call("read the size of", uri, lambda fs, path: int(fs.size(path) or 0))

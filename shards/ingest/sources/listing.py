@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from syllabary.shards import store
-from syllabary.shards.errors import InputError, NotFoundError
+from syllabary.shards.errors import InputError
 from syllabary.shards.ingest.config import IngestConfig, Layout
 from syllabary.shards.ingest.recordings import Recording
 from syllabary.shards.ingest.sources import flat, folder, kaldi, lhotse, parquet
-from syllabary.shards.ingest.sources.files import AUDIO_SUFFIXES, head_of, is_folder, list_source_files
+from syllabary.shards.ingest.sources.files import AUDIO_SUFFIXES, SourceFile, head_of, is_folder, list_source_files
 from syllabary.shards.ingest.sources.lines import Line, recordings_of
 from syllabary.shards.ingest.sources.text import GZIP, json_objects, text_lines
 
@@ -26,10 +26,17 @@ _LHOTSE_SETS = ("cuts", "recordings")
 
 @dataclass(frozen=True)
 class Source:
-    """What a source turned out to be: its layout, and where its list lies when that is a file in the folder."""
+    """What a source turned out to be.
+
+    Attributes:
+        layout: its kind; "auto" is a folder, of LibriLight or of any audio.
+        uri: of the source, or of the list in it.
+        listed: the files of a folder and how many were passed over, where they have been listed already.
+    """
 
     layout: Layout
     uri: str
+    listed: tuple[list[SourceFile], int] | None = None
 
     @property
     def is_streamed(self) -> bool:
@@ -72,7 +79,8 @@ def list_source(source: Source, config: IngestConfig) -> Listing:
     """
     listing = Listing([])
     if source.layout in ("folder", "librilight", "auto"):
-        listing.recordings = folder.list_recordings(source.uri, config, listing.notes)
+        listed = source.listed or list_source_files(source.uri)
+        listing.recordings = folder.recordings_of(source.uri, *listed, config, listing.notes)
     else:
         list_uri = store.join(source.uri, "wav.scp") if source.layout == "kaldi" else source.uri
         listing.recordings = recordings_of(list_uri, _lines(source, listing.notes), listing.notes)
@@ -96,11 +104,7 @@ def _lines(source: Source, notes: list[str]) -> Iterator[Line]:
 def _is_file(source: str) -> bool:
     if not store.is_remote(source):
         return not is_folder(source) and store.exists(source)
-    try:
-        store.file_entry(source)
-    except NotFoundError:
-        return False
-    return True
+    return not store.is_folder(source) and store.exists(source)
 
 
 def _tell_folder(source: str, config: IngestConfig) -> Source:
@@ -110,12 +114,13 @@ def _tell_folder(source: str, config: IngestConfig) -> Source:
         return Source(config.layout, _lhotse_set(source) if config.layout == "lhotse" else source)
     if not store.is_remote(source) and not is_folder(source):
         return Source("folder", source)  # listing it says what is wrong
-    if store.exists(store.join(source, "wav.scp")):
+    listed = list_source_files(source)
+    suffixes = {file.suffix for file in listed[0]}
+    if any(file.name == "wav.scp" for file in listed[0]):
         return Source("kaldi", source)
-    suffixes = {file.suffix for file in list_source_files(source)[0]}
     if ".parquet" in suffixes and not suffixes & AUDIO_SUFFIXES:
         return Source("parquet", source)
-    return Source("auto", source)
+    return Source("auto", source, listed)
 
 
 def _lhotse_set(source: str) -> str:
