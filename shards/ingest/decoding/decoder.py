@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import mmap
 import stat
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -286,6 +287,8 @@ def parts_of(path: Path) -> tuple[Part, ...]:
             raise RecordingError("empty file")
         with path.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _parts(data)
+    except (struct.error, IndexError) as error:
+        raise RecordingError("not readable audio (a header is cut off)") from error
     except OSError as error:
         raise RecordingError(f"cannot be read ({error.strerror})") from error
 

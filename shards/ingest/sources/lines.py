@@ -6,6 +6,7 @@ Every list there is (JSONL, NeMo, Lhotse, Kaldi, CSV) is read into :class:`Line`
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -72,18 +73,19 @@ def recordings_of(uri: str, lines: Iterable[Line], notes: list[str]) -> list[Rec
     """
     files: dict[str, tuple[SourceFile, str]] = {}
     found: dict[str, Recording] = {}
-    numbers: dict[str, int] = {}
+    numbers = array("q")  # in the order of ``found``
+    known: dict[str, str] = {}
     for line in lines:
         if line.path not in files:
             file = _file(line.path, _location(uri, line.path))
             files[line.path] = (file, fingerprint(file))
-        recording = _recording(line, *files[line.path])
+        recording = _recording(line, *files[line.path], known)
         if recording.recording_id in found:
-            raise InputError(
-                f"lines {numbers[recording.recording_id]} and {line.number} of {uri} are the same recording",
-                value=line.path, fix="leave one of them out",
-            )  # fmt: skip
-        found[recording.recording_id], numbers[recording.recording_id] = recording, line.number
+            first = numbers[list(found).index(recording.recording_id)]
+            what = f"lines {first} and {line.number} of {uri} are the same recording"
+            raise InputError(what, value=line.path, fix="leave one of them out")
+        found[recording.recording_id] = recording
+        numbers.append(line.number)
     if not found:
         raise InputError("empty manifest", value=uri, expected='lines such as {"path": "a.flac"}')
     if unknown := sum(recording.speaker == UNKNOWN for recording in found.values()):
@@ -174,7 +176,12 @@ def _file(path: str, location: str) -> SourceFile:
     return SourceFile(path, store.normalize(location), entry.size_bytes, entry.etag)
 
 
-def _recording(line: Line, file: SourceFile, mark: str) -> Recording:
+def _recording(line: Line, file: SourceFile, mark: str, known: dict[str, str]) -> Recording:
+    """``known`` holds each name once: a million recordings have few speakers and few files."""
+
+    def one(name: str) -> str:
+        return known.setdefault(name, name)
+
     extra = extra_json(line.extra)
     said = [
         line.speaker,
@@ -187,9 +194,20 @@ def _recording(line: Line, file: SourceFile, mark: str) -> Recording:
         line.channel,
     ]
     return Recording(
-        recording_id=line.recording_id, source=escape(line.path), location=file.location, size_bytes=file.size_bytes,
-        fingerprint=digest([mark, said, extra])[:32], speaker=speaker_name(line.speaker or speaker_above(line.path)),
-        language=line.language, gender=line.gender, text=line.text, extra=extra, channel=line.channel,
-        duration_s=line.duration_s, start_s=line.start_s, end_s=line.end_s,
-        verdict="quarantined" if file.problem else "", detail=file.problem,
-    )  # fmt: skip
+        recording_id=line.recording_id,
+        source=one(escape(line.path)),
+        location=file.location,
+        size_bytes=file.size_bytes,
+        fingerprint=digest([mark, said, extra])[:32],
+        speaker=one(speaker_name(line.speaker or speaker_above(line.path))),
+        language=line.language and one(line.language),
+        gender=line.gender and one(line.gender),
+        text=line.text,
+        extra=extra and one(extra),
+        channel=line.channel,
+        duration_s=line.duration_s,
+        start_s=line.start_s,
+        end_s=line.end_s,
+        verdict="quarantined" if file.problem else "",
+        detail=file.problem,
+    )

@@ -35,12 +35,21 @@ def read_text(uri: str) -> bytes:
 
 def text_lines(uri: str) -> Iterator[tuple[int, str]]:
     """(number, line) of every line that is not blank. Raises FormatError, StorageError; InputError: not UTF-8."""
-    for number, line in enumerate(_LINE_END.split(read_text(uri)), start=1):
+    for number, line in enumerate(_split(read_text(uri)), start=1):
         if line.strip():
             try:
                 yield number, line.decode()
             except UnicodeDecodeError as error:
                 raise InputError(f"{uri} line {number} is not UTF-8 ({error.reason})", fix="mend that line") from error
+
+
+def _split(data: bytes) -> Iterator[bytes]:
+    """The lines, one at a time: a list of a million of them would be as large as the file again."""
+    start = 0
+    for end in _LINE_END.finditer(data):
+        yield data[start : end.start()]
+        start = end.end()
+    yield data[start:]
 
 
 def json_objects(uri: str) -> Iterator[tuple[int, dict[str, Any]]]:
