@@ -29,9 +29,11 @@ for _fmt, _subtype in (("FLAC", None), ("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3
     soundfile.write(_buffer, tone(0.5), RATE, format=_fmt, subtype=_subtype)
     SOUNDS[f"{_fmt} {_subtype}"] = _buffer.getvalue()
 
-HEADS = [b"", b"fLaC", b"fLaC\0\0\0\x22", b"OggS", b"RIFF\0\0\0\0WAVE", b"RF64\xff\xff\xff\xffWAVEds64", b"FORM",
-         b"caff", b"riff", b".snd", b"NIST_1A\n   1024\n", b"ID3\4\0\0\0\0\1\0", b"\xff\xfb\x90\x00",
-         b"Creative Voice File\x1a", b"2BIT", b"RIFF\x24\0\0\0WAVEfmt \x10\0\0\0\1\0\1\0\x80\x3e\0\0\0\x7d\0\0\2\0\x10\0data"]  # fmt: skip
+HEADS = [
+    b"", b"fLaC", b"fLaC\0\0\0\x22", b"OggS", b"RIFF\0\0\0\0WAVE", b"RF64\xff\xff\xff\xffWAVEds64", b"FORM", b"caff",
+    b"riff", b".snd", b"NIST_1A\n   1024\n", b"ID3\4\0\0\0\0\1\0", b"\xff\xfb\x90\x00", b"Creative Voice File\x1a",
+    b"2BIT", b"RIFF\x24\0\0\0WAVEfmt \x10\0\0\0\1\0\1\0\x80\x3e\0\0\0\x7d\0\0\2\0\x10\0data",
+]  # fmt: skip
 
 
 def decode(data: bytes) -> tuple[int | None, int] | str:

@@ -8,6 +8,7 @@ FLAC's MD5 of the samples.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import mmap
 import stat
@@ -187,10 +188,10 @@ class Decoder:
         if bits <= 16:
             short = self._sound.read(num_frames, dtype="int16", always_2d=True)
             self._hash.update(short.data if bits == 16 else _narrow(short, bits))
-            return np.asarray(short, np.float32) / np.float32(1 << 15)
+            return _scaled(short, 15)
         wide = self._sound.read(num_frames, dtype="int32", always_2d=True)
         self._hash.update(_narrow(wide, bits))
-        return np.asarray(wide, np.float32) / np.float32(1 << 31)
+        return _scaled(wide, 31)
 
     def _end_part(self) -> None:
         """Hold what came out of the part against its promises."""
@@ -285,12 +286,18 @@ def parts_of(path: Path) -> tuple[Part, ...]:
             raise RecordingError("not a regular file")
         if status.st_size == 0:
             raise RecordingError("empty file")
-        with path.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return _parts(data)
+        return _parts_of(path, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
     except (struct.error, IndexError) as error:
         raise RecordingError("not readable audio (a header is cut off)") from error
     except OSError as error:
         raise RecordingError(f"cannot be read ({error.strerror})") from error
+
+
+@functools.lru_cache(maxsize=8)
+def _parts_of(path: Path, _state: tuple[int, ...]) -> tuple[Part, ...]:
+    """The streams of a file in one state: it is opened several times for what is one recording."""
+    with path.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return _parts(data)
 
 
 def _parts(data: mmap.mmap) -> tuple[Part, ...]:
@@ -333,6 +340,13 @@ def _as_it_is(part: Part) -> tuple[tuple[int, int] | bytes, ...]:
         assert isinstance(first, tuple) and isinstance(last, tuple)
         return ((first[0], last[1]),)
     return part.pieces
+
+
+def _scaled(samples: NDArray[np.int16] | NDArray[np.int32], bits: int) -> Samples:
+    """Integers as the library would give them in float32: multiplied by a power of two, which is exact."""
+    sound: Samples = samples.astype(np.float32)
+    sound *= np.float32(2.0**-bits)
+    return sound
 
 
 def _narrow(samples: NDArray[np.int16] | NDArray[np.int32], bits: int) -> bytes:

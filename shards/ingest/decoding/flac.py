@@ -26,8 +26,10 @@ def flac_parts(data: mmap.mmap, start: int) -> tuple[Part, ...]:
 
 
 def _next_head(data: mmap.mmap, start: int) -> int:
-    found = [at for at in (data.find(_HEAD, start), data.find(_LAST_HEAD, start)) if at >= 0]
-    return min(found, default=-1)
+    at = data.find(MARK, start)
+    while at >= 0 and data[at : at + 8] not in (_HEAD, _LAST_HEAD):
+        at = data.find(MARK, at + 1)
+    return at
 
 
 def _part(data: mmap.mmap, start: int, stop: int) -> Part:
