@@ -65,7 +65,7 @@ check: $(READY)  ## lint, types, import contracts, dependencies
 	$(BIN)/lint-imports
 	$(BIN)/python infra/audit_dependencies.py
 
-# bench_jepa_ablation takes hours and bench_data_wait wants shards: both are run by hand, as their first lines say.
+# bench_jepa_ablation takes hours, bench_data_wait wants shards, bench_audit speech: they are run by hand, as they say.
 BENCHES := archive_scale archive_size codec gpu object_store packing peers scoring stack tokenize training
 SPEECH ?=
 

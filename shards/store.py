@@ -14,22 +14,26 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import io
 import os
 import shutil
 import tempfile
+import unicodedata
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
 import fsspec
 from fsspec import AbstractFileSystem
 
+from syllabary.shards import object_store
 from syllabary.shards.errors import InputError, NotFoundError, StorageError, UnavailableError
 from syllabary.shards.uri_keys import refuse_keys
 
+T = TypeVar("T")
 TEMPORARY_PREFIX = ".tmp-"
 BUILTIN = "builtin:"
 BUILTIN_FOLDER = Path(__file__).parent / "builtin"
@@ -181,71 +185,110 @@ def _may_pass(error: Exception) -> bool:
     )
 
 
+def _call(action: str, uri: str, call: Callable[[AbstractFileSystem, str], T]) -> T:
+    """``call`` with the filesystem and path of ``uri``, its failures as ours."""
+    with _storage_errors(action, uri):
+        if not uri.startswith("s3://"):
+            return call(*filesystem(uri))
+        return object_store.renewing(lambda: filesystem(uri), call)
+
+
 def exists(uri: str) -> bool:
     """Whether a file or a folder with something in it is there."""
-    fs, path = filesystem(uri)
-    with _storage_errors("look for", uri):
-        return bool(fs.exists(path))
+    return _call("look for", uri, lambda fs, path: bool(fs.exists(path)))
+
+
+def is_folder(uri: str) -> bool:
+    """Whether something lies below that URI; one small request of an object store. Raises StorageError."""
+
+    def look(fs: AbstractFileSystem, path: str) -> bool:
+        if not uri.startswith("s3://"):
+            return bool(fs.isdir(path))
+        bucket, _, prefix = path.partition("/")
+        below = prefix.strip("/") + "/" if prefix.strip("/") else ""
+        return bool(fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=below, MaxKeys=1).get("Contents"))
+
+    return _call("list", uri, look)
 
 
 def size_bytes(uri: str) -> int:
     """Size of the file. Raises NotFoundError."""
-    fs, path = filesystem(uri)
-    with _storage_errors("read the size of", uri):
-        return int(fs.size(path) or 0)
+    return _call("read the size of", uri, lambda fs, path: int(fs.size(path) or 0))
 
 
 def read_bytes(uri: str) -> bytes:
     """The whole file. Raises NotFoundError, StorageError."""
-    fs, path = filesystem(uri)
-    with _storage_errors("read", uri):
-        return cast(bytes, fs.cat_file(path))
+    return _call("read", uri, lambda fs, path: cast(bytes, fs.cat_file(path)))
 
 
 def read_range(uri: str, offset: int, length: int) -> bytes:
     """``length`` bytes from ``offset``, with one range request. Raises NotFoundError, StorageError."""
-    fs, path = filesystem(uri)
-    with _storage_errors("read", uri):
-        return cast(bytes, fs.cat_file(path, start=offset, end=offset + length))
+    return _call("read", uri, lambda fs, path: cast(bytes, fs.cat_file(path, start=offset, end=offset + length)))
 
 
 @contextlib.contextmanager
 def open_read(uri: str, *, block_size: int = 8 << 20) -> Iterator[BinaryIO]:
     """A seekable binary reader that fetches ``block_size`` bytes at a time."""
-    fs, path = filesystem(uri)
     with _storage_errors("open", uri):
-        handle = fs.open(path, "rb", block_size=block_size)
+        if uri.startswith("s3://"):
+            handle = cast(BinaryIO, object_store.ResumingReader(lambda: filesystem(uri), block_size))
+        else:
+            fs, path = filesystem(uri)
+            handle = fs.open(path, "rb", block_size=block_size)
     with handle, _storage_errors("read", uri):
-        yield cast(BinaryIO, handle)
+        yield handle
 
 
 def list_files(uri: str, *, suffix: str = "") -> list[FileEntry]:
     """All files below ``uri``, sorted by name; files being written are not shown. Empty when nothing is there."""
-    fs, path = filesystem(uri)
+    uri = normalize(uri)
+    found = _call("list", uri, _objects if uri.startswith("s3://") else functools.partial(_found, uri))
+    kept = [
+        entry
+        for entry in found
+        if entry.name.endswith(suffix) and not PurePosixPath(entry.name).name.startswith(TEMPORARY_PREFIX)
+    ]
+    return sorted(kept, key=lambda entry: entry.name)
+
+
+def _found(uri: str, fs: AbstractFileSystem, path: str) -> list[FileEntry]:
+    try:
+        found = cast(dict[str, dict[str, Any]], fs.find(path, withdirs=False, detail=True))
+    except FileNotFoundError:
+        return []
     root = path.rstrip("/")
-    with _storage_errors("list", uri):
-        try:
-            found = fs.find(path, withdirs=False, detail=True)
-        except FileNotFoundError:
-            return []
-    entries = []
-    for name, info in cast(dict[str, dict[str, Any]], found).items():
-        relative = name[len(root) :].lstrip("/") if name.startswith(root) else name
-        if PurePosixPath(relative).name.startswith(TEMPORARY_PREFIX) or not relative.endswith(suffix):
-            continue
-        if relative:
-            entries.append(FileEntry(join(uri, relative), relative, int(info.get("size") or 0), _etag(info)))
-    return sorted(entries, key=lambda entry: entry.name)
+    names = {name: name.removeprefix(root).lstrip("/") for name in found}
+    return [
+        FileEntry(join(uri, names[name]), names[name], int(info.get("size") or 0), _etag(info))
+        for name, info in found.items()
+        if names[name]
+    ]
+
+
+def _objects(fs: AbstractFileSystem, path: str) -> list[FileEntry]:
+    """Under the keys that the server told, whatever is in them."""
+    bucket, _, prefix = path.partition("/")
+    try:
+        found = list(object_store.list_keys(fs, path))
+    except FileNotFoundError:
+        return []
+    return [
+        FileEntry(f"s3://{bucket}/{own['Key']}", name, int(own.get("Size") or 0), _etag(own))
+        for own in found
+        if (name := str(own["Key"]).removeprefix(prefix).lstrip("/")) and not name.endswith("/")
+    ]
 
 
 def file_entry(uri: str) -> FileEntry:
     """What is known of one file; its name is the last part of the URI. Raises NotFoundError, StorageError."""
-    fs, path = filesystem(uri)
-    with _storage_errors("look for", uri):
+
+    def look(fs: AbstractFileSystem, path: str) -> FileEntry:
         info = fs.info(path)
         if info["type"] != "file":
             raise FileNotFoundError(path)
-    return FileEntry(uri, PurePosixPath(path).name, int(info.get("size") or 0), _etag(info))
+        return FileEntry(uri, PurePosixPath(path).name, int(info.get("size") or 0), _etag(info))
+
+    return _call("look for", uri, look)
 
 
 def _etag(info: dict[str, Any]) -> str:
@@ -256,9 +299,7 @@ def publish_bytes(uri: str, data: bytes) -> None:
     """Write a file so that it appears whole or not at all; an existing file of that name is replaced whole."""
     _refuse_builtin(uri)
     if is_remote(uri):
-        fs, path = filesystem(uri)
-        with _storage_errors("write", uri):
-            fs.pipe_file(path, data)
+        _call("write", uri, lambda fs, path: object_store.put(fs, path, data))
         return
     with publishing(uri) as temporary:
         temporary.write_bytes(data)
@@ -282,8 +323,7 @@ def publishing(uri: str) -> Iterator[Path]:
         temporary = Path(folder) / "object"
         with _storage_errors("write", uri):
             yield temporary
-            fs, path = filesystem(uri)
-            fs.put_file(str(temporary), path)
+            _call("write", uri, lambda fs, path: fs.put_file(str(temporary), path))
 
 
 def _publish_by_rename(target: Path) -> Iterator[Path]:
@@ -298,12 +338,36 @@ def _publish_by_rename(target: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def folded(name: str) -> str:
+    """A name as file systems see it that tell neither case nor normal forms apart (those of macOS and Windows).
+
+    >>> folded("STRASSE/a.wav") == folded("straße/A.WAV")
+    True
+    """
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
+
+
+def folds_names(uri: str, one: str, other: str) -> bool:
+    """Whether two names of one :func:`folded` form are one file in the folder at ``uri``; found out by trying.
+
+    Object stores tell all names apart.
+    """
+    if is_remote(uri):
+        return False
+    root = Path(normalize(uri))
+    with _storage_errors("write", uri):
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f"{TEMPORARY_PREFIX}{os.getpid()}-", dir=root) as folder:
+            first, second = (Path(folder) / name.replace("/", "_")[-80:] for name in (one, other))
+            first.touch()
+            return second.exists()
+
+
 def delete(uri: str) -> None:
     """Delete a file or a folder with all below it; nothing there is no error."""
     _refuse_builtin(uri)
-    fs, path = filesystem(uri)
-    with _storage_errors("delete", uri), contextlib.suppress(FileNotFoundError):
-        fs.rm(path, recursive=True)
+    with contextlib.suppress(NotFoundError):
+        _call("delete", uri, lambda fs, path: fs.rm(path, recursive=True))
 
 
 def sweep_temporary(uri: str, *, alive: frozenset[int] = frozenset()) -> int:
@@ -332,14 +396,12 @@ def _writer_is_dead(temporary: Path, alive: frozenset[int]) -> bool:
     return False
 
 
-def fetch_to(uri: str, folder: Path) -> Path:
-    """A local copy of a file (the file itself when it is local already)."""
+def fetch_to(uri: str, folder: Path, name: str = "") -> Path:
+    """A local copy of a file, by its own or another ``name`` (the file itself when it is local already)."""
     if not is_remote(uri):
         return local_path(uri)
-    fs, path = filesystem(uri)
-    local = folder / PurePosixPath(path).name
-    with _storage_errors("fetch", uri):
-        fs.get_file(path, str(local))
+    local = folder / (name or PurePosixPath(uri).name)
+    _call("fetch", uri, lambda fs, path: fs.get_file(path, str(local)))
     return local
 
 

@@ -29,7 +29,7 @@ from syllabary.shards.dataset.wds import iter_shard, read_utterance
 from syllabary.shards.ingest import ingest
 from syllabary.shards.ingest.config import IngestConfig
 from syllabary.shards.ingest.cutting import write_shard
-from syllabary.shards.ingest.sources import list_recordings
+from syllabary.shards.ingest.sources.folder import list_recordings
 
 CONFIG = IngestConfig(max_utterance_s=15.0, shard_size_mb=16)
 LONG_MINUTES = 70

@@ -17,11 +17,12 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from syllabary.shards.ingest.decoding.decoder import Sound, parts_of
+from syllabary.shards.ingest.decoding.pieces import Part, PiecedFile
 from syllabary.shards.ingest.recordings import Recording, RecordingError
-from syllabary.shards.ingest.streams import SampleStream, open_audio
+from syllabary.shards.ingest.streams import SampleStream
 
 Fetch = Callable[[Recording, Path], Path]
-_STREAMINFO_MD5 = slice(26, 42)  # after "fLaC", a block header of 4 bytes and 18 bytes of stream info
 _BLOCK_FRAMES = 1 << 16
 _READERS = 8
 
@@ -72,30 +73,24 @@ def mark_of(recording: Recording, fetch: Fetch) -> str:
     with tempfile.TemporaryDirectory(prefix="syllabary-") as folder:
         try:
             path = fetch(recording, Path(folder))
-            return _flac_mark(path) or _pcm_mark(path)
+            parts = parts_of(path)
+            if len(parts) > 1:
+                return ""  # no copy of a single file
+            return parts[0].md5.hex() or _pcm_mark(path, parts[0])
         except (RecordingError, OSError):
             return ""  # it will be quarantined when its turn comes
 
 
-def _flac_mark(path: Path) -> str:
-    with path.open("rb") as handle:
-        head = handle.read(42)
-    if head[:4] != b"fLaC" or len(head) < 42:
-        return ""
-    mark = head[_STREAMINFO_MD5]
-    return mark.hex() if any(mark) else ""
-
-
-def _pcm_mark(path: Path) -> str:
+def _pcm_mark(path: Path, part: Part) -> str:
     """md5 of the samples as FLAC would count it: little-endian, in the width of the source."""
     digest = hashlib.md5(usedforsecurity=False)
-    with open_audio(path) as audio:
-        width = 3 if audio.subtype == "PCM_24" else 2
-        try:
+    try:
+        with PiecedFile(path, part.pieces) as file, Sound(file) as audio:
+            width = 3 if audio.subtype == "PCM_24" else 2
             while len(block := audio.read(_BLOCK_FRAMES, dtype="int16" if width == 2 else "int32", always_2d=True)):
                 digest.update(block.astype("<i2").tobytes() if width == 2 else _low_three_bytes(block))
-        except soundfile.LibsndfileError as error:
-            raise RecordingError("damaged audio") from error
+    except soundfile.LibsndfileError as error:
+        raise RecordingError("damaged audio") from error
     return digest.hexdigest()
 
 

@@ -21,6 +21,8 @@ def language_reason(language: str | None, config: IngestConfig) -> str:
 
 def reject(samples: Samples, rate: int, snr_db: float | None, config: IngestConfig) -> str:
     """Why an utterance [num_samples] is filtered; empty when it is kept. ``snr_db`` None is estimated."""
+    if config.over_full_scale == "filter" and len(samples) and float(np.abs(samples).max()) > config.max_peak:
+        return "over full scale"
     if config.max_clipping_percent is not None and clipping_percent(samples) > config.max_clipping_percent:
         return "clipping"
     if config.min_snr_db is not None:
@@ -28,6 +30,19 @@ def reject(samples: Samples, rate: int, snr_db: float | None, config: IngestConf
         if known < config.min_snr_db:
             return "snr"
     return ""
+
+
+def within_full_scale(samples: Samples, config: IngestConfig) -> tuple[Samples, str]:
+    """Samples [num_samples] as they may be stored, and what to tell of it: what exceeds full scale by far is scaled.
+
+    "filter" leaves them as they are: :func:`reject` refuses them.
+    """
+    peak = float(np.abs(samples).max()) if len(samples) else 0.0
+    if peak <= config.max_peak or config.over_full_scale == "filter":
+        return samples, ""
+    if config.over_full_scale == "clip":
+        return samples, f"over full scale: clipped at 1 of {peak:.3g}"
+    return samples / np.float32(peak), f"over full scale: scaled by {1 / peak:.3g}"
 
 
 def clipping_percent(samples: Samples) -> float:

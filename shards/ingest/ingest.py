@@ -19,13 +19,14 @@ from syllabary.shards import outputs, store
 from syllabary.shards.dataset.index import SPLITS, committed_shards, index_uri, read_index_part
 from syllabary.shards.errors import FormatError, InputError
 from syllabary.shards.ingest.config import IngestConfig
-from syllabary.shards.ingest.cutting import Inputs, VoiceActivity
+from syllabary.shards.ingest.cutting import Inputs
 from syllabary.shards.ingest.duplicates import mark_duplicates
-from syllabary.shards.ingest.ledger import read_ledger, totals
-from syllabary.shards.ingest.librilight import parse_sidecar
+from syllabary.shards.ingest.ledger import notes, promised_s, read_ledger, totals
 from syllabary.shards.ingest.planning import ShardPlan, match, next_numbers, plan_shards, publish_plan, read_plans
 from syllabary.shards.ingest.recordings import Recording
-from syllabary.shards.ingest.sources import fetch_input, read_input
+from syllabary.shards.ingest.sources.files import fetch_input, read_input
+from syllabary.shards.ingest.sources.librilight import parse_sidecar
+from syllabary.shards.ingest.sources.streamed import VoiceActivity
 
 _LIMITS = {"max_quarantined_percent", "quarantine_allowance"}  # they decide when to stop, not what is written
 
@@ -137,6 +138,8 @@ def finish(
         "num_utterances": num_utterances,
         "input_s": round(sum(row["duration_s"] for row in outcomes), 3),
         "stored_s": round(sum(split["duration_s"] for split in splits.values()), 3),
+        "promised_s": round(promised_s(ledger), 3),
+        "notes": notes(ledger),
         "splits": splits,
         "ledger": outcomes,
         "index_sha256": _index_digest(out, plans),

@@ -6,6 +6,8 @@ One row is one span of one recording; the spans of a recording cover it from sta
 from __future__ import annotations
 
 import io
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -28,6 +30,8 @@ LEDGER_SCHEMA = pa.schema(
         pa.field("start_sample", pa.int64(), nullable=False),
         pa.field("num_samples", pa.int64(), nullable=False),
         pa.field("sample_rate", pa.int32(), nullable=False),
+        pa.field("promised_samples", pa.int64()),
+        pa.field("note", pa.string()),
     ],
     metadata={b"syllabary.ledger_version": b"1"},
 )
@@ -104,6 +108,28 @@ def totals(ledger: pa.Table) -> list[Row]:
          "percent": round(100 * row["duration_s_sum"] / total, 4) if total else 0.0}
         for row in rows
     ]  # fmt: skip
+
+
+def promised_s(ledger: pa.Table) -> float:
+    """Seconds that headers and lists promise of the recordings; where they promise nothing, what was decoded counts."""
+    rate = pc.cast(pc.max_element_wise(ledger["sample_rate"], 1), pa.float64())
+    columns = {
+        "id": ledger["recording_id"],
+        "promised": pc.divide(pc.cast(ledger["promised_samples"], pa.float64()), rate),
+        "decoded": pc.divide(pc.cast(ledger["num_samples"], pa.float64()), rate),
+    }
+    groups = pa.table(columns).group_by("id").aggregate([("promised", "sum"), ("decoded", "sum")])
+    return float(pc.sum(pc.coalesce(groups["promised_sum"], groups["decoded_sum"])).as_py() or 0.0)
+
+
+def notes(ledger: pa.Table) -> dict[str, int]:
+    """How many spans have a note of each kind: what stands before its first colon or number."""
+    counts: Counter[str] = Counter()
+    for note in pc.unique(ledger["note"].drop_null()).to_pylist() if len(ledger) else ():
+        number = pc.sum(pc.equal(ledger["note"], note)).as_py()
+        for part in filter(None, note.split("; ")):
+            counts[re.split(r":| ?\d", part)[0].strip() or "streams in one file"] += number
+    return dict(sorted(counts.items()))
 
 
 def as_table(rows: Iterable[Row]) -> list[str]:

@@ -10,8 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
-from pathlib import PurePosixPath
+from dataclasses import dataclass, fields
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -34,6 +33,11 @@ PLAN_SCHEMA = pa.schema(
         pa.field("speaker", pa.string(), nullable=False),
         pa.field("language", pa.string()),
         pa.field("snr_db", pa.float64()),
+        pa.field("text", pa.string()),
+        pa.field("gender", pa.string()),
+        pa.field("extra", pa.string()),
+        pa.field("channel", pa.int32()),
+        pa.field("duration_s", pa.float64()),
         pa.field("start_s", pa.float64()),
         pa.field("end_s", pa.float64()),
         pa.field("verdict", pa.string(), nullable=False),
@@ -43,6 +47,7 @@ PLAN_SCHEMA = pa.schema(
 )
 # Bytes of FLAC at 16 kHz for a byte of the source, roughly: only the sizes of shards depend on it.
 _FLAC_BYTES_PER_BYTE = {".wav": 0.5, ".aiff": 0.5, ".aif": 0.5, ".mp3": 2.5, ".ogg": 4.0, ".oga": 4.0, ".opus": 6.0}
+_FLAC_BYTES_PER_S = 24_000.0  # as much, of a part of a file whose own length is not known
 
 
 @dataclass(frozen=True)
@@ -61,13 +66,14 @@ class Packer:
         self._config = config
         self._numbers = {split: (next_numbers or {}).get(split, 0) for split in SPLITS}
         self._open: dict[str, list[Recording]] = {split: [] for split in SPLITS}
+        self._sizes = dict.fromkeys(SPLITS, 0.0)
 
     def add(self, recording: Recording) -> ShardPlan | None:
         """Put a recording into its split's open shard; returns that shard when this one closed it."""
         split = split_of(recording.speaker, recording.recording_id, self._config)
         self._open[split].append(recording)
-        size = sum(_expected_bytes(r) for r in self._open[split])
-        return self._close(split) if size >= self._config.shard_size_mb * 1e6 else None
+        self._sizes[split] += _expected_bytes(recording)
+        return self._close(split) if self._sizes[split] >= self._config.shard_size_mb * 1e6 else None
 
     def rest(self) -> list[ShardPlan]:
         """The shards still open, closed."""
@@ -76,7 +82,7 @@ class Packer:
     def _close(self, split: str) -> ShardPlan:
         plan = ShardPlan(f"{split}-{self._numbers[split]:06d}", split, tuple(self._open[split]))
         self._numbers[split] += 1
-        self._open[split] = []
+        self._open[split], self._sizes[split] = [], 0.0
         return plan
 
 
@@ -92,24 +98,26 @@ def plan_shards(
     return [*(plan for plan in closed if plan), *packer.rest()]
 
 
-def _mixing_key(recording: Recording) -> tuple[bytes, str]:
-    return hashlib.sha256(recording.recording_id.encode()).digest(), recording.recording_id
+def _mixing_key(recording: Recording) -> bytes:
+    return hashlib.sha256(recording.recording_id.encode()).digest()
 
 
 def _expected_bytes(recording: Recording) -> float:
-    suffix = PurePosixPath(recording.source).suffix.lower()
-    return recording.size_bytes * _FLAC_BYTES_PER_BYTE.get(suffix, 1.0)
+    suffix = "." + recording.source.rpartition(".")[2].lower()
+    whole = recording.size_bytes * _FLAC_BYTES_PER_BYTE.get(suffix, 1.0)
+    if recording.end_s is None:
+        return whole
+    return min(whole, (recording.end_s - (recording.start_s or 0.0)) * _FLAC_BYTES_PER_S)
 
 
 def publish_plan(shards_uri: str, generation: int, plans: Iterable[ShardPlan]) -> None:
     """Write one generation. From then on its shards are fixed."""
-    names = set(PLAN_SCHEMA.names)
-    rows = [
-        {"shard": plan.shard, "split": plan.split, **{k: v for k, v in asdict(recording).items() if k in names}}
-        for plan in plans
-        for recording in plan.recordings
-    ]
-    table = pa.Table.from_pylist(rows, schema=PLAN_SCHEMA)
+    kept = list(plans)
+    recordings = [recording for plan in kept for recording in plan.recordings]
+    columns = [pa.array([getattr(plan, name) for plan in kept for _ in plan.recordings]) for name in ("shard", "split")]
+    for field in list(PLAN_SCHEMA)[2:]:  # one after the other: a million rows as objects are too many at once
+        columns.append(pa.array([getattr(own, field.name) for own in recordings], field.type))
+    table = pa.table([own.cast(field.type) for own, field in zip(columns, PLAN_SCHEMA, strict=True)], PLAN_SCHEMA)
     store.publish_bytes(_plan_uri(shards_uri, generation), parquet_bytes(table))
 
 
@@ -149,6 +157,8 @@ def match(planned: Sequence[ShardPlan], found: Iterable[Recording]) -> tuple[dic
     Raises:
         ConflictError: a planned recording is gone or has changed.
     """
+    if not planned:
+        return {}, list(found)
     by_id = {recording.recording_id: recording for recording in found}
     known: dict[str, Recording] = {}
     for old in (recording for plan in planned for recording in plan.recordings):

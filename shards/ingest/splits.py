@@ -8,6 +8,7 @@ recording instead, and then a speaker may be on both sides.
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from typing import Literal
 
 from syllabary.shards.ingest.config import IngestConfig
@@ -26,5 +27,6 @@ def split_of(speaker: str, recording_id: str, config: IngestConfig) -> Split:
 
 def percentile(name: str) -> float:
     """Where the hash of a name falls, in [0, 100)."""
+    name = unicodedata.normalize("NFC", name)
     head = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:6]
     return int.from_bytes(head) * 100 / (1 << 48)

@@ -2,24 +2,54 @@
 
 from __future__ import annotations
 
-import os
-import stat
-import struct
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import numpy as np
-import soundfile
 import soxr
 
-from syllabary.shards.audio import RESAMPLING_QUALITY, Samples, fit_length, resampled_length, to_mono
-from syllabary.shards.ingest.recordings import RecordingError
+from syllabary.shards.audio import RESAMPLING_QUALITY, Samples, fit_length, resampled_length
+from syllabary.shards.ingest.channels import Mixing
+from syllabary.shards.ingest.decoding.decoder import Decoder, count_frames
+from syllabary.shards.ingest.recordings import MiscountedError, Recording, RecordingError
 
 _BLOCK_S = 4
 _SLACK_S = 0.1  # a manifest's end may pass the recording's by this much: durations are often rounded
-_COUNTED_FORMATS = {"MP3", "MPEG", "OGG"}  # their headers do not promise an exact length
-_UNKNOWN_RIFF_SIZES = {0, 0xFFFFFFFF}  # written by programs that could not seek back
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What of a file is read, and how.
+
+    Attributes:
+        start_s, end_s: the part of the file; None is the file's own start or end.
+        duration_s: of the whole file as its source has it; a longer file is read as far as this.
+        counted: sample frames of the whole file, where its header counts wrongly.
+        mixing: of the channels.
+        max_value: a larger sample is no sound.
+    """
+
+    start_s: float | None = None
+    end_s: float | None = None
+    duration_s: float | None = None
+    counted: int | None = None
+    mixing: Mixing = field(default_factory=Mixing)
+    max_value: float = float("inf")
+
+    @classmethod
+    def of(cls, recording: Recording) -> Reading:
+        """The part of the file that is the recording."""
+        return cls(recording.start_s, recording.end_s, recording.duration_s)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the recording is the file."""
+        return self.start_s is None and self.end_s is None
+
+
+WHOLE = Reading()
 
 
 class SampleStream:
@@ -27,38 +57,42 @@ class SampleStream:
 
     Attributes:
         rate: the rate of what is read: ``rate``, or the source's own up to ``max_rate``.
-        num_samples: length of the recording at that rate.
+        source_rate: of the file.
+        num_samples: length of the recording at ``rate``.
+        promised: the length at ``rate`` that header or list promise; None where they do not say.
 
     Raises:
         RecordingError: at any point: the file cannot be opened, is damaged, or ends early.
+        MiscountedError: the file is sound and has another number of samples than its header says.
     """
 
     def __init__(
-        self,
-        path: Path,
-        *,
-        rate: int | None = None,
-        max_rate: int | None = None,
-        start_s: float | None = None,
-        end_s: float | None = None,
+        self, path: Path, reading: Reading = WHOLE, *, rate: int | None = None, max_rate: int | None = None
     ) -> None:
-        self._audio = open_audio(path)
+        self._decoder = Decoder(path, whole=reading.is_whole, believing=reading.counted is None)
+        self._reading = reading
         try:
-            first, self._source_left = _span(self._audio.samplerate, num_frames(path, self._audio), start_s, end_s)
-            _seek(self._audio, first)
+            total = reading.counted or self._decoder.num_frames or count_frames(path)
+            first, self._source_left = _span(self._decoder.rate, total, reading)
+            self._ends_with_file = reading.is_whole and self._source_left == total
+            self._decoder.skip(first)
         except BaseException:
-            self._audio.close()
+            self._decoder.close()
             raise
-        self._source_rate = int(self._audio.samplerate)
-        self.rate = rate or min(self._source_rate, max_rate or self._source_rate)
-        self.num_samples = resampled_length(self._source_left, self._source_rate, self.rate)
+        self.source_rate = self._decoder.rate
+        self.rate = rate or min(self.source_rate, max_rate or self.source_rate)
+        self.num_samples = self._at_rate(self._source_left)
+        self.promised = self._promised()
         self._resampler = None
-        if self.rate != self._source_rate:
+        if self.rate != self.source_rate:
             self._resampler = soxr.ResampleStream(
-                self._source_rate, self.rate, 1, dtype="float32", quality=RESAMPLING_QUALITY
+                self.source_rate, self.rate, 1, dtype="float32", quality=RESAMPLING_QUALITY
             )
         self._pieces: list[Samples] = []  # decoded and not yet forgotten
         self._start = self._stop = 0  # what the pieces cover
+        self._source_done = 0
+        self._lowest, self._highest = np.float32(np.inf), np.float32(-np.inf)
+        self._no_sound: list[tuple[int, int]] = []  # at the rate of the file
 
     def __enter__(self) -> Self:
         return self
@@ -66,7 +100,23 @@ class SampleStream:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._audio.close()
+        self._decoder.close()
+
+    @property
+    def notes(self) -> list[str]:
+        """What was mended so far, for the ledger."""
+        mixing = self._reading.mixing.note
+        return [*self._decoder.notes, *([mixing] if mixing else [])]
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether every sample so far is the same."""
+        return bool(self._lowest == self._highest)
+
+    def has_no_sound(self, start: int, stop: int) -> bool:
+        """Whether a sample in start..stop is not a number, or larger than any sound; it was read as 0."""
+        scale = self.source_rate / self.rate
+        return any(first < stop * scale and start * scale < last for first, last in self._no_sound)
 
     def read(self, start: int, stop: int) -> Samples:
         """Samples [stop - start]; whatever lies before ``start`` is forgotten."""
@@ -80,10 +130,26 @@ class SampleStream:
         return self._pieces[0][start - self._start : stop - self._start]
 
     def finish(self) -> None:
-        """Decode what was not read, so that damage near the end is found too."""
+        """Decode what was not read, so that damage near the end is found too, and what lies behind it."""
         self._pieces.clear()
         while self._source_left:
             self._source_block()
+        if not self._ends_with_file:
+            return
+        while len(self._decoder.read(self.source_rate * _BLOCK_S)):
+            pass
+        if self._decoder.num_decoded != self._source_done:
+            raise MiscountedError(self._decoder.num_decoded)
+
+    def _at_rate(self, num_frames: int) -> int:
+        return resampled_length(num_frames, self._decoder.rate, self.rate)
+
+    def _promised(self) -> int | None:
+        if self._reading.is_whole:
+            return None if self._decoder.promised is None else self._at_rate(self._decoder.promised)
+        if self._reading.end_s is None:
+            return None
+        return round((self._reading.end_s - (self._reading.start_s or 0.0)) * self.rate)
 
     def _forget_before(self, start: int) -> None:
         while self._pieces and self._start + len(self._pieces[0]) <= start:
@@ -105,86 +171,55 @@ class SampleStream:
         self._stop += len(block)
 
     def _source_block(self) -> Samples:
-        wanted = min(self._source_left, self._source_rate * _BLOCK_S)
-        block = _read_block(self._audio, wanted)
+        wanted = min(self._source_left, self.source_rate * _BLOCK_S)
+        block = self._decoder.read(wanted)
         if len(block) < wanted:
+            if self._ends_with_file and self._source_done + len(block):
+                raise MiscountedError(self._source_done + len(block))
             raise RecordingError("audio ends early")
+        mono = self._reading.mixing.mono(self._sound_of(block))
+        self._lowest, self._highest = min(self._lowest, mono.min()), max(self._highest, mono.max())
         self._source_left -= wanted
-        return block
+        self._source_done += wanted
+        return mono
+
+    def _sound_of(self, block: Samples) -> Samples:
+        """The block with 0 for what is no sound; where that was is remembered, as few stretches."""
+        with np.errstate(invalid="ignore"):
+            largest = np.abs(block).max()
+            if largest <= self._reading.max_value and np.isfinite(largest):
+                return block
+            sound = (np.abs(block) <= self._reading.max_value) & np.isfinite(block)
+        places = np.flatnonzero(~sound.all(axis=1))
+        first, last = self._source_done + int(places[0]), self._source_done + int(places[-1]) + 1
+        if len(places) > 1 and np.diff(places).max() > self.source_rate // 10:
+            breaks = np.flatnonzero(np.diff(places) > self.source_rate // 10)
+            edges = [(int(run[0]), int(run[-1]) + 1) for run in np.split(places, breaks + 1)]
+            self._no_sound += [(self._source_done + a, self._source_done + b) for a, b in edges]
+        elif self._no_sound and first - self._no_sound[-1][1] <= self.source_rate // 10:
+            self._no_sound[-1] = (self._no_sound[-1][0], last)
+        else:
+            self._no_sound.append((first, last))
+        return np.where(sound, block, np.float32(0))
 
 
-def open_audio(path: Path) -> soundfile.SoundFile:
-    """Open any audio file that libsndfile reads. Raises RecordingError."""
-    try:
-        _refuse_unfit(path)
-        return soundfile.SoundFile(os.fsencode(path))  # as bytes: a name need not be UTF-8
-    except soundfile.LibsndfileError as error:
-        raise RecordingError(f"not readable audio ({_reason(error)})") from error
-    except OSError as error:
-        raise RecordingError(f"cannot be read ({error.strerror})") from error
-
-
-def num_frames(path: Path, audio: soundfile.SoundFile) -> int:
-    """Sample frames of a file, by decoding it when its header does not promise an exact number."""
-    if audio.format not in _COUNTED_FORMATS:
-        return int(audio.frames)
-    total = 0
-    with open_audio(path) as counted:
-        while count := len(_read_block(counted, counted.samplerate * _BLOCK_S)):
-            total += count
-    return total
-
-
-def _span(rate: int, total: int, start_s: float | None, end_s: float | None) -> tuple[int, int]:
-    """First frame and number of frames of the part start_s..end_s."""
-    start, stop = round((start_s or 0.0) * rate), total if end_s is None else round(end_s * rate)
+def _span(rate: int, total: int, reading: Reading) -> tuple[int, int]:
+    """First frame and number of frames of the part that is read."""
+    if reading.is_whole:
+        return 0, _whole_length(rate, total, reading.duration_s)
+    start = round((reading.start_s or 0.0) * rate)
+    stop = total if reading.end_s is None else round(reading.end_s * rate)
     if start >= min(stop, total) or stop > total + _SLACK_S * rate:
-        if start_s is None and end_s is None:
-            raise RecordingError("no samples")
-        shown = "end" if end_s is None else f"{end_s:g}"
-        raise RecordingError(f"no audio at {start_s or 0:g}..{shown} s in a file of {total / rate:.3f} s")
+        shown = "end" if reading.end_s is None else f"{reading.end_s:g}"
+        raise RecordingError(f"no audio at {reading.start_s or 0:g}..{shown} s in a file of {total / rate:.3f} s")
     return start, min(stop, total) - start
 
 
-def _seek(audio: soundfile.SoundFile, frame: int) -> None:
-    try:
-        if frame:
-            audio.seek(frame)
-    except soundfile.LibsndfileError as error:
-        raise RecordingError(f"damaged audio ({_reason(error)})") from error
-
-
-def _read_block(audio: soundfile.SoundFile, wanted: int) -> Samples:
-    try:
-        block = to_mono(audio.read(wanted, dtype="float32", always_2d=True))
-    except soundfile.LibsndfileError as error:
-        raise RecordingError(f"damaged audio ({_reason(error)})") from error
-    if not np.isfinite(block).all():
-        raise RecordingError("damaged audio (a sample is not a number)")
-    return block
-
-
-def _refuse_unfit(path: Path) -> None:
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):
-        raise RecordingError("not a regular file")
-    if status.st_size == 0:
-        raise RecordingError("empty file")
-    with path.open("rb") as handle:
-        head = handle.read(8)
-    # For a name in .mp3 libsndfile skips what it does not understand, and with it samples, without a word.
-    if path.suffix.lower() == ".mp3" and head[:3] != b"ID3" and not _is_mpeg_frame(head):
-        raise RecordingError("not readable audio (no MP3 header at its start)")
-    # It takes a truncated WAV for a shorter one without a word.
-    if head[:4] == b"RIFF" and len(head) == 8:
-        size = struct.unpack("<I", head[4:])[0]
-        if size not in _UNKNOWN_RIFF_SIZES and size + 8 > status.st_size:
-            raise RecordingError("audio ends early")
-
-
-def _is_mpeg_frame(head: bytes) -> bool:
-    return len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0
-
-
-def _reason(error: soundfile.LibsndfileError) -> str:
-    return str(error.error_string).strip().rstrip(".").removeprefix("Error : ")
+def _whole_length(rate: int, total: int, duration_s: float | None) -> int:
+    if not total:
+        raise RecordingError("no samples")
+    if duration_s is None or abs(duration_s * rate - total) <= _SLACK_S * rate:
+        return total
+    if duration_s * rate > total:
+        raise RecordingError(f"audio ends early (its source promises {duration_s:g} s, {total / rate:.3f} s are there)")
+    return round(duration_s * rate)

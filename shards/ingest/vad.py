@@ -9,7 +9,8 @@ import webrtcvad
 from numpy.typing import NDArray
 
 from syllabary.shards.audio import to_int16
-from syllabary.shards.ingest.streams import SampleStream
+from syllabary.shards.ingest.decoding.decoder import Decoder
+from syllabary.shards.ingest.streams import WHOLE, Reading, SampleStream
 
 _FRAME_S = 0.03
 _SMOOTHING_FRAMES = 9  # a frame is speech when most of the 270 ms around it are
@@ -17,17 +18,15 @@ _MARGIN_FRAMES = 3  # kept before and after, for soft beginnings and ends
 _CHUNK_FRAMES = 1000
 
 
-def detect_speech(
-    path: Path, aggressiveness: int, *, start_s: float | None = None, end_s: float | None = None
-) -> list[tuple[float, float]]:
+def detect_speech(path: Path, aggressiveness: int, reading: Reading = WHOLE) -> list[tuple[float, float]]:
     """(onset, offset) in seconds of each stretch of speech, in order and disjoint.
 
     Raises:
         RecordingError: the recording cannot be decoded.
     """
-    with SampleStream(path, max_rate=16_000, start_s=start_s, end_s=end_s) as probe:
-        rate = 16_000 if probe.rate == 16_000 else 8000  # the detector knows few rates
-    with SampleStream(path, rate=rate, start_s=start_s, end_s=end_s) as stream:
+    with Decoder(path) as probe:
+        rate = 16_000 if probe.rate >= 16_000 else 8000  # the detector knows few rates
+    with SampleStream(path, reading, rate=rate) as stream:
         voiced = _voiced_frames(stream, webrtcvad.Vad(aggressiveness))
         duration_s = stream.num_samples / rate
     return _intervals(_smooth(voiced), duration_s)

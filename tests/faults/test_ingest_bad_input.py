@@ -66,14 +66,15 @@ def put(tmp_path: Path, data: bytes, info: object = None, name: str = "bad/b/bad
 
 @pytest.mark.parametrize("coverage", ["speech", "all"])
 def test_truncated_flac(tmp_path: Path, coverage: str) -> None:
-    """Utterances cut before the damage is reached are taken back; its seconds are those its header promises."""
+    """Utterances cut before the damage is reached are taken back; both lengths are in the ledger."""
     data = flac_bytes(tone(20))
     put(tmp_path, data[: len(data) * 3 // 4], librilight_json([[0, 20]]))
     ((status, detail),) = ingest_one(tmp_path, coverage=coverage)
     assert status == "quarantined"
     assert "damaged audio" in detail or "ends early" in detail
     (row,) = [row for row in ledger_of(tmp_path / "out") if row["recording_id"] == "bad/b/bad"]
-    assert row["num_samples"] == 20 * RATE
+    assert row["promised_samples"] == 20 * RATE
+    assert 10 * RATE < row["num_samples"] < 15 * RATE, "what decodes before the damage"
 
 
 def test_flipped_bit_in_the_middle(tmp_path: Path) -> None:
@@ -122,16 +123,21 @@ def test_truncated_wav(tmp_path: Path) -> None:
     good = write_audio(root / "good.wav", tone(2))
     (root / "bad.wav").write_bytes(good.read_bytes()[:-3000])
     shard(root, tmp_path / "out", config(coverage="all"))
-    assert outcomes(tmp_path / "out", "bad.wav") == {("quarantined", "audio ends early")}
+    ((status, detail),) = outcomes(tmp_path / "out", "bad.wav")
+    assert status == "quarantined"
+    assert detail == "audio ends early (its header promises 32,000 blocks, 30,500 are there)"
 
 
 def test_wav_with_samples_that_are_not_numbers(tmp_path: Path) -> None:
-    wave = tone(2)
-    wave[500] = np.nan
+    wave = tone(20)
+    wave[9 * RATE] = np.nan
     write_audio(tmp_path / "in" / "bad.wav", wave, subtype="FLOAT")
     write_audio(tmp_path / "in" / "good.wav", tone(2))
     shard(tmp_path / "in", tmp_path / "out", config(coverage="all"))
-    assert outcomes(tmp_path / "out", "bad.wav") == {("quarantined", "damaged audio (a sample is not a number)")}
+    rows = [row for row in ledger_of(tmp_path / "out") if row["recording_id"] == "bad.wav"]
+    bad = [(row["start_sample"], row["num_samples"]) for row in rows if row["status"] == "quarantined"]
+    assert bad == [(8 * RATE, 4 * RATE)], "the one tile of five that holds it"
+    assert sum(row["num_samples"] for row in rows if row["status"] == "shard") == 16 * RATE
 
 
 def test_a_format_that_cannot_be_read_is_in_the_ledger(tmp_path: Path) -> None:

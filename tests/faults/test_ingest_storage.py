@@ -142,7 +142,7 @@ def test_an_object_that_changed_on_s3_is_refused(s3: Any, source: Path) -> None:
 
 
 def test_a_tar_on_s3_is_streamed(s3: Any, source: Path, tmp_path: Path) -> None:
-    from syllabary.shards.ingest.tar_source import TarStream
+    from syllabary.shards.ingest.sources.tar import TarStream
     from tests.helpers.ingest_testing import make_tar
 
     files = {str(path.relative_to(source)): path.read_bytes() for path in sorted(source.rglob("*")) if path.is_file()}

@@ -16,7 +16,7 @@ import pytest
 
 from syllabary.shards import store
 from syllabary.shards.errors import DamageError, InputError, SecretError
-from syllabary.shards.ingest.tar_source import TarStream
+from syllabary.shards.ingest.sources.tar import TarStream
 from syllabary.workers.control.jobs import RestoreJob, ShardJob, VerifyJob
 from syllabary.workers.tokenizer.directory import load_tokenizer
 from tests.helpers.archive_corpus import make_tokenizer

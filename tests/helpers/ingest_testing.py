@@ -6,6 +6,7 @@ import io
 import json
 import os
 import tarfile
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,9 +19,10 @@ from syllabary.shards.ingest import ingest
 from syllabary.shards.ingest.config import IngestConfig
 from syllabary.shards.ingest.cutting import write_shard
 from syllabary.shards.ingest.ledger import read_ledger
-from syllabary.shards.ingest.manifest import list_manifest
-from syllabary.shards.ingest.planning import ShardPlan
-from syllabary.shards.ingest.sources import list_recordings
+from syllabary.shards.ingest.planning import ShardPlan, publish_plan
+from syllabary.shards.ingest.sources.listing import list_source, tell_source
+from syllabary.shards.ingest.sources.parquet import ParquetStream
+from syllabary.shards.ingest.sources.tar import TarStream
 
 RATE = 16_000
 SMALL = {"shard_size_mb": 0.5, "max_utterance_s": 4.8, "quarantine_allowance": 1000}
@@ -32,7 +34,7 @@ def config(**values: Any) -> IngestConfig:
 
 def plan_source(source: str | Path, out: str | Path, settings: IngestConfig) -> list[ShardPlan]:
     source, out = str(source), str(out)
-    found = list_manifest(source) if source.endswith(".jsonl") else list_recordings(source, settings)
+    found = list_source(tell_source(source, settings), settings).recordings
     ingest.claim_output(out, source, settings)
     return ingest.update_plan(out, found, settings)
 
@@ -40,10 +42,34 @@ def plan_source(source: str | Path, out: str | Path, settings: IngestConfig) -> 
 def shard(source: str | Path, out: str | Path, settings: IngestConfig | None = None) -> dict[str, Any]:
     """The whole ingest in this process; returns the summary."""
     settings = settings or config()
+    if tell_source(str(source), settings).is_streamed:
+        return shard_stream(source, out, settings)
     plans = plan_source(source, out, settings)
     for plan in ingest.pending(str(out), plans):
         write_shard(str(out), plan, settings, ingest.FILES)
     return ingest.finish(str(out), plans, settings)
+
+
+def shard_stream(
+    source: str | Path, out: str | Path, settings: IngestConfig | None = None, keep: int | None = None
+) -> dict[str, Any]:
+    """Ingest of a tar or Parquet in this process; ``keep`` stops after so many shards, as a kill would."""
+    from syllabary.workers.ingest.stream_tar import StreamFeed
+    from syllabary.workers.ingest.tasks import write_streamed_shard
+
+    settings = settings or config()
+    is_tar = tell_source(str(source), settings).layout == "tar"
+    with tempfile.TemporaryDirectory() as folder:
+        spool = Path(folder)
+        stream = TarStream(str(source), settings, spool) if is_tar else ParquetStream(str(source), spool)
+        feed = StreamFeed(stream, str(out), settings, Path.read_bytes)
+        for number, task in enumerate(feed.tasks()):
+            if number == keep:
+                return {}
+            write_streamed_shard(*task, load=lambda data: data)
+        assert not list(spool.iterdir()), "the spool is emptied"
+    publish_plan(str(out), 0, feed.plans)
+    return ingest.finish(str(out), feed.plans, settings, {"source_notes": stream.notes})
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 FOLDER = ROOT / "infra" / "benchmarks"
-BY_HAND = {"data_wait", "ingest", "jepa_ablation"}  # they need shards, speech, and hours
+BY_HAND = {"audit", "data_wait", "ingest", "jepa_ablation"}  # they need shards, speech, and hours
 
 
 def test_each_benchmark_is_run_by_make_or_by_hand() -> None:

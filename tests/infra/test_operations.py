@@ -24,7 +24,10 @@ NO_FAILURE = {
         test_a_directory_named_flac test_names_of_every_kind test_a_duplicate_added_later_is_known
         test_a_rerun_decodes_nothing test_one_segment_of_69_minutes test_from_s3_to_s3_gives_the_same_shards
         test_a_tar_on_s3_is_streamed test_one_and_three_workers_write_the_same_bytes_to_s3
-        test_names_with_the_same_signs_are_no_keys test_a_damaged_file_is_nobodys_original""",
+        test_names_with_the_same_signs_are_no_keys test_a_damaged_file_is_nobodys_original
+        test_keys_of_every_kind_are_found_under_the_name_that_the_listing_gave
+        test_a_listing_of_many_pages_is_read_to_its_end test_writes_need_no_conditions_of_the_server
+        test_a_refused_retry_of_ones_own_put_is_a_success""",
     "properties of the code": """
         test_no_source_unpickles_evaluates_or_uses_a_shell test_no_server_of_ours_listens_beyond_loopback""",
     "what a whole training leaves and how it resumes": """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import pyarrow as pa
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 
 from syllabary.shards import outputs, store
 from syllabary.shards.archive.reader import ArchiveReader
-from syllabary.shards.errors import ConflictError
+from syllabary.shards.errors import ConflictError, InputError
 from syllabary.workers.archive.clips import Manifest, Restorer, ShardRestorer
 from syllabary.workers.archive.selection import Selected, joins, select, selection
 from syllabary.workers.cluster.actors import error_of, through_actors
@@ -35,6 +36,7 @@ def restore(job: RestoreJob) -> dict[str, Any]:
     condition = selection(job, reader.schema)
     files = _matching_tokenizer(job, reader)
     selected = select(job, reader, condition)
+    require_distinct_names(job.out, selected.recordings)
     _claim(job, files.digests, selected)
     num_workers = min(job.num_workers, len(selected.shards))
     if num_workers == 1 or (joins(job) and selected.is_divided):
@@ -65,6 +67,22 @@ def _restore_by_actors(job: RestoreJob, reader: ArchiveReader, selected: Selecte
             progress.add(selected.shards[found["shard"]].total(), found["shard"])
     progress.finish()
     return manifest
+
+
+def require_distinct_names(out: str, recordings: Iterable[str]) -> None:
+    """Refuse recordings whose files would be one where the file system of ``out`` does not tell their names apart.
+
+    Raises:
+        InputError: names both.
+    """
+    first: dict[str, str] = {}
+    pairs = ((first.setdefault(store.folded(name), name), name) for name in sorted(recordings))
+    twins = next(((one, other) for one, other in pairs if one != other), None)
+    if twins and store.folds_names(out, *twins):
+        raise InputError(
+            "two recordings would be one file here, as the file system takes their names for the same",
+            value=" and ".join(twins), fix="restore them one by one (--where), or where names are told apart",
+        )  # fmt: skip
 
 
 def _matching_tokenizer(job: RestoreJob, reader: ArchiveReader) -> TokenizerFiles:

@@ -13,6 +13,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from syllabary.shards.ingest.config import Layout
 from syllabary.shards.uri_keys import refuse_keys
 from syllabary.workers.control.declaration import Shown
 from syllabary.workers.recipes import shipped
@@ -183,6 +184,9 @@ class ShardJob(RecipeJob):
     source: Source
     out: Out
     num_workers: NumWorkers = None
+    layout: Layout | None = Field(
+        default=None, description="What the source is; by default what the recipe says: told by its content."
+    )
     hold_out: Literal["as_configured", "recordings_if_no_speaker"] = Field(
         default="as_configured",
         description="What to do where no speaker falls into the valid split: nothing, or split by recording.",

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from syllabary.shards import outputs, store
 from syllabary.shards.errors import ConfigError, ConflictError, InputError, first_fault
 from syllabary.shards.ingest.recordings import Recording
-from syllabary.shards.ingest.sources import list_recordings
+from syllabary.shards.ingest.sources.folder import list_recordings
 from syllabary.workers.control.jobs import PlanJob
 from syllabary.workers.control.run_verb import say
 from syllabary.workers.forecast.actual import actual_of, killed_attempts, restored_fraction

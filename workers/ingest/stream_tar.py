@@ -1,4 +1,4 @@
-"""Sharding a ``.tar``: one process reads it once, Ray tasks write the shards as their recordings come complete."""
+"""Sharding a tar or Parquet: one process reads it once, Ray tasks write shards as they fill."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from syllabary.shards.ingest.config import IngestConfig
 from syllabary.shards.ingest.duplicates import mark_duplicates, mark_of
 from syllabary.shards.ingest.planning import Packer, ShardPlan, publish_plan
 from syllabary.shards.ingest.recordings import Recording, RecordingError
-from syllabary.shards.ingest.tar_source import Streamed, TarStream, head_mark
+from syllabary.shards.ingest.sources.listing import Source
+from syllabary.shards.ingest.sources.parquet import ParquetStream, parquet_files
+from syllabary.shards.ingest.sources.streamed import Stream, Streamed, head_mark
+from syllabary.shards.ingest.sources.tar import TarStream
 from syllabary.workers.cluster.session import ray_session
 from syllabary.workers.control.jobs import ShardJob
 from syllabary.workers.control.run_verb import Progress, say
@@ -26,48 +29,54 @@ Put = Callable[[Path], Any]
 Arguments = tuple[str, ShardPlan, IngestConfig, dict[str, Any], dict[str, Any]]
 
 
-def shard_tar(job: ShardJob, config: IngestConfig) -> tuple[dict[str, Any], int]:
-    """The summary of the shards of a tar, and how many of them this run wrote.
+def shard_stream(job: ShardJob, config: IngestConfig, source: Source) -> tuple[dict[str, Any], int]:
+    """The summary of the shards of a tar or of Parquet, and how many of them this run wrote.
 
-    A run that was killed reads the tar again, for its md5, but decodes nothing that is done.
+    A run that was killed reads the source again, for its md5, but decodes nothing that is done.
 
     Raises:
-        ConflictError: the output was made from another tar.
+        ConflictError: the output was made from another source.
         DamageError: wrong md5; nothing made from the tar stays.
         FormatError: the tar ends early.
     """
-    ingest.claim_output(job.out, job.source, config, {"tar_head_sha256": head_mark(job.source)})
+    files = [source.uri] if source.layout == "tar" else [file.location for file in parquet_files(source.uri)]
+    marks = {"source_head_sha256": outputs.digest([head_mark(file) for file in files])}
+    size_bytes = sum(store.size_bytes(file) for file in files)
+    ingest.claim_output(job.out, job.source, config, marks)
     if (done := outputs.read_done(job.out)) is not None:
-        _require_same_size(job, done)
+        _require_same_size(job, done, size_bytes)
         return done, 0
-    feed, wrote = _stream(job, config)
+    feed, wrote = _stream(job, config, source, size_bytes)
     publish_plan(job.out, 0, feed.plans)
     about = {"source_md5": feed.stream.md5, "source_size_bytes": feed.stream.size_bytes}
+    about["source_notes"] = feed.stream.notes
     return ingest.finish(job.out, feed.plans, config, about), wrote
 
 
-def _stream(job: ShardJob, config: IngestConfig) -> tuple[TarFeed, int]:
+def _stream(job: ShardJob, config: IngestConfig, source: Source, size_bytes: int) -> tuple[StreamFeed, int]:
     try:
         with tempfile.TemporaryDirectory(prefix="syllabary-") as spool, ray_session(num_cpus=job.num_workers):
-            feed = TarFeed(TarStream(job.source, config, Path(spool)), job.out, config, _put)
-            return feed, _write(feed, job.out)
+            stream: Stream = ParquetStream(source.uri, Path(spool))
+            if source.layout == "tar":
+                stream = TarStream(source.uri, config, Path(spool))
+            feed = StreamFeed(stream, job.out, config, _put)
+            return feed, _write(feed, job.out, size_bytes)
     except DamageError:
         for part in ("index", "ledger", "shards"):
             store.delete(store.join(job.out, part))
         raise
 
 
-def _require_same_size(job: ShardJob, done: dict[str, Any]) -> None:
-    size_bytes = store.size_bytes(job.source)
+def _require_same_size(job: ShardJob, done: dict[str, Any], size_bytes: int) -> None:
     if size_bytes != done["source_size_bytes"]:
-        what = f"{job.out} was made of a tar of {done['source_size_bytes']:,} bytes and not"
+        what = f"{job.out} was made of a source of {done['source_size_bytes']:,} bytes and not"
         raise ConflictError(what, value=size_bytes, fix="use another --out")
 
 
-def _write(feed: TarFeed, out: str) -> int:
-    total = store.size_bytes(feed.stream.uri) / 1e6
+def _write(feed: StreamFeed, out: str, size_bytes: int) -> int:
+    total = size_bytes / 1e6
     say(STAGE, f"streams {feed.stream.uri}, {total:,.0f} MB")
-    progress = Progress(STAGE, total, "MB of tar")
+    progress = Progress(STAGE, total, "MB of audio")
     wrote = 0
     for _ in run_all(write_streamed_shard, feed.tasks(), out):
         wrote += 1
@@ -83,14 +92,14 @@ def _put(audio: Path) -> Any:
     return ray.put(np.fromfile(audio, dtype=np.uint8))
 
 
-class TarFeed:
+class StreamFeed:
     """Turns the stream of recordings into the argument tuples of shard tasks.
 
     Attributes:
         plans: every shard so far, also those that are committed already.
     """
 
-    def __init__(self, stream: TarStream, out: str, config: IngestConfig, put: Put) -> None:
+    def __init__(self, stream: Stream, out: str, config: IngestConfig, put: Put) -> None:
         self.stream, self.plans = stream, list[ShardPlan]()
         self.bytes_passed = 0
         self._out, self._config, self._put = out, config, put
@@ -132,9 +141,9 @@ class TarFeed:
         def fetch(recording: Recording, folder: Path) -> Path:
             if recording is item.recording:
                 return _audio_of(item)
-            # The first one may have left the spool long ago: it is still in the tar.
+            # The first one may have left the spool long ago: it is still in the source.
             path = folder / "audio"
-            path.write_bytes(store.read_range(self.stream.uri, first.offset, recording.size_bytes))
+            path.write_bytes(self.stream.again(first.place, recording.size_bytes))
             return path
 
         (judged,) = mark_duplicates([item.recording], [first.recording], fetch)

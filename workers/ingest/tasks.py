@@ -8,10 +8,11 @@ from typing import Any, TypeVar
 
 from syllabary.shards.errors import SyllabaryError
 from syllabary.shards.ingest.config import IngestConfig
-from syllabary.shards.ingest.cutting import Inputs, VoiceActivity, write_shard
+from syllabary.shards.ingest.cutting import Inputs, write_shard
 from syllabary.shards.ingest.ingest import FILES
 from syllabary.shards.ingest.planning import ShardPlan
 from syllabary.shards.ingest.recordings import Recording, RecordingError
+from syllabary.shards.ingest.sources.streamed import VoiceActivity
 from syllabary.workers.cluster.prometheus import Meter
 from syllabary.workers.control.log import record
 

@@ -9,16 +9,15 @@ from typing import Any
 from syllabary.shards.ingest import ingest
 from syllabary.shards.ingest import ledger as ingest_ledger
 from syllabary.shards.ingest.config import IngestConfig
-from syllabary.shards.ingest.manifest import list_manifest
 from syllabary.shards.ingest.planning import ShardPlan
 from syllabary.shards.ingest.recordings import Recording
-from syllabary.shards.ingest.sources import list_recordings
+from syllabary.shards.ingest.sources.listing import Source, list_source, tell_source
 from syllabary.shards.ingest.splits import split_of
 from syllabary.shards.outputs import read_done
 from syllabary.workers.cluster.session import ray_session
 from syllabary.workers.control.jobs import ShardJob
 from syllabary.workers.control.run_verb import Progress, say
-from syllabary.workers.ingest.stream_tar import shard_tar
+from syllabary.workers.ingest.stream_tar import shard_stream
 from syllabary.workers.ingest.tasks import run_all, write_planned_shard
 from syllabary.workers.recipes.recipe import resolve
 
@@ -32,14 +31,17 @@ def write_shards(job: ShardJob) -> dict[str, Any]:
         The summary of ``done.json``, and ``wrote``: the number of shards written by this run.
     """
     config = resolve(job.recipe, config_uri=job.config, overrides=job.overrides).ingest
-    summary, wrote = shard_tar(job, config) if job.source.endswith(".tar") else _shard_files(job, config)
+    if job.layout is not None:
+        config = config.model_copy(update={"layout": job.layout})
+    source = tell_source(job.source, config)
+    summary, wrote = (shard_stream if source.is_streamed else _shard_files)(job, config, source)
     return _report(summary, wrote)
 
 
-def _shard_files(job: ShardJob, config: IngestConfig) -> tuple[dict[str, Any], int]:
-    say(STAGE, f"lists {job.source}")
-    manifest = job.source.endswith(".jsonl")
-    recordings = list_manifest(job.source) if manifest else list_recordings(job.source, config)
+def _shard_files(job: ShardJob, config: IngestConfig, source: Source) -> tuple[dict[str, Any], int]:
+    say(STAGE, f"lists {source.uri}" + ("" if source.layout == "auto" else f" as {source.layout}"))
+    listing = list_source(source, config)
+    recordings = listing.recordings
     if job.hold_out == "recordings_if_no_speaker":
         config = with_held_out(config, recordings)
     ingest.claim_output(job.out, job.source, config)
@@ -49,7 +51,7 @@ def _shard_files(job: ShardJob, config: IngestConfig) -> tuple[dict[str, Any], i
     if todo:
         _write(job, config, plans, todo)
     summary = read_done(job.out) if not todo else None
-    return summary or ingest.finish(job.out, plans, config), len(todo)
+    return summary or ingest.finish(job.out, plans, config, {"source_notes": listing.notes}), len(todo)
 
 
 def with_held_out(config: IngestConfig, recordings: list[Recording]) -> IngestConfig:
@@ -76,6 +78,12 @@ def _write(job: ShardJob, config: IngestConfig, plans: list[ShardPlan], todo: li
 
 def _report(summary: dict[str, Any], wrote: int) -> dict[str, Any]:
     _print_lines(ingest_ledger.as_table(summary["ledger"]))
+    decoded_s = summary["input_s"]
+    say(STAGE, f"decoded {decoded_s:,.1f} s; headers and lists promise {summary['promised_s']:,.1f} s")
+    for line in summary["source_notes"]:
+        say(STAGE, f"note: {line}")
+    for note, count in summary["notes"].items():
+        say(STAGE, f"note: {note}: {count:,} (see the ledger)")
     for split, figures in summary["splits"].items():
         utterances, speakers = f"{figures['num_utterances']:,} utterances", f"{figures['num_speakers']:,} speakers"
         say(STAGE, f"{split}: {utterances}, {speakers}, {figures['duration_s']:,.1f} s")

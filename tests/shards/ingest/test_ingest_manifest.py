@@ -12,8 +12,13 @@ import soundfile
 from syllabary.shards import store
 from syllabary.shards.dataset.index import read_index, shard_uri
 from syllabary.shards.errors import ConflictError, InputError
-from syllabary.shards.ingest.manifest import list_manifest
+from syllabary.shards.ingest.recordings import Recording
+from syllabary.shards.ingest.sources.listing import list_source, tell_source
 from tests.helpers.ingest_testing import RATE, config, outcomes, shard, tone, write_audio
+
+
+def list_manifest(uri: str) -> list[Recording]:
+    return list_source(tell_source(uri, config()), config()).recordings
 
 
 def manifest(folder: Path, *lines: object) -> Path:
@@ -66,11 +71,14 @@ def test_missing_files_and_spans_without_audio_are_quarantined(tmp_path: Path) -
     ("line", "message"),
     [
         ("{not json", "line 2 is not JSON"),
-        ({"file": "a.flac"}, "line 2: path"),
+        ({"sound": "a.flac"}, "line 2: path"),
         ({"path": "a.flac", "start_s": 3, "end_s": 2}, "not after start_s"),
         ({"path": "a.flac", "start_s": -1}, "line 2: start_s"),
-        ({"path": "a.flac", "speeker": "x"}, "line 2: speeker"),
-        ({"path": "first.flac"}, "two recordings of one name"),
+        ({"path": "a.flac", "speaker": ["x"]}, "line 2: speaker"),
+        ({"path": "a.flac", "start_s": "soon"}, "line 2: start_s"),
+        ({"path": "a.flac", "start_s": float("nan")}, "line 2: start_s"),
+        ({"path": ""}, "line 2: path"),
+        ({"path": "first.flac"}, "lines 1 and 2 of .*list.jsonl are the same recording: 'first.flac'"),
         ("[1]", "line 2"),
     ],
 )

@@ -95,7 +95,7 @@ def test_a_tar_on_ray_with_a_bad_md5_then_without(corpus: Path, tmp_path: Path) 
 
 @pytest.mark.parametrize(
     ("source", "message"),
-    [("nowhere", "no such folder"), ("silent", "no audio found"), ("list.jsonl", "nothing there")],
+    [("nowhere", "no such folder"), ("silent", "no audio found"), ("list.jsonl", "no such folder")],
 )
 def test_a_source_that_does_not_do_is_one_line(tmp_path: Path, source: str, message: str) -> None:
     (tmp_path / "silent").mkdir()
@@ -121,7 +121,7 @@ def test_storage_that_fails_inside_a_task_is_one_line(corpus: Path, tmp_path: Pa
 
 
 def test_a_corpus_of_one_speaker_is_split_by_recording_only_when_asked(tmp_path: Path) -> None:
-    from syllabary.shards.ingest.sources import list_recordings
+    from syllabary.shards.ingest.sources.folder import list_recordings
     from syllabary.shards.ingest.splits import split_of
     from syllabary.workers.ingest.write_shards import with_held_out
 

@@ -1,0 +1,50 @@
+"""FLAC: its stream info, and streams that were joined into one file."""
+
+from __future__ import annotations
+
+import mmap
+
+from syllabary.shards.ingest.decoding.pieces import Part
+
+MARK = b"fLaC"
+_HEAD = MARK + b"\x00\x00\x00\x22"  # the first block of metadata is the stream info, of 34 bytes, or the last one too
+_LAST_HEAD = MARK + b"\x80\x00\x00\x22"
+_TOTAL = slice(18, 26)  # in 64 bits: rate 20, channels 3, bits 5, total samples 36
+_MD5 = slice(26, 42)
+_TOTAL_MASK = (1 << 36) - 1
+
+
+def flac_parts(data: mmap.mmap, start: int) -> tuple[Part, ...]:
+    """The streams of a file that begins with one at ``start``.
+
+    The decoder is told that it does not know the length: so it decodes whatever frames there are, and they are counted.
+    """
+    starts = [start]
+    while (found := _next_head(data, starts[-1] + 42)) >= 0:
+        starts.append(found)
+    return tuple(_part(data, a, b) for a, b in zip(starts, [*starts[1:], len(data)], strict=True))
+
+
+def _next_head(data: mmap.mmap, start: int) -> int:
+    at = data.find(MARK, start)
+    while at >= 0 and data[at : at + 8] not in (_HEAD, _LAST_HEAD):
+        at = data.find(MARK, at + 1)
+    return at
+
+
+def _part(data: mmap.mmap, start: int, stop: int) -> Part:
+    head = data[start : start + 42]
+    if len(head) < 42:
+        return Part(((start, stop),))
+    packed = int.from_bytes(head[_TOTAL])
+    total, bits = packed & _TOTAL_MASK, (packed >> 36 & 31) + 1
+    unknown = (packed & ~_TOTAL_MASK).to_bytes(8)
+    md5 = head[_MD5] if any(head[_MD5]) else b""
+    stop = _without_tag(data, stop)
+    pieces = ((start, start + 18), unknown, (start + 26, stop))
+    return Part(pieces, total or None, believed=bool(total), md5=md5, bits=bits)
+
+
+def _without_tag(data: mmap.mmap, stop: int) -> int:
+    """``stop``, or where an ID3v1 tag before it begins."""
+    return stop - 128 if data[max(0, stop - 128) : stop][:3] == b"TAG" else stop

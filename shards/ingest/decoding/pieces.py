@@ -1,0 +1,93 @@
+"""What a decoder is given to read: stretches of one file, and bytes of our own in between, as one seekable file.
+
+So a chained file is decoded link by link, a header that counts wrongly is read as if it counted right, and nothing is
+copied.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+Piece = bytes | tuple[int, int]  # own bytes, or start and stop in the file
+
+
+class PiecedFile(io.RawIOBase):
+    """Pieces of the file at ``path`` read as one."""
+
+    def __init__(self, path: Path, pieces: tuple[Piece, ...]) -> None:
+        self._handle = path.open("rb", buffering=0)
+        self._pieces = [(piece, len(piece) if isinstance(piece, bytes) else piece[1] - piece[0]) for piece in pieces]
+        self._size = sum(size for _, size in self._pieces)
+        self._position = 0
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def seekable(self) -> bool:
+        """Always."""
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """To ``offset`` from the start, the position or the end."""
+        self._position = max(0, (0, self._position, self._size)[whence] + offset)
+        return self._position
+
+    def tell(self) -> int:
+        """The position."""
+        return self._position
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        """Fill as much of the buffer as one piece gives."""
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def read(self, size: int = -1) -> bytes:
+        """Up to ``size`` bytes; fewer only at the end."""
+        size = self._size - self._position if size < 0 else size
+        chunks, skipped = [], 0
+        for piece, length in self._pieces:
+            first = self._position - skipped
+            if size > 0 and 0 <= first < length:
+                last = min(length, first + size)
+                chunk = piece[first:last] if isinstance(piece, bytes) else self._pread(piece[0] + first, last - first)
+                chunks.append(chunk)
+                self._position += len(chunk)
+                size -= len(chunk)
+                if len(chunk) < last - first:
+                    break
+            skipped += length
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def _pread(self, offset: int, size: int) -> bytes:
+        return os.pread(self._handle.fileno(), size, offset)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._handle.close()
+        super().close()
+
+
+@dataclass(frozen=True)
+class Part:
+    """One stream of a file: what to give the decoder, and what the container says of it.
+
+    Attributes:
+        pieces: of the file.
+        promised: sample frames that the container promises; None when it does not say, or the decoder knows better.
+        believed: whether ``promised`` is what will be decoded, unless the file is damaged; else it is counted first.
+        md5: of the samples, as FLAC has it; empty when not known.
+        bits: of a sample, for the md5.
+        kept: of the decoded frames, where a block format pads its last block; None is all.
+    """
+
+    pieces: tuple[Piece, ...]
+    promised: int | None = None
+    believed: bool = False
+    md5: bytes = b""
+    bits: int = 16
+    kept: int | None = None
