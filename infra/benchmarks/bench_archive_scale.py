@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from syllabary.shards import outputs
 from syllabary.shards.archive import parts as token_archive
+from syllabary.shards.archive.encoding import encode_part
 from syllabary.shards.archive.ledger import LEDGER_SCHEMA, TOKENIZED, Ledger, publish_part, sha256
 from syllabary.shards.archive.packing import Packing
 from syllabary.shards.archive.parts import ArchiveFormat, PartMetadata
@@ -61,7 +62,7 @@ def _make_part(uri: str, shard: str, first: int, num_rows: int, rng: np.random.G
     tokens = list(FORM.packing.pack(digits).reshape(num_rows, 2, 19))
     salience = list(rng.integers(0, 256, (num_rows, 2), dtype=np.uint8))
     metadata = PartMetadata(FORM, shard, "0" * 64)
-    part = token_archive.encode_part(token_archive.part_table(rows, tokens, salience, metadata))
+    part = encode_part(token_archive.part_table(rows, tokens, salience, metadata))
     status = {"status": [TOKENIZED] * num_rows, "reason": pa.nulls(num_rows, pa.string())}
     ledger = pa.table({n: status[n] if n in status else rows[n] for n in LEDGER_SCHEMA.names}).cast(LEDGER_SCHEMA)
     publish_part(uri, part, Ledger(shard, "0" * 64, sha256(part), len(part), ledger))

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from syllabary.model.measures.usage import entropy_bits
 from syllabary.shards import store
 from syllabary.shards.archive import parts as token_archive
+from syllabary.shards.archive.encoding import encode_part
 from syllabary.shards.archive.packing import Packing
 from syllabary.shards.archive.parts import ArchiveFormat, PartMetadata
 from syllabary.shards.archive.reader import ArchiveReader
@@ -76,7 +77,7 @@ class Part:
         """The part of index ``rows`` with these tokens [F, G] and salience [F]."""
         table = token_archive.part_table(rows, tokens, salience, PartMetadata(form, "train-000000", "0" * 64))
         digits = [form.packing.unpack(t) for t in tokens]
-        return cls(table, token_archive.encode_part(table), np.concatenate(digits))
+        return cls(table, encode_part(table), np.concatenate(digits))
 
     @property
     def duration_s(self) -> float:
@@ -158,7 +159,7 @@ def parts_of(uri: str) -> tuple[list[Part], ArchiveFormat]:
     for shard in reader.shards:
         table = pa.concat_tables(reader.scan(None, None, [shard]))
         tokens = token_archive.row_tokens(table, form.packing.num_groups)
-        rows = table.drop_columns(["tokens", "salience", "crc32c", "num_frames"])
+        rows = table.drop_columns(["tokens", "salience", "crc32c", "num_frames", "packing"])
         parts.append(Part.of(rows, tokens, token_archive.list_values(table["salience"]), form))
     return parts, form
 

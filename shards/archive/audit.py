@@ -256,6 +256,7 @@ def wrong_rows(table: pa.Table, form: ArchiveFormat, known: pa.Table | None = No
     wrong |= np.array([len(t) for t in tokens], np.int64) != num_frames * groups
     wrong |= np.array([len(s) for s in salience], np.int64) != num_frames
     wrong |= token_archive.row_crc32cs(table) != table["crc32c"].to_numpy()
+    wrong |= np.array([text != str(form.packing) for text in table["packing"].to_pylist()], bool)
     sizes = np.array(form.packing.position_sizes)
     for row in np.flatnonzero(~wrong):
         wrong[row] = bool((tokens[row].reshape(-1, groups) >= sizes).any())

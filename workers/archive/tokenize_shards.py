@@ -75,7 +75,7 @@ def _seconds(table: Any) -> float:
 def _claim(job: TokenizeJob) -> ArchiveFormat:
     from syllabary.workers.tokenizer.directory import load_tokenizer
 
-    form = archive_format(load_tokenizer(job.tokenizer, decoder=False))
+    form = archive_format(load_tokenizer(job.tokenizer, decoder=False), job.encoding)
     form.claim(job.archive)
     return form
 
@@ -150,7 +150,7 @@ def _encoded_shards(job: TokenizeJob, todo: list[str]) -> Iterator[dict[str, Any
         available = num_gpus or int(ray.cluster_resources().get("CPU", 1))
         num_workers = min(job.num_workers or available, len(todo))
         rows = [{"shard": shard} for shard in todo]
-        arguments = (job.shards, job.tokenizer, job.archive, job.storage_patience_s)
+        arguments = (job.shards, job.tokenizer, job.archive, job.storage_patience_s, job.encoding)
         meter = Meter("tokenize", job.archive)
         for row in through_actors(ShardEncoder, arguments, rows, num_workers, num_gpus=1 if num_gpus else 0):
             if not row["error"]:

@@ -119,6 +119,10 @@ MaxQuarantined = Annotated[
     float, Field(ge=0, le=100, description="Fail when more of the audio than this (percent) cannot be tokenized.")
 ]
 StoragePatience = Annotated[float, Field(ge=0, description="How long an object store may be away, in seconds.")]
+Encoding = Annotated[
+    Literal["plain", "compact"],
+    Field(description="How parts are written: plain for every Parquet reader, compact for the fewest bytes."),
+]
 AudioFormat = Annotated[
     Literal["flac", "wav"], Shown(option="--format"), Field(description="What the audio files are written as.")
 ]
@@ -243,6 +247,7 @@ class TokenizeJob(Job):
     num_workers: NumWorkers = None
     storage_patience_s: StoragePatience = 300.0
     max_quarantined_percent: MaxQuarantined = 5.0
+    encoding: Encoding = "plain"
 
 
 class VerifyJob(Job):
@@ -317,7 +322,7 @@ class PackJob(Job):
 
 
 class RepackJob(Job):
-    """Change group size or digit order without encoding again, and show what each choice costs."""
+    """Change group size, digit order or encoding without running the tokenizer, and show what each choice costs."""
 
     verb: ClassVar[str] = "repack"
     runs: ClassVar[str] = "archive.repack:repack"
@@ -329,6 +334,7 @@ class RepackJob(Job):
     digit_order: Literal["first_most_significant", "first_least_significant"] = Field(
         default="first_most_significant", description="Which dim of a token counts most."
     )
+    encoding: Encoding = "plain"
 
 
 def _percent(value: object) -> object:
