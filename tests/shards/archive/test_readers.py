@@ -65,8 +65,8 @@ def test_fastparquet_does_not_read_the_compact_form(tmp_path: Path) -> None:
 
 
 OLD_READERS = {
-    "duckdb==1.1.3": "import duckdb; rows = duckdb.sql(f\"select utterance_id, tokens from read_parquet('{parts}')\").fetchall()",
-    "polars==0.20.31": "import polars; rows = polars.read_parquet(parts, columns=['utterance_id', 'tokens']).rows()",
+    "duckdb==1.1.3": "import duckdb\nrows = duckdb.sql(f\"select utterance_id, tokens from '{parts}'\").fetchall()",
+    "polars==0.20.31": "import polars\nrows = polars.read_parquet(parts, columns=['utterance_id', 'tokens']).rows()",
 }
 
 
