@@ -3,7 +3,7 @@
     python infra/benchmarks/bench_archive_size.py [ARCHIVE | SHARDS]...
 
 Synthetic parts of uniform and of skewed digits (128 dims, 4 levels, 2.5 frames/s), plain and compact, of the sizes that
-shards of 64, 256 and 1,024 MB make. ARCHIVE is written anew by this version, against the measured entropy of its digits,
+shards of 64, 256 and 1,024 MB make. ARCHIVE is written anew, against the measured entropy of its digits,
 and each column against what is in it; SHARDS likewise with random tokens and salience, so that what utterances cost
 is seen before anything is trained.
 """

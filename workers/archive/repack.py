@@ -20,6 +20,7 @@ from syllabary.shards.archive.parts import ArchiveFormat, PartMetadata, open_par
 from syllabary.shards.archive.reader import ArchiveReader
 from syllabary.shards.errors import DamageError, InputError
 from syllabary.shards.outputs import mark_done, read_done
+from syllabary.workers.archive.describe import carry_description
 from syllabary.workers.control.jobs import RepackJob
 from syllabary.workers.control.run_verb import Progress, say
 
@@ -113,7 +114,9 @@ def _write(job: RepackJob, reader: ArchiveReader, form: ArchiveFormat, out: str)
     progress.finish()
     done = read_done(job.archive)
     if done is not None:
-        mark_done(out, done | {"size_bytes": sum(e.size_bytes for e in store.list_files(store.join(out, "parts")))})
+        done = done | {"size_bytes": sum(e.size_bytes for e in store.list_files(store.join(out, "parts")))}
+        carry_description("repack", job.archive, out, done)
+        mark_done(out, done)
 
 
 def _write_part(reader: ArchiveReader, shard: str, form: ArchiveFormat, out: str) -> None:

@@ -180,7 +180,10 @@ class RecipeJob(Job, RecipeParameters):
 
 
 class ShardJob(RecipeJob):
-    """Shard speech into WebDataset tars with an index and a ledger; what is there already stays as it is."""
+    """Shard speech into WebDataset tars with an index and a ledger; what is there already stays as it is.
+
+    Title, licence and origin go into the cards of every archive and of all blocks made from the shards.
+    """
 
     verb: ClassVar[str] = "shard"
     runs: ClassVar[str] = "ingest.write_shards:write_shards"
@@ -191,6 +194,9 @@ class ShardJob(RecipeJob):
         default="as_configured",
         description="What to do where no speaker falls into the valid split: nothing, or split by recording.",
     )
+    title: str = Field(default="", description="What the corpus is called; empty for unnamed.")
+    licence: str = Field(default="", description="Licence of the speech, CC-BY-4.0 or a URL; empty for not told.")
+    origin: str = Field(default="", description="Where the speech comes from, a URL or words; empty for not told.")
 
 
 class PretrainJob(RecipeJob):
@@ -248,10 +254,16 @@ class TokenizeJob(Job):
     storage_patience_s: StoragePatience = 300.0
     max_quarantined_percent: MaxQuarantined = 5.0
     encoding: Encoding = "plain"
+    with_tokenizer: bool = Field(
+        default=False, description="Put the tokenizer's weights beside the tokens, so that the archive can be played."
+    )
 
 
 class VerifyJob(Job):
-    """Check every byte of an archive; damage is named, and a command ends with exit code 2."""
+    """Check every byte of an archive; damage is named, and a command ends with exit code 2.
+
+    Outcome, date and agent go into the archive's log of events, in PREMIS's terms.
+    """
 
     verb: ClassVar[str] = "verify"
     runs: ClassVar[str] = "archive.verify:verify"
@@ -260,6 +272,9 @@ class VerifyJob(Job):
         default=None, description="URI of the shards that the archive has to cover; empty for the archive alone."
     )
     only_new: OnlyNew = False
+    log_event: Annotated[bool, Shown(option="--log/--no-log")] = Field(
+        default=True, description="Write the outcome into the archive's folder, events/."
+    )
 
 
 class RestoreJob(Job):
@@ -292,6 +307,17 @@ class RestoreJob(Job):
     num_workers: Annotated[int, Shown(option="--workers")] = Field(
         default=1, ge=1, description="Processes; above 1 the shards are spread over Ray."
     )
+
+
+class BagJob(Job):
+    """Copy an output folder into a BagIt bag: what archives hand one another, a checksum of every file in it."""
+
+    verb: ClassVar[str] = "bag"
+    runs: ClassVar[str] = "archive.bag:bag"
+    folder: Annotated[str, Shown(positional=True, uri="s3://bucket/run/archive")] = Field(
+        description="URI of an archive, of blocks, of restored audio."
+    )
+    out: Out
 
 
 class PackJob(Job):
