@@ -27,8 +27,10 @@ TOKENS, SALIENCE = "tokens.list.element", "salience.list.element"
 _PAGE_BYTES = 8 << 20  # mostly one page a column
 _ZSTD_LEVEL = 9
 _FEW_VALUES = (
-    "recording_id", "speaker", "split", "packing", "num_frames", "sample_rate", "source", "language", "snr_db",
+    "recording_id", "speaker", "split", "packing", "num_frames", "sample_rate", "source", "language",
+    "snr_db", "gender", "extra",
 )  # fmt: skip
+_NOT_SOUGHT = ("packing", "text", "extra")
 _COMPACT: dict[str, Any] = {
     "compression": "brotli",
     "use_dictionary": ["recording_id", "packing"],
@@ -82,7 +84,7 @@ def _written(table: pa.Table, row_group_size: int, options: dict[str, Any]) -> b
     with pq.ParquetWriter(
         sink,
         table.schema,
-        write_statistics=[f.name for f in table.schema if pa.types.is_string(f.type) and f.name != "packing"],
+        write_statistics=[f.name for f in table.schema if pa.types.is_string(f.type) and f.name not in _NOT_SOUGHT],
         write_page_checksum=True,  # statistics are those of the texts, which rows are looked for by
         data_page_size=_PAGE_BYTES,
         store_schema=False,

@@ -40,6 +40,9 @@ INDEX_SCHEMA = pa.schema(
         pa.field("source", pa.string(), nullable=False),
         pa.field("language", pa.string()),
         pa.field("snr_db", pa.float64()),
+        pa.field("text", pa.string()),
+        pa.field("gender", pa.string()),
+        pa.field("extra", pa.string()),
     ],
     metadata={_VERSION_KEY: INDEX_VERSION.encode()},
 )

@@ -7,6 +7,7 @@ leaves nothing in the shard; memory is bounded by the longest utterance.
 from __future__ import annotations
 
 import hashlib
+import json
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,12 +22,14 @@ from syllabary.shards.ingest import filters
 from syllabary.shards.ingest.config import IngestConfig
 from syllabary.shards.ingest.ledger import Row, fill_gaps, publish_ledger
 from syllabary.shards.ingest.planning import ShardPlan
-from syllabary.shards.ingest.recordings import Recording, RecordingError
+from syllabary.shards.ingest.recordings import Recording, RecordingError, extra_json
 from syllabary.shards.ingest.segments import Region, cut_long, limits, speech_regions, tiles
 from syllabary.shards.ingest.streams import SampleStream
 from syllabary.shards.ingest.vad import detect_speech
 
 VoiceActivity = tuple[tuple[float, float], ...]
+_MEMBER = ("utterance_id", "recording_id", "speaker", "split", "sample_rate", "num_samples", "start_sample", "source",
+           "language", "snr_db", "text", "gender", "extra")  # fmt: skip
 _MAX_SAMPLES_PER_BYTE = 4096  # more than any real file has: a header that promises more is not believed
 
 
@@ -99,47 +102,49 @@ class _Writing:
             self.ledger.append(_whole(recording, path, self.config, verdict, detail))
 
     def _cut(self, recording: Recording, path: Path) -> list[Row]:
-        activity = self._voice_activity(recording, path)
         with SampleStream(
             path, max_rate=self.config.max_sample_rate, start_s=recording.start_s, end_s=recording.end_s
         ) as stream:
+            regions = self._regions(recording, path, stream)
+            transcript = _Transcript(recording, _is_one_utterance(regions, limits(self.config, stream.rate)[1]))
             spans = []
-            for start, samples in self._utterances(stream, activity):
-                status, detail = self._store(recording, start, samples, stream.rate)
+            for start, samples in self._utterances(stream, regions):
+                status, detail = self._store(recording, start, samples, stream.rate, transcript)
                 spans.append(_row(recording, status, detail, start, len(samples), stream.rate))
             stream.finish()
             return fill_gaps(spans, stream.num_samples, _row(recording, "silence", "", 0, 0, stream.rate))
 
-    def _voice_activity(self, recording: Recording, path: Path) -> VoiceActivity | None:
-        if self.config.coverage == "all":
-            return None
-        known = self.inputs.voice_activity(recording)
-        if known is not None:
-            return known
-        spans = detect_speech(path, self.config.vad_aggressiveness, start_s=recording.start_s, end_s=recording.end_s)
-        return tuple(spans)
-
-    def _utterances(self, stream: SampleStream, activity: VoiceActivity | None) -> Iterator[tuple[int, Samples]]:
-        min_samples, max_samples = limits(self.config, stream.rate)
+    def _regions(self, recording: Recording, path: Path, stream: SampleStream) -> list[Region]:
+        """What of the recording becomes utterances: all of it in pieces that fit, or its speech."""
+        max_samples = limits(self.config, stream.rate)[1]
+        stays_whole = (
+            recording.text is not None and self.config.transcribed == "whole" and stream.num_samples <= max_samples
+        )
+        if self.config.coverage == "all" or stays_whole:
+            return tiles(stream.num_samples, max_samples)
+        activity = self.inputs.voice_activity(recording)
         if activity is None:
-            for start, stop in tiles(stream.num_samples, max_samples):
-                yield start, stream.read(start, stop)
-            return
-        regions: list[Region] = speech_regions(activity, stream.num_samples, stream.rate, self.config.join_gap_s)
+            activity = tuple(
+                detect_speech(path, self.config.vad_aggressiveness, start_s=recording.start_s, end_s=recording.end_s)
+            )
+        return speech_regions(activity, stream.num_samples, stream.rate, self.config.join_gap_s)
+
+    def _utterances(self, stream: SampleStream, regions: list[Region]) -> Iterator[tuple[int, Samples]]:
+        min_samples, max_samples = limits(self.config, stream.rate)
         for region in regions:
             yield from cut_long(region, stream, stream.rate, min_samples, max_samples)
 
-    def _store(self, recording: Recording, start: int, samples: Samples, rate: int) -> tuple[str, str]:
+    def _store(
+        self, recording: Recording, start: int, samples: Samples, rate: int, transcript: _Transcript
+    ) -> tuple[str, str]:
         """Put one utterance into the shard, or say why not: its status and detail in the ledger."""
         if self.config.coverage == "speech" and len(samples) < limits(self.config, rate)[0]:
             return "too_short", ""
         if reason := filters.reject(samples, rate, recording.snr_db, self.config):
             return "filtered", reason
         flac = encode_flac(samples, rate)
-        row = self._index_row(recording, start, len(samples), rate, flac)
-        member = {key: row[key] for key in ("utterance_id", "recording_id", "speaker", "split", "sample_rate",
-                                            "num_samples", "start_sample", "source", "language", "snr_db")}  # fmt: skip
-        row["offset"] = self.tar.add(row["key"], flac, member)
+        row = self._index_row(recording, start, len(samples), rate, flac) | transcript.columns()
+        row["offset"] = self.tar.add(row["key"], flac, {key: row[key] for key in _MEMBER})
         self.rows.append(row)
         return "shard", self.plan.shard
 
@@ -159,7 +164,34 @@ class _Writing:
             "source": recording.source,
             "language": recording.language,
             "snr_db": recording.snr_db,
+            "gender": recording.gender,
         }
+
+
+class _Transcript:
+    """Which utterance of a recording the recording's text belongs to.
+
+    An utterance that holds all speech of its recording has the text as its own. Of a recording that was cut into
+    several nobody knows which words are where: no utterance claims them, and the first carries them as
+    ``recording_text`` of its ``extra``, so that they are not lost.
+    """
+
+    def __init__(self, recording: Recording, is_one_utterance: bool) -> None:
+        self._recording, self._is_one = recording, is_one_utterance
+        self._told = False
+
+    def columns(self) -> Row:
+        """``text`` and ``extra`` of the next utterance that is stored."""
+        text, extra = self._recording.text, self._recording.extra
+        first, self._told = not self._told, True
+        if text is None or self._is_one:
+            return {"text": text, "extra": extra}
+        values = json.loads(extra or "{}") | ({"recording_text": text} if first else {})
+        return {"text": None, "extra": extra_json(values)}
+
+
+def _is_one_utterance(regions: list[Region], max_samples: int) -> bool:
+    return len(regions) == 1 and regions[0][1] - regions[0][0] <= max_samples
 
 
 def _row(recording: Recording, status: str, detail: str, start: int, num_samples: int, rate: int) -> Row:

@@ -1,4 +1,4 @@
-"""The JSON beside a LibriLight recording: speaker, language, SNR and voice activity.
+"""The JSON beside a LibriLight recording: speaker, language, SNR, voice activity, and what it says of the book.
 
 It is not strict JSON (bare ``NaN`` for an unknown SNR), ``book_meta.id`` is a string or a number, and voice activity
 may be empty, unsorted, overlapping, past the end of the audio, or one segment of over an hour.
@@ -8,20 +8,30 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from syllabary.shards.ingest.recordings import RecordingError
 
+_KNOWN = {"speaker", "snr", "voice_activity", "text", "gender", "book_meta"}
+_BOOK = ("id", "title", "genre", "meta_genre", "authors")  # the rest are links, long descriptions and zeros
+
 
 @dataclass(frozen=True)
 class Sidecar:
-    """What the JSON says; None is "not said". ``voice_activity`` holds (onset, offset) in seconds, as found."""
+    """What the JSON says; None is "not said". ``voice_activity`` holds (onset, offset) in seconds, as found.
+
+    ``extra`` is all else: of ``book_meta`` what names the book, and every key that is not LibriLight's.
+    """
 
     speaker: str | None
     language: str | None
     snr_db: float | None
     voice_activity: tuple[tuple[float, float], ...] | None
+    text: str | None = None
+    gender: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 def parse_sidecar(data: bytes) -> Sidecar:
@@ -38,7 +48,18 @@ def parse_sidecar(data: bytes) -> Sidecar:
         raise RecordingError("invalid JSON: not an object")
     book = values.get("book_meta")
     language = book.get("language") if isinstance(book, dict) else None
-    return Sidecar(_name(values.get("speaker")), _name(language), _finite(values.get("snr")), _intervals(values))
+    return Sidecar(
+        _name(values.get("speaker")), _name(language), _finite(values.get("snr")), _intervals(values),
+        _name(values.get("text")), _name(values.get("gender")), _extra(values),
+    )  # fmt: skip
+
+
+def _extra(values: dict[str, Any]) -> dict[str, Any]:
+    own = {key: value for key, value in values.items() if key not in _KNOWN}
+    book = values.get("book_meta")
+    if isinstance(book, dict):
+        book = {key: book[key] for key in _BOOK if book.get(key) not in (None, "", [])}
+    return own | ({"book_meta": book} if book else {})
 
 
 def _name(value: Any) -> str | None:

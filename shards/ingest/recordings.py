@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+from syllabary.shards.outputs import canonical_json
 
 Verdict = Literal["", "filtered", "duplicate", "quarantined"]
 
@@ -16,7 +20,7 @@ class RecordingError(Exception):
     """
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Recording:
     """One input recording.
 
@@ -27,6 +31,8 @@ class Recording:
         sidecar: where its LibriLight JSON lies, if it has one.
         size_bytes: of the file.
         fingerprint: changes when the file or its JSON changes.
+        text, gender: what the source says; the text is of the whole recording.
+        extra: whatever else the source says, as a canonical JSON object; None when it says nothing else.
         start_s, end_s: the part of the file that is the recording; None is the file's own start or end.
         verdict, detail: what was decided before decoding, and why; empty verdict means "to be cut".
     """
@@ -40,10 +46,36 @@ class Recording:
     sidecar: str | None = None
     language: str | None = None
     snr_db: float | None = None
+    text: str | None = None
+    gender: str | None = None
+    extra: str | None = None
     start_s: float | None = None
     end_s: float | None = None
     verdict: Verdict = ""
     detail: str = ""
+
+
+def extra_json(values: Mapping[str, Any]) -> str | None:
+    """What a source says beyond the known columns as canonical JSON; None when it is nothing.
+
+    Values that JSON has no word for (NaN, dates, bytes) are kept as text.
+    """
+    said = {key: _plain(value) for key, value in values.items() if value is not None}
+    return canonical_json(said).decode("utf-8", "replace") if said else None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()  # a lone surrogate is no text
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, Mapping):
+        return {str(_plain(str(key))): _plain(own) for key, own in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(own) for own in value]
+    return str(value)
 
 
 def escape(name: str) -> str:
@@ -52,6 +84,8 @@ def escape(name: str) -> str:
     >>> escape("a b\\n.flac")
     'a b%0A.flac'
     """
+    if name.isprintable() and "%" not in name:
+        return name
     return "".join(_escape_character(character) for character in name)
 
 

@@ -20,7 +20,7 @@ from syllabary.shards import store
 from syllabary.shards.errors import InputError, NotFoundError, StorageError
 from syllabary.shards.ingest.config import IngestConfig
 from syllabary.shards.ingest.librilight import Sidecar, parse_sidecar
-from syllabary.shards.ingest.recordings import Recording, RecordingError, Verdict, escape, id_of
+from syllabary.shards.ingest.recordings import Recording, RecordingError, Verdict, escape, extra_json, id_of
 
 AUDIO_SUFFIXES = frozenset({
     ".flac", ".wav", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".aifc", ".au", ".snd", ".w64", ".rf64", ".caf",
@@ -87,8 +87,8 @@ def _is_input(file: SourceFile) -> bool:
 
 
 def _layout(files: list[SourceFile], config: IngestConfig) -> Layout:
-    if config.layout != "auto":
-        return config.layout
+    if config.layout in ("librilight", "folder"):
+        return "librilight" if config.layout == "librilight" else "folder"
     names = {file.name for file in files}
     paired = any(_sidecar_name(file.name) in names for file in files if file.suffix == ".flac")
     return "librilight" if paired else "folder"
@@ -129,7 +129,9 @@ class _Describer:
             size_bytes=self.file.size_bytes, fingerprint=fingerprint(self.file, mark),
             speaker=escape((said and said.speaker) or speaker_of(self.file.name, self.layout)),
             sidecar=self.sidecar.location if self.sidecar else None, language=said.language if said else None,
-            snr_db=said.snr_db if said else None, verdict=verdict, detail=detail,
+            snr_db=said.snr_db if said else None, text=said.text if said else None,
+            gender=said.gender if said else None, extra=extra_json(said.extra) if said else None,
+            verdict=verdict, detail=detail,
         )  # fmt: skip
 
     def _read_sidecar(self) -> tuple[Sidecar | None, str]:

@@ -19,7 +19,7 @@ from syllabary.shards.errors import DamageError, FormatError, InputError
 from syllabary.shards.ingest.config import IngestConfig
 from syllabary.shards.ingest.cutting import VoiceActivity
 from syllabary.shards.ingest.librilight import Sidecar, parse_sidecar
-from syllabary.shards.ingest.recordings import Recording, RecordingError, Verdict, escape, id_of
+from syllabary.shards.ingest.recordings import Recording, RecordingError, Verdict, escape, extra_json, id_of
 from syllabary.shards.ingest.sources import AUDIO_SUFFIXES, Layout, SourceFile, fingerprint, require_sidecar, speaker_of
 
 _BLOCK_BYTES = 4 << 20
@@ -152,7 +152,8 @@ class TarStream:
             source=escape(file.name), location="", size_bytes=file.size_bytes, fingerprint=fingerprint(file, mark),
             speaker=escape((said and said.speaker) or speaker_of(file.name, self.layout)),
             language=said.language if said else None, snr_db=said.snr_db if said else None,
-            verdict=verdict, detail=detail,
+            text=said.text if said else None, gender=said.gender if said else None,
+            extra=extra_json(said.extra) if said else None, verdict=verdict, detail=detail,
         )  # fmt: skip
         audio = Path(file.location) if file.location else None
         offset = self._offsets.pop(file.name, 0) if audio else 0

@@ -19,7 +19,7 @@ from tests.helpers.archive_corpus import make_archive
 
 FORMAT_MD = (Path(shards.__file__).parent / "FORMAT.md").read_text()
 PYARROW_OF_THE_BYTES = "26.0.1"
-PART_SHA256 = "c0d026cce781b171b5059e90354c6b3acd6aac3a798df2a9a21df0560c4ce425"
+PART_SHA256 = "c116c4ae0acde9f66f72ff32acdf9951db3e3bb33d0b32f124b14c04867861a4"
 
 
 @pytest.fixture(scope="module")

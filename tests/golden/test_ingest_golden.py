@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from syllabary.shards.audio import encode_flac
 from tests.helpers.ingest_testing import config, librilight_json, shard
 
-GOLDEN_TAR = "93956c4903f69d846371e90c88317f625eab3c137dd0fdd76d40b6c0951aa72a"
+GOLDEN_TAR = "a31e3ac791f7862bf6f18d0d04c7e97baffcf7aa6f3b7889fefb649f0474e2ea"
 GOLDEN_INDEX_ROW = {
     "utterance_id": "19/book/a@0000008000",
     "recording_id": "19/book/a",

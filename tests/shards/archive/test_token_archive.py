@@ -79,7 +79,7 @@ def test_a_part_is_written_as_its_archive_says_and_its_pages_are_checksummed(enc
 def test_storage_places_of_the_shard_are_not_carried_and_the_rest_is(archive: tuple[Path, dict]) -> None:
     names = pq.read_schema(archive[0] / "parts/train-000000.parquet").names
     assert names[:12] == [f.name for f in token_archive.COLUMNS]
-    assert set(names[12:]) == {"source", "language", "snr_db"}
+    assert set(names[12:]) == {"source", "language", "snr_db", "text", "gender", "extra"}
 
 
 def test_a_source_is_stored_where_the_recording_id_does_not_tell_it_and_found_either_way() -> None:

@@ -17,7 +17,9 @@ def test_hugging_face_datasets_opens_the_shards(corpus: Path, tmp_path: Path, mo
     from datasets import Features, Value
 
     text, number = Value("string"), Value("int64")
-    sample = dict.fromkeys(("utterance_id", "recording_id", "speaker", "split", "source", "language"), text)
+    sample = dict.fromkeys(
+        ("utterance_id", "recording_id", "speaker", "split", "source", "language", "text", "gender", "extra"), text
+    )
     sample |= dict.fromkeys(("sample_rate", "num_samples", "start_sample"), number) | {"snr_db": Value("float64")}
     features = Features({"__key__": text, "__url__": text, "flac": Value("binary"), "json": sample})
     shard(corpus, tmp_path / "out")
