@@ -58,7 +58,7 @@ _CONTEXT: dict[str, Any] = {
 
 
 def croissant(
-    title: str, description: str, origin: Origin, record_sets: Mapping[str, tuple[str, pa.Schema]], version: str
+    title: str, description: str, origin: Origin, record_sets: Mapping[str, tuple[list[str], pa.Schema]], version: str
 ) -> bytes:
     """The description as JSON-LD.
 
@@ -66,7 +66,7 @@ def croissant(
         title: of the data set.
         description: a sentence or two.
         origin: its licence and source.
-        record_sets: pattern of the files and columns of each, by name.
+        record_sets: patterns of the files and columns of each, by name.
         version: of the data set, ``1.0.0``.
     """
     known = {"license": origin.licence, "url": origin.origin if "://" in origin.origin else ""}
@@ -78,19 +78,19 @@ def croissant(
         "description": description,
         "version": version,
         **{name: text for name, text in known.items() if text},
-        "distribution": [_file_set(name, pattern) for name, (pattern, _) in record_sets.items()],
+        "distribution": [_file_set(name, patterns) for name, (patterns, _) in record_sets.items()],
         "recordSet": [_record_set(name, schema) for name, (_, schema) in record_sets.items()],
     }
     return outputs.pretty_json(value)
 
 
-def _file_set(name: str, pattern: str) -> dict[str, Any]:
+def _file_set(name: str, patterns: list[str]) -> dict[str, Any]:
     return {
         "@type": "cr:FileSet",
         "@id": f"{name}-files",
         "name": f"{name}-files",
         "encodingFormat": "application/x-parquet",
-        "includes": pattern,
+        "includes": patterns,
     }
 
 

@@ -78,8 +78,8 @@ def archive_files(
         _LAYOUT.format(weights=" and weights" if with_weights else ""),
     ]
     sets = {
-        "tokens": (f"{PARTS}/*.parquet", schema.remove_metadata()),
-        "ledger": (f"{LEDGER}/*.parquet", LEDGER_SCHEMA),
+        "tokens": ([f"{PARTS}/*.parquet"], schema.remove_metadata()),
+        "ledger": ([f"{LEDGER}/*.parquet"], LEDGER_SCHEMA),
     }
     return {
         "README.md": card(title, configs, told, sections),

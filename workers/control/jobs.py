@@ -80,6 +80,18 @@ Tokenizer = Annotated[
     Field(description="URI of a tokenizer directory, or builtin:NAME for one that ships with the package."),
 ]
 Archive = Annotated[str, Shown(uri="s3://bucket/run/archive"), Field(description="URI of the token archive.")]
+
+
+def _one_or_more(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+Archives = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_one_or_more),
+    Shown(uri="s3://bucket/run/archive"),
+    Field(min_length=1, description="URI of a token archive; several are packed together."),
+]
 EncoderRun = Annotated[
     str, Shown(uri="s3://bucket/run/pretrain"), Field(description="URI of the stage-1 run; none begins untrained.")
 ]
@@ -321,19 +333,48 @@ class BagJob(Job):
 
 
 class PackJob(Job):
-    """Pack tokens into fixed blocks to train language models from.
+    """Pack tokens into what language models are trained from: fixed blocks, or documents in other trainers' formats.
 
-    Memory follows from ``bucket_mb`` alone; tokens are sorted below ``TMPDIR``, which needs about the archive's size.
+    Memory follows from ``part_mb`` alone; tokens are sorted below ``TMPDIR``, which needs about the archive's size.
     """
 
     verb: ClassVar[str] = "pack"
     runs: ClassVar[str] = "archive.pack:pack"
-    archive: Archive
+    archive: Archives
     out: Out
+    weights: Annotated[tuple[float, ...], Shown(option="--weight")] = Field(
+        default=(), description="How often the documents of each archive come, 2.5 or so; empty for once each."
+    )
+    where: Where = None
     block_size: int = Field(default=2048, ge=2, description="Ids per block.")
+    layout: Literal["stream", "frames", "whole"] = Field(
+        default="stream",
+        description="Blocks are cut where they are full, at a frame, or so that no document is cut (best fit).",
+    )
+    ends: Literal["separator", "begin_end"] = Field(
+        default="separator",
+        description="A separator before each document, or a begin id before and an end id after it.",
+    )
+    mark_gaps_s: Annotated[float | None, Shown(option="--mark-gaps")] = Field(
+        default=None,
+        ge=0,
+        description="Put the gap id where so many seconds pass inside a document; empty for nowhere.",
+    )
+    id_offset: int | None = Field(
+        default=None, ge=0, description="The first token's id; empty for 0, or for the first behind the text's."
+    )
+    interleave: Literal["none", "text_to_speech", "speech_to_text", "both"] = Field(
+        default="none", description="Text beside the speech of each utterance, before it, after it, or once each way."
+    )
+    text_tokenizer: Annotated[str | None, Shown(uri="s3://bucket/tokenizer.json")] = Field(
+        default=None, description="URI of the tokenizer.json that the text's ids are of."
+    )
     document: Literal["recording", "utterance"] = Field(default="recording", description="What separators divide.")
-    output_format: Annotated[Literal["parquet", "megatron"], Shown(option="--format")] = Field(
-        default="parquet", description="What the blocks are written as; Megatron's are a .bin and an .idx."
+    output_format: Annotated[
+        Literal["parquet", "megatron", "datatrove", "webdataset", "lhotse"], Shown(option="--format")
+    ] = Field(
+        default="parquet",
+        description="Blocks as parquet or webdataset; documents as megatron or datatrove; utterances as lhotse's Shar.",
     )
     splits: Literal["archive", "speaker"] = Field(
         default="archive",
@@ -342,8 +383,8 @@ class PackJob(Job):
     valid_percent: float = Field(default=2.0, ge=0, le=50, description="Of the speakers, with new splits.")
     test_percent: float = Field(default=2.0, ge=0, le=50, description="Of the speakers, with new splits.")
     seed: int = Field(default=0, description="Of the shuffle.")
-    bucket_mb: float = Field(
-        default=16.0, gt=0, description="Of the archive, in one part of the blocks and in memory at once."
+    part_mb: float = Field(
+        default=16.0, gt=0, description="Of the archive, in one part of the output and in memory at once."
     )
 
 
