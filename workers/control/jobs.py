@@ -409,17 +409,17 @@ def _percent(value: object) -> object:
 
 
 class SalientJob(Job):
-    """List the time spans of highest salience without decoding audio."""
+    """List the time spans of highest salience, ranked, ties by time, without decoding audio."""
 
     verb: ClassVar[str] = "salient"
     runs: ClassVar[str] = "archive.salient:salient"
     archive: Archive
     top_percent: Annotated[float, BeforeValidator(_percent), Shown(option="--top", as_text=True)] = Field(
-        default=5.0, gt=0, le=100, description="Share of the frames: 5%."
+        default=5.0, gt=0, le=100, description="Share of the frames, exactly: 5%."
     )
     where: Where = None
-    out: Annotated[str | None, Shown(uri="s3://bucket/spans.parquet")] = Field(
-        default=None, description="URI of a Parquet file that receives all spans; empty for none."
+    out: Annotated[str | None, Shown(uri="s3://bucket/spans")] = Field(
+        default=None, description="URI of a folder that receives all spans as spans.parquet; empty for none."
     )
     limit: int = Field(default=100, ge=0, description="Spans that are printed.")
 
