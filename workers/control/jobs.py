@@ -92,6 +92,10 @@ Archives = Annotated[
     Shown(uri="s3://bucket/run/archive"),
     Field(min_length=1, description="URI of a token archive; several are packed together."),
 ]
+Blocks = Annotated[str, Shown(uri="s3://bucket/run/blocks"), Field(description="URI of packed blocks, as Parquet.")]
+LanguageModel = Annotated[
+    str, Shown(uri="s3://bucket/lm/model"), Field(description="URI of a language model's directory, OUT/model.")
+]
 EncoderRun = Annotated[
     str, Shown(uri="s3://bucket/run/pretrain"), Field(description="URI of the stage-1 run; none begins untrained.")
 ]
@@ -386,6 +390,68 @@ class PackJob(Job):
     part_mb: float = Field(
         default=16.0, gt=0, description="Of the archive, in one part of the output and in memory at once."
     )
+
+
+class LmTrainJob(Job):
+    """Train a small language model on blocks of tokens; a run cut short goes on from its newest whole checkpoint."""
+
+    verb: ClassVar[str] = "lm-train"
+    runs: ClassVar[str] = "lm.train:lm_train"
+    blocks: Blocks
+    out: Out
+    hidden_size: int = Field(default=256, ge=8, description="Width of the model.")
+    num_layers: int = Field(default=6, ge=1, description="Layers of the model.")
+    num_heads: int = Field(default=4, ge=1, description="Heads of its attention.")
+    num_steps: int = Field(default=2000, ge=1, description="Optimizer steps.")
+    batch_size: int = Field(default=8, ge=1, description="Blocks of one step, over all workers.")
+    learning_rate: float = Field(default=1e-3, gt=0, description="The highest, after the warm-up.")
+    warmup_steps: int = Field(default=100, ge=0, description="Steps until then.")
+    checkpoint_every: int = Field(default=200, ge=1, description="Steps between two checkpoints.")
+    shuffled: bool = Field(
+        default=False,
+        description="A control: tokens of each place in another order, so that only their frequency is left.",
+    )
+    seed: int = Field(default=0, description="Of weights and order.")
+    num_workers: Annotated[int, Shown(option="--workers")] = Field(default=1, ge=1, description="Ranks.")
+    threads_per_worker: Annotated[int, Shown(option="--threads")] = Field(
+        default=1, ge=1, description="Threads of each rank."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="What the ranks train on.")
+
+
+class LmEvalJob(Job):
+    """Say how many bits a second a language model needs for held-out speech, beside payload and entropies."""
+
+    verb: ClassVar[str] = "lm-eval"
+    runs: ClassVar[str] = "lm.evaluate:lm_eval"
+    model: LanguageModel
+    blocks: Blocks
+    out: Annotated[str | None, Shown(uri="s3://bucket/lm-eval")] = Field(
+        default=None, description="URI of a folder that receives lm.json; empty for none."
+    )
+    split: Literal["train", "valid", "test"] = Field(default="valid", description="Split of the blocks.")
+    limit: int | None = Field(default=None, ge=1, description="At most so many blocks; empty for all.")
+    batch_size: int = Field(default=8, ge=1, description="Blocks at once.")
+    seed: int = Field(default=0, description="Of the order, where there is a limit.")
+    device: Device = "cpu"
+
+
+class LmSampleJob(Job):
+    """Let a language model speak: samples of its tokens, decoded to sound."""
+
+    verb: ClassVar[str] = "lm-sample"
+    runs: ClassVar[str] = "lm.sample:lm_sample"
+    model: LanguageModel
+    tokenizer: Tokenizer
+    out: Out
+    num_samples: Annotated[int, Shown(option="--samples")] = Field(default=4, ge=1, description="How many.")
+    duration_s: Annotated[float, Shown(option="--duration")] = Field(
+        default=8.0, gt=0, le=600, description="Seconds of each."
+    )
+    temperature: float = Field(default=1.0, gt=0, description="Below 1 the likelier ids are likelier still.")
+    top_p: float = Field(default=0.95, gt=0, le=1, description="Only the likeliest ids of this share together.")
+    seed: int = Field(default=0, description="Of the draws.")
+    device: Device = "cpu"
 
 
 class RepackJob(Job):
