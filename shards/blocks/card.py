@@ -18,8 +18,8 @@ _VERSION = "1.0.0"
 _DESCRIPTION = "Speech tokens, packed for the training of language models; what each id means stands in blocks.json."
 _HOW = {
     "parquet": """`datasets.load_dataset(FOLDER)` gives the blocks, every column of one length, so that any collator
-stacks them: `input_ids`, `labels` (what follows, written out: a model that shifts by itself takes them as
-`shift_labels`), `position_ids`, `place` (of the label in its frame), `document_ids`. `name="sources"` says which
+stacks them: `input_ids`, `labels` (what follows, written out: transformers takes `labels=labels,
+shift_labels=labels`), `position_ids`, `place` (of the label in its frame), `document_ids`. `name="sources"` says which
 seconds of which recording each block has.""",
     "megatron": """`<split>.bin` and `<split>.idx` are Megatron-LM's indexed dataset, one sequence a document, its end
 of document behind it. `megatron_flags` of `blocks.json` are what the command line needs for that id to be known.""",
