@@ -37,11 +37,13 @@ def describe(
         StorageError: storage refuses.
     """
     reader = ArchiveReader.open(archive)
-    digest = read_json(store.join(tokenizer, "config.json")).get("encoder_digest")
+    description = read_json(store.join(tokenizer, "config.json"))
+    digest = description.get("encoder_digest")
     if digest != reader.format.encoder_digest:
         expected = reader.format.encoder_digest[:16]
         raise FormatError("encoder digest of the tokenizer", value=str(digest)[:16], expected=expected)
-    names = (*_TOKENIZER_FILES, *(_WEIGHTS if with_weights else ()))
+    weights = (*_WEIGHTS, *(("mel_head.safetensors",) if "mel_head_digest" in description else ()))
+    names = (*_TOKENIZER_FILES, *(weights if with_weights else ()))
     files = {name: store.read_bytes(store.join(tokenizer, name)) for name in names}
     about = archive_files(reader.format, reader.schema, reader.shards, totals, told, files, tokenizer)
     if publish_about(archive, about):
