@@ -84,7 +84,8 @@ def lm_train(job: LmTrainJob) -> dict[str, Any]:
     if done is None:
         ranks = Ranks(job.num_workers, job.threads_per_worker, job.device)
         out = store.normalize(job.out)
-        train_on_ray(STAGE, _rank_main, ranks, lambda mailbox: LmRank(out, job, mailbox))
+        own = job.model_copy(update={"blocks": store.normalize(job.blocks)})  # a rank has another working directory
+        train_on_ray(STAGE, _rank_main, ranks, lambda mailbox: LmRank(out, own, mailbox))
         done = outputs.read_done(job.out) or {}
     else:
         say(STAGE, "already complete, nothing to do")
