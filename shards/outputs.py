@@ -16,7 +16,17 @@ from syllabary.shards import store
 from syllabary.shards.errors import ConflictError, FormatError, require_version
 
 Kind = Literal[
-    "shards", "pretrain", "codec", "tokenizer", "archive", "restored", "packed", "report", "run", "evaluation"
+    "shards",
+    "pretrain",
+    "codec",
+    "tokenizer",
+    "archive",
+    "restored",
+    "packed",
+    "report",
+    "run",
+    "evaluation",
+    "language_model",
 ]
 FORMAT_VERSION = 1
 CLAIM, DONE = "output.json", "done.json"

@@ -1,4 +1,4 @@
-"""Time and memory of verify, filter by speaker, fetch one id and pack on synthetic archives of growing size.
+"""Time and memory of verify, filter by speaker, fetch one id and the writers of pack on growing synthetic archives.
 
     python infra/benchmarks/bench_archive_scale.py [--in FOLDER] [ROWS ...]       without ROWS 100000 and 1000000
 
@@ -10,6 +10,7 @@ archives are made in that folder, or taken from it when they are complete, and s
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import pyarrow as pa
 
 from syllabary.shards import outputs
 from syllabary.shards.archive import parts as token_archive
+from syllabary.shards.archive.encoding import encode_part
 from syllabary.shards.archive.ledger import LEDGER_SCHEMA, TOKENIZED, Ledger, publish_part, sha256
 from syllabary.shards.archive.packing import Packing
 from syllabary.shards.archive.parts import ArchiveFormat, PartMetadata
@@ -30,6 +32,10 @@ from syllabary.shards.dataset import index
 
 RATE, ROWS_A_PART, ROWS_A_SPEAKER = 16_000, 8_192, 500
 DEFAULT_ROWS = [100_000, 1_000_000]
+PACKS = (
+    ("blocks", "parquet"), ("whole documents", "parquet"), ("Megatron", "megatron"), ("datatrove", "datatrove"),
+    ("WebDataset", "webdataset"), ("Lhotse Shar", "lhotse"),
+)  # fmt: skip
 FORM = ArchiveFormat("e" * 64, "c" * 64, Packing(128, 4, 7), RATE, 6_400)
 
 
@@ -56,12 +62,13 @@ def _make_part(uri: str, shard: str, first: int, num_rows: int, rng: np.random.G
         "sha256": ["0"] * num_rows, "source": recordings, "language": ["en"] * num_rows,
         "snr_db": np.full(num_rows, 20.0),
     }  # fmt: skip
+    columns |= {name: [None] * num_rows for name in ("text", "gender", "extra")}
     rows = pa.table({f.name: pa.array(columns[f.name], f.type) for f in index.INDEX_SCHEMA}, schema=index.INDEX_SCHEMA)
     digits = rng.integers(0, 4, (num_rows * 2, 128), dtype=np.uint8)
     tokens = list(FORM.packing.pack(digits).reshape(num_rows, 2, 19))
     salience = list(rng.integers(0, 256, (num_rows, 2), dtype=np.uint8))
     metadata = PartMetadata(FORM, shard, "0" * 64)
-    part = token_archive.encode_part(token_archive.part_table(rows, tokens, salience, metadata))
+    part = encode_part(token_archive.part_table(rows, tokens, salience, metadata))
     status = {"status": [TOKENIZED] * num_rows, "reason": pa.nulls(num_rows, pa.string())}
     ledger = pa.table({n: status[n] if n in status else rows[n] for n in LEDGER_SCHEMA.names}).cast(LEDGER_SCHEMA)
     publish_part(uri, part, Ledger(shard, "0" * 64, sha256(part), len(part), ledger))
@@ -87,13 +94,19 @@ def measured(*arguments: str) -> tuple[float, float, str]:
 def steps_of(archive: str, packed: str, num_rows: int) -> dict[str, tuple[str, ...]]:
     """Arguments of the process of each step."""
     me = __file__
+    packs = {
+        f"pack as {name}": {"output_format": output_format} | ({"layout": "whole"} if name == "whole documents" else {})
+        for name, output_format in PACKS
+    }
     write = {} if Path(archive, outputs.DONE).exists() else {"write": (me, "--make", archive, str(num_rows))}
     return write | {
         "verify": ("-m", "syllabary.workers", "verify", f'{{"archive": "{archive}"}}'),
         "filter by speaker": (me, "--filter", archive, "speaker = '77'"),
         "fetch one id": (me, "--filter", archive, "utterance_id = '77/r00000771@0000038555'"),
-        "pack": ("-m", "syllabary.workers", "pack", f'{{"archive": "{archive}", "out": "{packed}"}}'),
-    }
+        **{step: ("-m", "syllabary.workers", "pack",
+                  json.dumps({"archive": archive, "out": f"{packed}/{step}", "document": "utterance"} | values))
+           for step, values in packs.items()},
+    }  # fmt: skip
 
 
 def main(folder: Path, sizes: list[int]) -> None:
@@ -106,6 +119,8 @@ def main(folder: Path, sizes: list[int]) -> None:
                 seconds, peak_mb, said = measured(*arguments)
                 size_mb = sum(p.stat().st_size for p in archive.rglob("*.parquet")) / 1e6
                 note = said if step in ("filter by speaker", "fetch one id") else ""
+                if step.startswith("pack"):
+                    note = f"{num_rows * 2 * 19 / seconds:,.0f} tokens/s"
                 print(f"| {num_rows:,} | {size_mb:.0f} | {step} | {seconds:.1f} | {peak_mb:.0f} | {note} |", flush=True)
 
 

@@ -2,8 +2,8 @@
 
     python infra/benchmarks/bench_archive_size.py [ARCHIVE | SHARDS]...
 
-Synthetic parts of uniform and of skewed digits (128 dims, 4 levels, 2.5 frames/s), each with the size of the parts that
-shards of 64 and 256 MB make. ARCHIVE is written anew by this version, against the measured entropy of its own digits,
+Synthetic parts of uniform and of skewed digits (128 dims, 4 levels, 2.5 frames/s), plain and compact, of the sizes that
+shards of 64, 256 and 1,024 MB make. ARCHIVE is written anew, against the measured entropy of its digits,
 and each column against what is in it; SHARDS likewise with random tokens and salience, so that what utterances cost
 is seen before anything is trained.
 """
@@ -11,10 +11,12 @@ is seen before anything is trained.
 from __future__ import annotations
 
 import io
+import itertools
 import lzma
 import sys
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import get_args
 
 import numpy as np
 import pyarrow as pa
@@ -26,8 +28,9 @@ from numpy.typing import NDArray
 from syllabary.model.measures.usage import entropy_bits
 from syllabary.shards import store
 from syllabary.shards.archive import parts as token_archive
+from syllabary.shards.archive.encoding import encode_part
 from syllabary.shards.archive.packing import Packing
-from syllabary.shards.archive.parts import ArchiveFormat, PartMetadata
+from syllabary.shards.archive.parts import ArchiveFormat, Encoding, PartMetadata
 from syllabary.shards.archive.reader import ArchiveReader
 from syllabary.shards.dataset import index
 
@@ -52,13 +55,15 @@ def synthetic_rows(num_rows: int, rng: np.random.Generator) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=index.INDEX_SCHEMA)
 
 
-def random_part(rows: pa.Table, rng: np.random.Generator, shares: tuple[float, ...] = UNIFORM) -> Part:
+def random_part(
+    rows: pa.Table, rng: np.random.Generator, shares: tuple[float, ...] = UNIFORM, encoding: Encoding = "plain"
+) -> Part:
     """A part of index rows with random digits of these shares and random salience."""
     lengths = zip(rows["num_samples"].to_pylist(), rows["sample_rate"].to_pylist(), strict=True)
     frames = [FORM.num_frames(*length) for length in lengths]
     digits = [rng.choice(4, (f, 128), p=shares).astype(np.uint8) for f in frames]
     salience = [np.clip(rng.normal(128, 25, f), 0, 255).astype(np.uint8) for f in frames]
-    return Part.of(rows, [FORM.packing.pack(d) for d in digits], salience, FORM)
+    return Part.of(rows, [FORM.packing.pack(d) for d in digits], salience, replace(FORM, encoding=encoding))
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,7 @@ class Part:
         """The part of index ``rows`` with these tokens [F, G] and salience [F]."""
         table = token_archive.part_table(rows, tokens, salience, PartMetadata(form, "train-000000", "0" * 64))
         digits = [form.packing.unpack(t) for t in tokens]
-        return cls(table, token_archive.encode_part(table), np.concatenate(digits))
+        return cls(table, encode_part(table), np.concatenate(digits))
 
     @property
     def duration_s(self) -> float:
@@ -158,7 +163,7 @@ def parts_of(uri: str) -> tuple[list[Part], ArchiveFormat]:
     for shard in reader.shards:
         table = pa.concat_tables(reader.scan(None, None, [shard]))
         tokens = token_archive.row_tokens(table, form.packing.num_groups)
-        rows = table.drop_columns(["tokens", "salience", "crc32c", "num_frames"])
+        rows = table.drop_columns(["tokens", "salience", "crc32c", "num_frames", "packing"])
         parts.append(Part.of(rows, tokens, token_archive.list_values(table["salience"]), form))
     return parts, form
 
@@ -168,13 +173,13 @@ def main() -> None:
     print("| part | token B/s | bound B/s | ratio to it | entropy B/s | ratio to it | all else B/s |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for name, shares in (("uniform", UNIFORM), ("skewed", (0.1, 0.4, 0.4, 0.1))):
-        for num_rows in (330, 1320):
+        for num_rows, encoding in itertools.product((330, 1320, 5280), get_args(Encoding)):
             rng = np.random.default_rng(0)
-            part = random_part(synthetic_rows(num_rows, rng), rng, shares)
-            print(line(f"{name}, {num_rows} utterances", [part], FORM))
+            part = random_part(synthetic_rows(num_rows, rng), rng, shares, encoding)
+            print(line(f"{name}, {num_rows} utterances, {encoding}", [part], FORM))
     given = {uri: parts_of(uri) for uri in sys.argv[1:]}
     for uri, (parts, form) in given.items():
-        print(line(uri, parts, form))
+        print(line(f"{uri}, {form.encoding}", parts, form))
     for uri, (parts, _) in given.items():
         report_columns(uri, parts)
 

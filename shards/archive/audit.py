@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from syllabary.shards import outputs, store
+from syllabary.shards.about.files import CARD, check_about
 from syllabary.shards.archive import parts as token_archive
 from syllabary.shards.archive.ledger import TOKENIZED, Ledger, ledger_name, sha256, shards_in, sums_name, sums_text
 from syllabary.shards.archive.parts import LEDGER, PARTS, SUMS, ArchiveFormat, PartMetadata, open_part, part_name
@@ -56,8 +57,8 @@ class Finding:
 
 @dataclass
 class Audit:
-    """What a scrub saw: counts, seconds of audio, bytes read, all findings, size in bytes of every intact part, and how
-    many of the parts read were encoded on what.
+    """What a scrub saw: counts, seconds of audio, bytes read, all findings, size in bytes of every intact part, how
+    many of the parts read were encoded on what, and notes on what is no damage: a card that people have edited.
     """
 
     num_parts: int = 0
@@ -67,6 +68,7 @@ class Audit:
     findings: list[Finding] = field(default_factory=list)
     intact: dict[str, int] = field(default_factory=dict)
     encoded_on: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
 
 
 def audit_archive(
@@ -88,6 +90,11 @@ def audit_archive(
     indexed = set(index.committed_shards(shards_uri)) if shards_uri else None
     told_of = set[str]().union(*names.values(), indexed or ())
     audit = Audit(findings=[*_coverage_findings(names, indexed), *_done_findings(archive_uri, len(told_of))])
+    for name, what in check_about(archive_uri):
+        if name == CARD:
+            audit.notes.append(f"{name} {what}")
+        else:
+            audit.findings.append(Finding(name, what))
     audit.intact = {shard: size for shard, size in sizes.items() if known.get(shard) == size}
     todo = [shard for shard in sizes if shard not in audit.intact]
     for number, shard in enumerate(todo):
@@ -256,6 +263,7 @@ def wrong_rows(table: pa.Table, form: ArchiveFormat, known: pa.Table | None = No
     wrong |= np.array([len(t) for t in tokens], np.int64) != num_frames * groups
     wrong |= np.array([len(s) for s in salience], np.int64) != num_frames
     wrong |= token_archive.row_crc32cs(table) != table["crc32c"].to_numpy()
+    wrong |= np.array([text != str(form.packing) for text in table["packing"].to_pylist()], bool)
     sizes = np.array(form.packing.position_sizes)
     for row in np.flatnonzero(~wrong):
         wrong[row] = bool((tokens[row].reshape(-1, groups) >= sizes).any())

@@ -43,11 +43,7 @@ LEDGER_SCHEMA = pa.schema(
     ]
 )
 TOKENIZED, QUARANTINED = "tokenized", "quarantined"
-_ENCODINGS = {
-    "utterance_id": "DELTA_BYTE_ARRAY",
-    "start_sample": "DELTA_BINARY_PACKED",
-    "num_samples": "DELTA_BINARY_PACKED",
-}
+_ZSTD_LEVEL = 9
 _DICTIONARY = ["recording_id", "sample_rate", "status", "reason"]
 
 
@@ -78,7 +74,7 @@ class Ledger:
             LEDGER_SCHEMA,
             compression="zstd",
             use_dictionary=_DICTIONARY,
-            column_encoding=_ENCODINGS,
+            compression_level=_ZSTD_LEVEL,
             write_statistics=False,
             write_page_checksum=True,
             store_schema=False,

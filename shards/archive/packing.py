@@ -12,9 +12,10 @@ valid ids than the others. The published code never unpacks; unpacking here is t
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NoReturn, get_args
+from typing import Literal, NoReturn, Self, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,7 @@ DigitOrder = Literal["first_most_significant", "first_least_significant"]
 _BLOCK_FRAMES = 4096
 _WORD = 8
 _MOST_LEVELS_IN_WORDS = 16
+_TEXT = re.compile(r"(\d{1,6}) dims of (\d{1,6}), (\d{1,6}) a token, ([a-z_]+)")
 _PAIRS, _ALL = np.uint64(0x00FF00FF00FF00FF), np.uint64((1 << 64) - 1)
 
 
@@ -66,6 +68,19 @@ class Packing:
                 f"levels {self.levels} ** group_size {self.group_size} is {self.vocabulary:,}; a token is a uint16: "
                 "expected at most 65,536; use a smaller group_size"
             )
+
+    def __str__(self) -> str:
+        """How a row says its packing: ``128 dims of 4, 7 a token, first_most_significant``."""
+        return f"{self.num_dims} dims of {self.levels}, {self.group_size} a token, {self.digit_order}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The packing that :meth:`__str__` wrote. Raises ValueError."""
+        found = _TEXT.fullmatch(text)
+        if found is None:
+            raise ValueError(f"not a packing: {text!r}; expected {str(cls(128, 4, 7))!r} or the like")
+        dims, levels, group_size, order = found.groups()
+        return cls(int(dims), int(levels), int(group_size), cast(DigitOrder, order))
 
     @property
     def num_groups(self) -> int:

@@ -1,17 +1,17 @@
 """The token archive: one Parquet part a shard, one row an utterance (FORMAT.md, section "Archive").
 
-A part is written whole, with page checksums, and its name and bytes follow from its shard, the encoder and the recipe
-alone. Plain pyarrow, DuckDB, Polars and HF datasets read it; what the tokens mean stands in the file's metadata.
+A part is written whole, with page checksums, and its name and bytes follow from its shard, the encoder, the recipe and
+the archive's encoding alone. What the tokens mean stands in the file's metadata; how its columns are written, in
+``encoding.py``.
 """
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Self
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -27,8 +27,8 @@ from syllabary.shards.errors import DamageError, FormatError, require_version
 FORMAT_VERSION = 1
 METADATA_KEY = b"syllabary"
 PARTS, LEDGER, SUMS = "parts", "ledger", "sums"
-ROW_GROUP_SIZE = 1024
 SOURCE_SUFFIX = ".flac"
+Encoding = Literal["plain", "compact"]
 
 COLUMNS: tuple[pa.Field, ...] = (
     pa.field("utterance_id", pa.string(), nullable=False),
@@ -39,6 +39,7 @@ COLUMNS: tuple[pa.Field, ...] = (
     pa.field("num_samples", pa.int64(), nullable=False),
     pa.field("sample_rate", pa.int32(), nullable=False),
     pa.field("num_frames", pa.int32(), nullable=False),
+    pa.field("packing", pa.string(), nullable=False),
     pa.field("tokens", pa.list_(pa.field("element", pa.uint16(), nullable=False)), nullable=False),
     pa.field("crc32c", pa.uint32(), nullable=False),
     pa.field("salience", pa.list_(pa.field("element", pa.uint8(), nullable=False)), nullable=False),
@@ -50,22 +51,6 @@ _NOT_CARRIED = {
     "size_bytes",
     "sha256",
 }  # where the bytes lay in the shard; the archive outlives it
-_LISTS = ("tokens", "salience")
-_ENCODINGS = {
-    "utterance_id": "DELTA_BYTE_ARRAY",
-    "start_sample": "BYTE_STREAM_SPLIT",
-    "num_samples": "BYTE_STREAM_SPLIT",
-    "num_frames": "BYTE_STREAM_SPLIT",
-    "tokens.list.element": "BYTE_STREAM_SPLIT",
-    "salience.list.element": "BYTE_STREAM_SPLIT",
-}
-_DICTIONARY = ["recording_id"]
-# The bytes of a token are of two kinds (8 and 6 bits of content), in two runs after BYTE_STREAM_SPLIT. Brotli ends a
-# block of literals where their statistics change; zstd has blocks of 128 KiB, so one of them holds both kinds: 1 % more
-# on parts of 300 utterances, and at level 19, which tries to split it, 18 times the processor time. In the other
-# columns level 10, which models context, takes a tenth off ids and salience for 0.07 s of processor time an audio-hour.
-_TOKENS = "tokens.list.element"
-_CODEC, _TOKEN_LEVEL, _LEVEL = "brotli", 4, 10
 
 
 @dataclass(frozen=True)
@@ -78,7 +63,11 @@ class ArchiveFormat:
         packing: digits of a frame to tokens.
         model_sample_rate: samples a second at the encoder's input.
         hop_length: samples a frame at ``model_sample_rate``.
+        encoding: how the columns of the parts are written: ``plain``, which every Parquet reader reads, or ``compact``.
         version: of the format.
+
+    Raises:
+        ValueError: an unknown encoding.
     """
 
     encoder_digest: str
@@ -86,7 +75,12 @@ class ArchiveFormat:
     packing: Packing
     model_sample_rate: int
     hop_length: int
+    encoding: Encoding = "plain"
     version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        if self.encoding not in get_args(Encoding):
+            raise ValueError(f"unknown encoding {self.encoding!r}; expected one of {get_args(Encoding)}")
 
     def num_frames(self, num_samples: int, sample_rate: int) -> int:
         """Frames of an utterance of ``num_samples`` at its own ``sample_rate``: resampled length, rounded up twice."""
@@ -112,7 +106,7 @@ class ArchiveFormat:
         require_version(values.get("format_version"), FORMAT_VERSION, f"archive format version in {where}")
         try:
             packing = Packing(*(values[k] for k in ("num_dims", "levels", "group_size", "digit_order")))
-            names = ("encoder_digest", "recipe_digest", "model_sample_rate", "hop_length")
+            names = ("encoder_digest", "recipe_digest", "model_sample_rate", "hop_length", "encoding")
             found = cls(packing=packing, **{name: values[name] for name in names})
         except (KeyError, TypeError, ValueError) as error:
             raise FormatError(f"archive metadata does not do ({error!r})", value=where) from error
@@ -177,14 +171,14 @@ def part_name(shard: str) -> str:
 
 def row_crc32cs(table: pa.Table) -> NDArray[np.uint32]:
     """Checksum of every row, CRC-32C over these bytes in this order: tokens as little-endian uint16, salience,
-    utterance_id as UTF-8, then start_sample, num_samples and sample_rate as little-endian int64."""
+    utterance_id as UTF-8, start_sample, num_samples and sample_rate as little-endian int64, packing as UTF-8."""
     numbers = np.stack([table[n].to_numpy().astype("<i8") for n in ("start_sample", "num_samples", "sample_rate")], 1)
-    ids = table["utterance_id"].to_pylist()
-    rows = zip(list_values(table["tokens"]), list_values(table["salience"]), ids, numbers, strict=True)
+    texts = zip(table["utterance_id"].to_pylist(), table["packing"].to_pylist(), strict=True)
+    rows = zip(list_values(table["tokens"]), list_values(table["salience"]), texts, numbers, strict=True)
     crcs = np.empty(len(table), np.uint32)
-    for i, (tokens, salience, utterance_id, own) in enumerate(rows):
+    for i, (tokens, salience, (utterance_id, packing), own) in enumerate(rows):
         crc = crc32c(salience.data, crc32c(tokens.astype("<u2", copy=False).data))
-        crcs[i] = crc32c(own.data, crc32c(utterance_id.encode(), crc))
+        crcs[i] = crc32c(packing.encode(), crc32c(own.data, crc32c(utterance_id.encode(), crc)))
     return crcs
 
 
@@ -212,6 +206,7 @@ def part_table(
     if "source" in values:
         values["source"] = _untold_sources(index)
     values["num_frames"] = pa.array([len(t) for t in tokens], pa.int32())
+    values["packing"] = pa.array([str(metadata.format.packing)] * len(tokens), pa.string())
     values["tokens"] = _list_array([t.reshape(-1) for t in tokens], np.dtype(np.uint16))
     values["salience"] = _list_array(list(salience), np.dtype(np.uint8))
     values["crc32c"] = pa.array(row_crc32cs(pa.table(values)), pa.uint32())
@@ -225,27 +220,6 @@ def _untold_sources(index: pa.Table) -> pa.ChunkedArray:
     """``source`` where it is not ``recording_id`` with :data:`SOURCE_SUFFIX`, else null (FORMAT.md)."""
     told = pc.binary_join_element_wise(index["recording_id"], SOURCE_SUFFIX, "")
     return pc.if_else(pc.equal(index["source"], told), pa.scalar(None, pa.string()), index["source"])
-
-
-def encode_part(table: pa.Table, *, row_group_size: int = ROW_GROUP_SIZE) -> bytes:
-    """A part as Parquet bytes; the same table gives the same bytes."""
-    sink = io.BytesIO()
-    leaves = [f"{f.name}.list.element" if f.name in _LISTS else f.name for f in table.schema]
-    with pq.ParquetWriter(
-        sink,
-        table.schema,
-        compression=_CODEC,
-        compression_level={name: _TOKEN_LEVEL if name == _TOKENS else _LEVEL for name in leaves},
-        use_dictionary=_DICTIONARY,
-        column_encoding=_ENCODINGS,
-        write_statistics=[f.name for f in table.schema if pa.types.is_string(f.type)],  # what rows are looked for by
-        write_page_checksum=True,
-        data_page_size=8 << 20,  # mostly one page a column: a row group is the unit of reading and of damage
-        store_schema=False,
-    ) as writer:
-        writer.write_table(table, row_group_size=row_group_size)
-        writer.add_key_value_metadata(table.schema.metadata)  # without the Arrow schema, it is not written by itself
-    return sink.getvalue()
 
 
 def open_part(source: Any, where: str, *, checked: bool = True) -> pq.ParquetFile:
@@ -272,11 +246,6 @@ def list_values(column: pa.ChunkedArray) -> list[NDArray[Any]]:
         flat = chunk.values.to_numpy(zero_copy_only=False)
         views += [flat[a:b] for a, b in itertools.pairwise(offsets)]
     return views
-
-
-def with_packing(metadata: PartMetadata, packing: Packing) -> PartMetadata:
-    """The same part under another packing."""
-    return replace(metadata, format=replace(metadata.format, packing=packing))
 
 
 def _same_values(found: pa.DataType | None, expected: pa.DataType) -> bool:

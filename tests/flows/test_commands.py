@@ -25,7 +25,7 @@ FLOWS = {
     "tokenize_shards": jobs.TokenizeJob, "verify_archive": jobs.VerifyJob, "restore_audio": jobs.RestoreJob,
     "evaluate_tokenizer": jobs.EvaluateJob,
 }  # fmt: skip
-SPECIAL = {"rates": {"shard": 2.5, "decode": 3.0}, "recipe": "base16k", "top_percent": 7.5}
+SPECIAL = {"rates": {"shard": 2.5, "decode": 3.0}, "recipe": "base16k", "top_percent": 7.5, "weights": (0.5, 0.75)}
 TYPED = {
     ("plan", "rates"): "shard=2.5,decode=3", ("evaluate", "metrics"): "metrics-1,metrics-2",
     ("evaluate", "splits"): "train,valid", ("salient", "top_percent"): "7.5%",

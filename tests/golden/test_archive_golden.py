@@ -19,7 +19,7 @@ from tests.helpers.archive_corpus import make_archive
 
 FORMAT_MD = (Path(shards.__file__).parent / "FORMAT.md").read_text()
 PYARROW_OF_THE_BYTES = "26.0.1"
-PART_SHA256 = "c116c4ae0acde9f66f72ff32acdf9951db3e3bb33d0b32f124b14c04867861a4"
+PART_SHA256 = "f191ff4565a8b79e19449aefc3a27fce5fffd283c4c8ba1b505ac59895b5c76d"
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +47,7 @@ def test_the_python_of_the_specification_decodes_level_indices_in_thirty_lines(a
     folder, truth = archive
     source = fenced("python")
     assert len(source.splitlines()) <= 30 and "shards" not in source
+    assert source.strip() in (Path(shards.__file__).parent / "archive/read_tokens.py").read_text()
     scope: dict = {}
     exec(source, scope)
     for part in sorted((folder / "parts").iterdir()):
@@ -60,11 +61,13 @@ def test_the_batches_of_the_specification_train_a_decoder_only_model(archive, tm
     pack(PackJob(archive=str(archive[0]), out=str(tmp_path), block_size=96, document="utterance"))
     scope: dict = {}
     exec(fenced("python", "Blocks"), scope)
-    inputs, place, attend, possible, targets = next(iter(scope["batches"](tmp_path / "train/part-00000.parquet", 4)))
+    columns, attend, possible = next(iter(scope["batches"](tmp_path / "train/part-00000.parquet", 4)))
+    inputs, targets, place = (columns[name] for name in ("input_ids", "labels", "place"))
     told = targets >= 0
     assert possible.gather(-1, targets.clamp(min=0)[..., None])[..., 0][told].all(), "whatever follows is possible"
-    assert set(possible.sum(-1).unique().tolist()) == {16, 16_384, 16_385}
-    begun = (inputs == 16_384).cumsum(1)  # documents before and at each place; attention is within one, backwards
+    assert set(possible.sum(-1).unique().tolist()) == {16, 16_384, 16_386}
+    separator = int(inputs.max())
+    begun = (inputs == separator).cumsum(1)  # documents before and at each place; attention is within one, backwards
     same = begun[:, :, None] == begun[:, None, :]
     assert begun.max() > 1 and torch.equal(attend[told], same.tril()[told])
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from syllabary.shards import audio, outputs, store
 from syllabary.shards.archive import parts as token_archive
+from syllabary.shards.archive.encoding import encode_part
 from syllabary.shards.archive.ledger import LEDGER_SCHEMA, TOKENIZED, Ledger, publish_part, sha256
 from syllabary.shards.archive.packing import Packing
 from syllabary.shards.archive.parts import ArchiveFormat, PartMetadata
@@ -172,7 +173,7 @@ def make_part(
     salience = [rng.integers(0, 256, f).astype(np.uint8) for f in frames]
     metadata = PartMetadata(form, shard, token_archive.shard_digest(rows))
     table = token_archive.part_table(rows, [form.packing.pack(d) for d in digits], salience, metadata)
-    part = token_archive.encode_part(table, row_group_size=row_group_size)
+    part = encode_part(table, row_group_size=row_group_size)
     status = pa.table({"status": [TOKENIZED] * len(rows), "reason": pa.nulls(len(rows), pa.string())})
     ledger = pa.table({n: (status if n in status.column_names else rows)[n] for n in LEDGER_SCHEMA.names})
     publish_part(uri, part, Ledger(shard, metadata.shard_digest, sha256(part), len(part), ledger.cast(LEDGER_SCHEMA)))

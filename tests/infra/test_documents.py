@@ -13,7 +13,8 @@ import typer
 from infra import generate_pages
 from syllabary.flows.cli import app
 from syllabary.workers.control.declaration import option_of
-from syllabary.workers.control.jobs import declared_jobs, jobs_by_verb
+from syllabary.workers.control.job import jobs_by_verb
+from syllabary.workers.control.jobs import declared_jobs
 
 ROOT = Path(__file__).parent.parent.parent
 DOCUMENTS = sorted(

@@ -176,11 +176,8 @@ def _samples(clip: Clip, tokenizer: Tokenizer, packing: Packing) -> NDArray[np.f
 def _decoded(row: dict[str, Any], tokenizer: Tokenizer, packing: Packing) -> NDArray[np.float32]:
     if not row["num_samples"]:
         return np.zeros(0, np.float32)
-    tokens = row["tokens"]
     try:
-        if packing != tokenizer.packing:
-            tokens = tokenizer.packing.pack(packing.unpack(tokens))
-        return tokenizer.decode(tokens, row["num_samples"], row["sample_rate"])
+        return tokenizer.decode(row["tokens"], row["num_samples"], row["sample_rate"], packing)
     except ValueError as error:
         raise DamageError(
             f"utterance {row['utterance_id']} does not decode ({error})", fix="run `syllabary verify`"

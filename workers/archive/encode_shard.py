@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from syllabary.shards import audio, outputs, store
 from syllabary.shards.archive import parts as token_archive
+from syllabary.shards.archive.encoding import encode_part
 from syllabary.shards.archive.ledger import LEDGER_SCHEMA, QUARANTINED, TOKENIZED, Ledger, publish_part, sha256
-from syllabary.shards.archive.parts import ArchiveFormat, PartMetadata
+from syllabary.shards.archive.parts import ArchiveFormat, Encoding, PartMetadata
 from syllabary.shards.dataset import index, wds
 from syllabary.shards.errors import NotFoundError, StorageError, SyllabaryError
 from syllabary.workers.cluster.actors import refused
@@ -55,8 +56,8 @@ class EncodedRow:
     error: str = ""
 
 
-def archive_format(tokenizer: Tokenizer | TokenizerFiles) -> ArchiveFormat:
-    """The archive format that a tokenizer writes; its files say it without networks."""
+def archive_format(tokenizer: Tokenizer | TokenizerFiles, encoding: Encoding = "plain") -> ArchiveFormat:
+    """The archive format that a tokenizer writes in that encoding; its files say it without networks."""
     config, framing = tokenizer.config.model_dump(mode="json"), tokenizer.config.framing
     return ArchiveFormat(
         encoder_digest=tokenizer.digests.encoder,
@@ -64,18 +65,21 @@ def archive_format(tokenizer: Tokenizer | TokenizerFiles) -> ArchiveFormat:
         packing=packing_of(tokenizer.config),
         model_sample_rate=framing.sample_rate,
         hop_length=framing.hop_length,
+        encoding=encoding,
     )
 
 
-def encode_shard(tokenizer: Tokenizer, shards_uri: str, shard: str) -> tuple[bytes, Ledger]:
-    """Part bytes and ledger of a shard.
+def encode_shard(
+    tokenizer: Tokenizer, shards_uri: str, shard: str, encoding: Encoding = "plain"
+) -> tuple[bytes, Ledger]:
+    """Part bytes, in that encoding, and ledger of a shard.
 
     Raises:
         DamageError: the shard's bytes are not what its index says.
         StorageError: the store fails.
     """
     rows = index.read_index_part(shards_uri, shard)
-    form = archive_format(tokenizer)
+    form = archive_format(tokenizer, encoding)
     utterances = prefetched(decoded_utterances(shards_uri, shard, form.model_sample_rate), _PREFETCHED)
     encoded = [encode_utterance(tokenizer, utterance) for utterance in utterances]
     _require_exact_frames(encoded, rows, form)
@@ -87,7 +91,7 @@ def encode_shard(tokenizer: Tokenizer, shards_uri: str, shard: str) -> tuple[byt
         [encoded[i].salience for i in kept],
         metadata,
     )
-    part = token_archive.encode_part(table)
+    part = encode_part(table)
     return part, _ledger(rows, encoded, metadata, part)
 
 
@@ -175,14 +179,16 @@ class ShardEncoder:
     It encodes on the GPU that Ray assigned it, and on the CPU where Ray assigned none.
     """
 
-    def __init__(self, shards_uri: str, tokenizer_uri: str, archive_uri: str, patience_s: float) -> None:
+    def __init__(
+        self, shards_uri: str, tokenizer_uri: str, archive_uri: str, patience_s: float, encoding: Encoding = "plain"
+    ) -> None:
         import torch
 
         from syllabary.workers.tokenizer.tokenizer import Tokenizer
 
         torch.set_num_threads(1)
         keep_freed_memory()
-        self._shards_uri, self._archive_uri = shards_uri, archive_uri
+        self._shards_uri, self._archive_uri, self._encoding = shards_uri, archive_uri, encoding
         self._patience_s = patience_s if store.is_remote(archive_uri) or store.is_remote(shards_uri) else 0.0
         self._tokenizer = Tokenizer.load(tokenizer_uri, decoder=False, device=assigned_device())
 
@@ -196,7 +202,9 @@ class ShardEncoder:
 
     def _publish(self, shard: str) -> dict[str, Any]:
         part, ledger = persist(
-            lambda: encode_shard(self._tokenizer, self._shards_uri, shard), self._patience_s, f"reading {shard}"
+            lambda: encode_shard(self._tokenizer, self._shards_uri, shard, self._encoding),
+            self._patience_s,
+            f"reading {shard}",
         )
         persist(lambda: publish_part(self._archive_uri, part, ledger), self._patience_s, f"publishing {shard}")
         return figures(ledger)

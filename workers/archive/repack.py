@@ -1,4 +1,4 @@
-"""``repack``: another group size or digit order for the same digits, without encoding again and without loss."""
+"""``repack``: another group size, digit order or encoding for the same digits, without running the tokenizer again."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 from syllabary.model.measures.usage import entropy_bits
 from syllabary.shards import store
 from syllabary.shards.archive import parts as token_archive
+from syllabary.shards.archive.encoding import encode_part
 from syllabary.shards.archive.ledger import intact_ledger, publish_part, sha256, shards_in
 from syllabary.shards.archive.packing import Packing
 from syllabary.shards.archive.parts import ArchiveFormat, PartMetadata, open_part, part_name
 from syllabary.shards.archive.reader import ArchiveReader
 from syllabary.shards.errors import DamageError, InputError
 from syllabary.shards.outputs import mark_done, read_done
+from syllabary.workers.archive.describe import carry_description
 from syllabary.workers.control.jobs import RepackJob
 from syllabary.workers.control.run_verb import Progress, say
 
@@ -34,14 +36,15 @@ def repack(job: RepackJob) -> dict[str, Any]:
         ConflictError: ``out`` holds another archive.
     """
     reader = ArchiveReader.open(job.archive)
-    packing = _wanted(job, reader.format)
+    form = _wanted(job, reader.format)
     digits = _sample(reader)
     choices = [choice_figures(option, digits, reader.format) for option in _choices(reader.format.packing)]
     for choice in choices:
         say("repack", _line(choice))
     if job.out is not None:
-        _write(job, reader, packing, job.out)
-    return {"choices": choices, "group_size": packing.group_size, "digit_order": packing.digit_order}
+        _write(job, reader, form, job.out)
+    own = {"group_size": form.packing.group_size, "digit_order": form.packing.digit_order, "encoding": form.encoding}
+    return {"choices": choices, **own}
 
 
 def choice_figures(packing: Packing, digits: NDArray[np.uint8], form: ArchiveFormat) -> dict[str, float]:
@@ -67,9 +70,10 @@ def _entropy_bits(column: NDArray[np.uint16]) -> float:
     return float(entropy_bits(torch.from_numpy(np.bincount(column, minlength=1))))
 
 
-def _wanted(job: RepackJob, form: ArchiveFormat) -> Packing:
+def _wanted(job: RepackJob, form: ArchiveFormat) -> ArchiveFormat:
     try:
-        return replace(form.packing, group_size=job.group_size, digit_order=job.digit_order)
+        packing = replace(form.packing, group_size=job.group_size, digit_order=job.digit_order)
+        return replace(form, packing=packing, encoding=job.encoding)
     except ValueError as error:
         raise InputError(str(error)) from error
 
@@ -99,31 +103,32 @@ def _line(choice: dict[str, float]) -> str:
     )
 
 
-def _write(job: RepackJob, reader: ArchiveReader, packing: Packing, out: str) -> None:
-    form = replace(reader.format, packing=packing)
+def _write(job: RepackJob, reader: ArchiveReader, form: ArchiveFormat, out: str) -> None:
     form.claim(out)
     present = set(shards_in(out))
     progress = Progress("repack", len(reader.shards), "parts")
     for shard in reader.shards:
         if shard not in present or intact_ledger(out, shard, form) is None:
-            _write_part(reader, shard, packing, out)
+            _write_part(reader, shard, form, out)
         progress.add(1)
     progress.finish()
     done = read_done(job.archive)
     if done is not None:
-        mark_done(out, done | {"size_bytes": sum(e.size_bytes for e in store.list_files(store.join(out, "parts")))})
+        done = done | {"size_bytes": sum(e.size_bytes for e in store.list_files(store.join(out, "parts")))}
+        carry_description("repack", job.archive, out, done)
+        mark_done(out, done)
 
 
-def _write_part(reader: ArchiveReader, shard: str, packing: Packing, out: str) -> None:
+def _write_part(reader: ArchiveReader, shard: str, form: ArchiveFormat, out: str) -> None:
     ledger = intact_ledger(reader.uri, shard, reader.format)
     if ledger is None:
         raise DamageError("a damaged part is not repacked", value=shard, fix=token_archive.REBUILD)
     file = open_part(store.as_buffer(store.join(reader.uri, part_name(shard))), part_name(shard))
-    metadata = token_archive.with_packing(PartMetadata.of_file(file, shard), packing)
-    old = reader.format.packing
+    metadata = replace(PartMetadata.of_file(file, shard), format=form)
+    old, packing = reader.format.packing, form.packing
     table = file.read()
     tokens = [packing.pack(old.unpack(row)) for row in token_archive.row_tokens(table, old.num_groups)]
     salience = token_archive.list_values(table["salience"])
-    index = table.drop_columns(["tokens", "salience", "crc32c", "num_frames"])
-    part = token_archive.encode_part(token_archive.part_table(index, tokens, salience, metadata))
+    index = table.drop_columns(["tokens", "salience", "crc32c", "num_frames", "packing"])
+    part = encode_part(token_archive.part_table(index, tokens, salience, metadata))
     publish_part(out, part, replace(ledger, part_sha256=sha256(part), part_size_bytes=len(part)))

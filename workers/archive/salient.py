@@ -1,9 +1,15 @@
-"""``salient``: the time spans where the DAAM gate lifts frames most, found without decoding audio."""
+"""``salient``: the time spans where the DAAM gate lifts frames most, ranked, found without decoding audio.
+
+Exactly the asked share of the frames is taken: those of higher salience first, of equal salience the earlier in the
+archive's order, which is that of time in every recording.
+"""
 
 from __future__ import annotations
 
 import itertools
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,12 +21,14 @@ from syllabary.shards import outputs, store
 from syllabary.shards.archive import parts as token_archive
 from syllabary.shards.archive.reader import ArchiveReader
 from syllabary.shards.archive.where import Condition, parse_where
+from syllabary.shards.blocks.dealing import BUCKET, Dealer
 from syllabary.shards.errors import NotFoundError
 from syllabary.workers.control.jobs import SalientJob
 from syllabary.workers.control.run_verb import say
 
-_SPANS = pa.schema(
+SPANS = pa.schema(
     [
+        ("rank", pa.int64()),
         ("recording_id", pa.string()),
         ("start_s", pa.float64()),
         ("end_s", pa.float64()),
@@ -28,90 +36,128 @@ _SPANS = pa.schema(
         ("salience", pa.int64()),
     ]
 )
-_ROW_GROUP_SIZE = 1 << 16
+_MOST = 255
+_DEALT = pa.schema([(BUCKET, pa.int32()), *list(SPANS)[1:]])
+_AT_ONCE = 1 << 16
+_HELD_BYTES = 64e6
 _COLUMNS = ["utterance_id", "recording_id", "start_sample", "num_samples", "sample_rate", "salience"]
 
 
 def salient(job: SalientJob) -> dict[str, Any]:
-    """List the spans of frames at or above the threshold that ``top_percent`` of the frames reach.
+    """List the spans of the ``top_percent`` frames of highest salience, by their highest salience, then by time.
+
+    Returns:
+        ``num_spans``, ``num_frames`` and ``top_percent`` as they came out, ``threshold`` (the lowest salience among
+        them) and the first ``limit`` of the ``spans``.
 
     Raises:
         InputError: ``where`` does not parse.
         NotFoundError: no frame is selected.
+        StorageError: there is no space left to sort in.
     """
     reader = ArchiveReader.open(job.archive)
     condition = parse_where(job.where, reader.schema) if job.where is not None else None
     counts = _histogram(reader, condition)
-    if not counts.sum():
+    total = int(counts.sum())
+    if not total:
         raise NotFoundError("no frame is selected", value=job.where or job.archive)
-    threshold = salience_threshold(counts, job.top_percent)
-    shown: list[dict[str, Any]] = []
-    spans = _told(job, _spans(reader, condition, threshold), shown)
-    num_spans = _publish(job, reader, spans) if job.out is not None else sum(1 for _ in spans)
-    share = 100 * counts[threshold:].sum() / counts.sum()
-    say("salient", f"{num_spans:,} spans hold {share:.2f} % of the frames, salience {threshold} and above")
-    return {"num_spans": num_spans, "threshold": int(threshold), "percent_of_frames": round(float(share), 3),
-            "spans": shown}  # fmt: skip
+    num_frames = max(1, int(total * job.top_percent / 100 + 1e-9))
+    threshold, num_ties = salience_threshold(counts, num_frames)
+    with tempfile.TemporaryDirectory(prefix="syllabary-salient-") as folder:
+        dealer = Dealer(Path(folder) / "spans", _MOST + 1, _HELD_BYTES)
+        spans = _spans(reader, condition, threshold, num_ties)
+        num_spans = 0
+        while rows := list(itertools.islice(spans, _AT_ONCE)):
+            dealer.add(pa.Table.from_pylist(rows, schema=_DEALT))
+            num_spans += len(rows)
+        shown = _publish(job, reader, _ranked(dealer))
+    share = round(100 * num_frames / total, 3)
+    say("salient", f"{num_spans:,} spans hold {share} % of the frames, salience {threshold} and above")
+    return {
+        "num_spans": num_spans, "num_frames": num_frames, "top_percent": share, "threshold": threshold, "spans": shown,
+    }  # fmt: skip
 
 
-def salience_threshold(counts: NDArray[np.int64], top_percent: float) -> int:
-    """The lowest salience that at most ``top_percent`` of the frames reach; the highest that occurs if none is rare."""
+def salience_threshold(counts: NDArray[np.int64], num_frames: int) -> tuple[int, int]:
+    """The lowest salience among the top ``num_frames`` of frames with these ``counts`` [256], and how many of that
+    salience are among them."""
     reached = np.cumsum(counts[::-1])[::-1]
-    rare = np.flatnonzero((reached <= counts.sum() * top_percent / 100) & (reached > 0))
-    return int(rare[0]) if len(rare) else int(np.flatnonzero(counts)[-1])
+    threshold = int(np.flatnonzero(reached >= num_frames)[-1])
+    above = int(reached[threshold]) - int(counts[threshold])
+    return threshold, num_frames - above
 
 
 def _histogram(reader: ArchiveReader, condition: Condition | None) -> NDArray[np.int64]:
-    counts = np.zeros(256, np.int64)
+    counts = np.zeros(_MOST + 1, np.int64)
     for table in reader.scan(condition, ["salience"]):
         for values in token_archive.list_values(table["salience"]):
-            counts += np.bincount(values, minlength=256)
+            counts += np.bincount(values, minlength=_MOST + 1)
     return counts
 
 
-def _spans(reader: ArchiveReader, condition: Condition | None, threshold: int) -> Iterator[dict[str, Any]]:
-    frame_s = reader.format.hop_length / reader.format.model_sample_rate
+def _spans(
+    reader: ArchiveReader, condition: Condition | None, threshold: int, num_ties: int
+) -> Iterator[dict[str, Any]]:
+    """The spans of frames above the threshold, and of the first ``num_ties`` at it."""
+    frame_s, left = reader.format.hop_length / reader.format.model_sample_rate, num_ties
     for table in reader.scan(condition, _COLUMNS):
         salience = token_archive.list_values(table["salience"])
         for row, own in zip(table.drop_columns("salience").to_pylist(), salience, strict=True):
-            yield from _spans_of(row, own, threshold, frame_s)
+            is_tie = own == threshold
+            taken = is_tie & (np.cumsum(is_tie) <= left)
+            left -= int(taken.sum())
+            yield from _spans_of(row, own, (own > threshold) | taken, frame_s)
 
 
 def _spans_of(
-    row: dict[str, Any], salience: NDArray[np.uint8], threshold: int, frame_s: float
+    row: dict[str, Any], salience: NDArray[np.uint8], is_taken: NDArray[np.bool_], frame_s: float
 ) -> Iterator[dict[str, Any]]:
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], salience >= threshold, [0]]).astype(np.int8)))
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], is_taken, [0]]).astype(np.int8)))
     begin, length = row["start_sample"] / row["sample_rate"], row["num_samples"] / row["sample_rate"]
     for first, last in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
+        highest = int(salience[first:last].max())
         yield {
+            BUCKET: _MOST - highest,
             "recording_id": row["recording_id"],
             "start_s": round(begin + first * frame_s, 6),
             "end_s": round(begin + min(last * frame_s, length), 6),
             "utterance_id": row["utterance_id"],
-            "salience": int(salience[first:last].max()),
+            "salience": highest,
         }
 
 
-def _told(job: SalientJob, spans: Iterator[dict[str, Any]], shown: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The spans, the first ``limit`` of them said and kept in ``shown``."""
-    for span in spans:
-        if len(shown) < job.limit:
-            say("salient", f"{span['recording_id']} {span['start_s']:.2f}..{span['end_s']:.2f} s  {span['salience']}")
-            shown.append(span)
-        yield span
+def _ranked(dealer: Dealer) -> Iterator[pa.Table]:
+    """The spans by salience, of one salience in the order in which they were found; a table a salience."""
+    num = 0
+    for _, found in dealer.buckets():
+        ranks = pa.array(np.arange(num, num + len(found)), pa.int64())
+        num += len(found)
+        yield found.drop_columns(BUCKET).add_column(0, "rank", ranks)
 
 
-def _publish(job: SalientJob, reader: ArchiveReader, spans: Iterator[dict[str, Any]]) -> int:
-    """Write all spans, some thousands in memory at a time; returns their number."""
-    assert job.out is not None
+def _publish(job: SalientJob, reader: ArchiveReader, tables: Iterator[pa.Table]) -> list[dict[str, Any]]:
+    """Say the first spans and return them; with ``out``, write them all, those of one salience in memory at a time."""
+    shown: list[dict[str, Any]] = []
+
+    def told() -> Iterator[pa.Table]:
+        for found in tables:
+            for span in found.slice(0, job.limit - len(shown)).to_pylist():
+                when = f"{span['start_s']:.2f}..{span['end_s']:.2f} s"
+                say("salient", f"{span['recording_id']} {when}  {span['salience']}")
+                shown.append(span)
+            yield found
+
+    if job.out is None:
+        for _ in told():
+            if len(shown) >= job.limit:
+                break
+        return shown
     inputs = {"encoder_digest": reader.format.encoder_digest}
     outputs.claim(job.out, "report", inputs=inputs, config={"top_percent": job.top_percent, "where": job.where})
-    num_spans = 0
     with (
         store.publishing(store.join(job.out, "spans.parquet")) as path,
-        pq.ParquetWriter(path, _SPANS, compression="zstd", write_page_checksum=True) as writer,
+        pq.ParquetWriter(path, SPANS, compression="zstd", write_page_checksum=True) as writer,
     ):
-        while rows := list(itertools.islice(spans, _ROW_GROUP_SIZE)):
-            writer.write_table(pa.Table.from_pylist(rows, schema=_SPANS))
-            num_spans += len(rows)
-    return num_spans
+        for found in told():
+            writer.write_table(found.cast(SPANS))
+    return shown

@@ -13,11 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from syllabary.shards import outputs, store
+from syllabary.shards.about.origin import Origin
 from syllabary.shards.archive import parts as token_archive
 from syllabary.shards.archive.ledger import intact_ledger, shards_in
 from syllabary.shards.archive.parts import ArchiveFormat
 from syllabary.shards.dataset import index
 from syllabary.shards.errors import ConflictError, FormatError, NotFoundError, StorageError
+from syllabary.workers.archive.describe import describe
 from syllabary.workers.archive.encode_shard import NO_FIGURES, ShardEncoder, archive_format, figures, persist
 from syllabary.workers.cluster.actors import error_of, through_actors
 from syllabary.workers.cluster.devices import ClusterGpus, choose_device
@@ -52,8 +54,13 @@ def tokenize(job: TokenizeJob) -> dict[str, Any]:
         say("tokenize", f"all {len(seconds)} shards are there: nothing to do")
     summary = {"num_parts": len(seconds)} | {key: _total([t[key] for t in totals]) for key in NO_FIGURES}
     _require_few_quarantined(job, summary)
+    persist(lambda: _describe(job, summary), job.storage_patience_s, "writing the card")
     persist(lambda: outputs.mark_done(job.archive, summary), job.storage_patience_s, "writing done.json")
     return {**summary, "num_new_parts": len(todo)}
+
+
+def _describe(job: TokenizeJob, summary: dict[str, Any]) -> None:
+    describe("tokenize", job.archive, summary, Origin.read(job.shards), job.tokenizer, job.with_tokenizer)
 
 
 def _seconds_by_shard(shards_uri: str) -> dict[str, float]:
@@ -75,7 +82,7 @@ def _seconds(table: Any) -> float:
 def _claim(job: TokenizeJob) -> ArchiveFormat:
     from syllabary.workers.tokenizer.directory import load_tokenizer
 
-    form = archive_format(load_tokenizer(job.tokenizer, decoder=False))
+    form = archive_format(load_tokenizer(job.tokenizer, decoder=False), job.encoding)
     form.claim(job.archive)
     return form
 
@@ -150,7 +157,7 @@ def _encoded_shards(job: TokenizeJob, todo: list[str]) -> Iterator[dict[str, Any
         available = num_gpus or int(ray.cluster_resources().get("CPU", 1))
         num_workers = min(job.num_workers or available, len(todo))
         rows = [{"shard": shard} for shard in todo]
-        arguments = (job.shards, job.tokenizer, job.archive, job.storage_patience_s)
+        arguments = (job.shards, job.tokenizer, job.archive, job.storage_patience_s, job.encoding)
         meter = Meter("tokenize", job.archive)
         for row in through_actors(ShardEncoder, arguments, rows, num_workers, num_gpus=1 if num_gpus else 0):
             if not row["error"]:

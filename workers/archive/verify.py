@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from syllabary.shards.about.events import FIXITY_CHECK, record_event
 from syllabary.shards.archive.audit import Audit, audit_archive
 from syllabary.shards.archive.verified import read_verified, record_verified
-from syllabary.shards.errors import DamageError, FormatError
+from syllabary.shards.errors import DamageError, FormatError, StorageError
 from syllabary.workers.control.jobs import VerifyJob
 from syllabary.workers.control.run_verb import Progress, say
 
@@ -29,8 +30,10 @@ def verify(job: VerifyJob) -> dict[str, Any]:
 
     record = _record(job)
     audit = audit_archive(job.archive, job.shards, on_part, known=record if record and job.only_new else {})
-    for finding in audit.findings:
-        say("verify", str(finding))
+    for line in (*audit.notes, *map(str, audit.findings)):
+        say("verify", line)
+    if job.log_event:
+        _log_event(job, audit)
     if audit.intact != record and (job.only_new or record is not None):
         record_verified(job.archive, audit.intact)
     if audit.findings:
@@ -39,6 +42,17 @@ def verify(job: VerifyJob) -> dict[str, Any]:
             "run `syllabary tokenize` again to make damaged and missing parts anew"
         )
     return _summary(audit)
+
+
+def _log_event(job: VerifyJob, audit: Audit) -> None:
+    """Note the check in the archive's log; where that cannot be written, the check stands and it is said."""
+    scope = "parts not verified before" if job.only_new else "all parts"
+    detail = f"sha256, page checksums, crc32c of rows, format, of {scope}: {audit.num_parts} read"
+    outcome = "fail" if audit.findings else "pass"
+    try:
+        record_event(job.archive, FIXITY_CHECK, outcome, detail, (*map(str, audit.findings), *audit.notes))
+    except StorageError as error:
+        say("verify", f"the check is not in the archive's log: {error}")
 
 
 def _record(job: VerifyJob) -> dict[str, int] | None:

@@ -8,125 +8,48 @@ wherever one stands; the last line that it prints to standard output is ``syllab
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, Field
 
 from syllabary.shards.ingest.config import Layout
-from syllabary.shards.uri_keys import refuse_keys
 from syllabary.workers.control.declaration import Shown
+from syllabary.workers.control.job import (
+    Archive,
+    Archives,
+    AudioFormat,
+    Beside,
+    Blocks,
+    CodecRun,
+    Device,
+    EncoderRun,
+    Encoding,
+    Job,
+    LanguageModel,
+    Limit,
+    MaxQuarantined,
+    Metrics,
+    NumWorkers,
+    OnlyNew,
+    Out,
+    Shards,
+    Source,
+    StoragePatience,
+    Tokenizer,
+    Tolerances,
+    Transcripts,
+    Where,
+)
 from syllabary.workers.recipes import shipped
 
 RESULT_PREFIX = "syllabary-result: "
 PARENT_VARIABLE = "SYLLABARY_PARENT_PID"
 
 
-class Job(BaseModel):
-    """Base of all jobs.
-
-    Attributes:
-        verb: names the job on a command line, in logs and among a cluster's jobs.
-        runs: ``module:function`` below ``syllabary.workers``, loaded when the job is run and not before.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    verb: ClassVar[str]
-    runs: ClassVar[str]
-
-    def model_post_init(self, context: object) -> None:
-        """Refuse keys in URIs before a job is logged, stored or submitted. Raises SecretError."""
-        for value in self.model_dump().values():
-            for text in value if isinstance(value, list | tuple) else (value,):
-                if isinstance(text, str):
-                    refuse_keys(text)
-
-    def command(self, python: str = "python") -> list[str]:
-        """The command line that runs the job. With ``-P`` nothing of the working directory is taken for a module."""
-        return [python, "-P", "-m", "syllabary.workers", self.verb, self.model_dump_json()]
-
-
-def jobs_by_verb(base: type[Job] = Job) -> dict[str, type[Job]]:
-    """Every kind of job that has been declared."""
-    return {job.verb: job for job in _declared(base)}
-
-
-def _declared(base: type[Job]) -> Iterator[type[Job]]:
-    for job in base.__subclasses__():
-        if "verb" in vars(job):
-            yield job
-        yield from _declared(job)
-
-
 def declared_jobs() -> list[type[Job]]:
     """Every kind of job of this file, in its order."""
     kinds = [value for value in globals().values() if isinstance(value, type) and issubclass(value, Job)]
     return [job for job in kinds if "verb" in vars(job)]
-
-
-Out = Annotated[
-    str,
-    Shown(uri="s3://bucket/run"),
-    Field(description="URI that receives the output; an output of another run is refused."),
-]
-Source = Annotated[
-    str,
-    Shown(positional=True, uri="s3://bucket/speech"),
-    Field(description="Folder or URI of audio files, a manifest (.jsonl), or a tar of LibriLight."),
-]
-Shards = Annotated[str, Shown(uri="s3://bucket/run/shards"), Field(description="URI of the WebDataset shards.")]
-Tokenizer = Annotated[
-    str,
-    Shown(uri="s3://bucket/run/tokenizer"),
-    Field(description="URI of a tokenizer directory, or builtin:NAME for one that ships with the package."),
-]
-Archive = Annotated[str, Shown(uri="s3://bucket/run/archive"), Field(description="URI of the token archive.")]
-EncoderRun = Annotated[
-    str, Shown(uri="s3://bucket/run/pretrain"), Field(description="URI of the stage-1 run; none begins untrained.")
-]
-CodecRun = Annotated[str, Shown(uri="s3://bucket/run/codec"), Field(description="URI of the stage-2 run.")]
-NumWorkers = Annotated[
-    int | None,
-    Shown(option="--workers"),
-    Field(ge=1, description="At most so many processes at once; empty for all that the machine or cluster has."),
-]
-Where = Annotated[
-    str | None, Field(description="Expression over the archive's columns; empty for all.", examples=["speaker = '19'"])
-]
-Limit = Annotated[
-    int | None, Field(ge=1, description="At most so many utterances, spread over the speakers; empty for all.")
-]
-Metrics = Annotated[
-    tuple[str, ...],
-    Shown(separated=True),
-    Field(description="Only these metrics; empty for all.", examples=[["estoi", "wer_self"]]),
-]
-Transcripts = Annotated[
-    str | None,
-    Shown(uri="s3://bucket/transcripts.tsv"),
-    Field(description="URI of a table of what is said (TSV); empty for none."),
-]
-Tolerances = Annotated[
-    tuple[str, ...],
-    Shown(option="--tolerance"),
-    Field(description="metric=x, so much worse is no regression; empty for none.", examples=[["estoi=0.01"]]),
-]
-OnlyNew = Annotated[
-    bool,
-    Shown(option="--new"),
-    Field(description="Leave out the parts that an earlier run with this set found intact; off for a scrub."),
-]
-MaxQuarantined = Annotated[
-    float, Field(ge=0, le=100, description="Fail when more of the audio than this (percent) cannot be tokenized.")
-]
-StoragePatience = Annotated[float, Field(ge=0, description="How long an object store may be away, in seconds.")]
-AudioFormat = Annotated[
-    Literal["flac", "wav"], Shown(option="--format"), Field(description="What the audio files are written as.")
-]
-Device = Annotated[str, Field(description="cpu, cuda, cuda:1, ...")]
-Beside = Annotated[
-    str | None, Shown(uri="s3://bucket/files"), Field(description="Folder for the files; empty for beside each.")
-]
 
 
 class RecipeParameters(BaseModel):
@@ -177,7 +100,10 @@ class RecipeJob(Job, RecipeParameters):
 
 
 class ShardJob(RecipeJob):
-    """Shard speech into WebDataset tars with an index and a ledger; what is there already stays as it is."""
+    """Shard speech into WebDataset tars with an index and a ledger; what is there already stays as it is.
+
+    Title, licence and origin go into the cards of every archive and of all blocks made from the shards.
+    """
 
     verb: ClassVar[str] = "shard"
     runs: ClassVar[str] = "ingest.write_shards:write_shards"
@@ -191,6 +117,9 @@ class ShardJob(RecipeJob):
         default="as_configured",
         description="What to do where no speaker falls into the valid split: nothing, or split by recording.",
     )
+    title: str = Field(default="", description="What the corpus is called; empty for unnamed.")
+    licence: str = Field(default="", description="Licence of the speech, CC-BY-4.0 or a URL; empty for not told.")
+    origin: str = Field(default="", description="Where the speech comes from, a URL or words; empty for not told.")
 
 
 class PretrainJob(RecipeJob):
@@ -247,10 +176,17 @@ class TokenizeJob(Job):
     num_workers: NumWorkers = None
     storage_patience_s: StoragePatience = 300.0
     max_quarantined_percent: MaxQuarantined = 5.0
+    encoding: Encoding = "plain"
+    with_tokenizer: bool = Field(
+        default=False, description="Put the tokenizer's weights beside the tokens, so that the archive can be played."
+    )
 
 
 class VerifyJob(Job):
-    """Check every byte of an archive; damage is named, and a command ends with exit code 2."""
+    """Check every byte of an archive; damage is named, and a command ends with exit code 2.
+
+    Outcome, date and agent go into the archive's log of events, in PREMIS's terms.
+    """
 
     verb: ClassVar[str] = "verify"
     runs: ClassVar[str] = "archive.verify:verify"
@@ -259,6 +195,9 @@ class VerifyJob(Job):
         default=None, description="URI of the shards that the archive has to cover; empty for the archive alone."
     )
     only_new: OnlyNew = False
+    log_event: Annotated[bool, Shown(option="--log/--no-log")] = Field(
+        default=True, description="Write the outcome into the archive's folder, events/."
+    )
 
 
 class RestoreJob(Job):
@@ -293,20 +232,60 @@ class RestoreJob(Job):
     )
 
 
-class PackJob(Job):
-    """Pack tokens into fixed blocks to train language models from.
+class BagJob(Job):
+    """Copy an output folder into a BagIt bag: what archives hand one another, a checksum of every file in it."""
 
-    Memory follows from ``bucket_mb`` alone; tokens are sorted below ``TMPDIR``, which needs about the archive's size.
+    verb: ClassVar[str] = "bag"
+    runs: ClassVar[str] = "archive.bag:bag"
+    folder: Annotated[str, Shown(positional=True, uri="s3://bucket/run/archive")] = Field(
+        description="URI of an archive, of blocks, of restored audio."
+    )
+    out: Out
+
+
+class PackJob(Job):
+    """Pack tokens into what language models are trained from: fixed blocks, or documents in other trainers' formats.
+
+    Memory follows from ``part_mb`` alone; tokens are sorted below ``TMPDIR``, which needs about the archive's size.
     """
 
     verb: ClassVar[str] = "pack"
     runs: ClassVar[str] = "archive.pack:pack"
-    archive: Archive
+    archive: Archives
     out: Out
+    weights: Annotated[tuple[float, ...], Shown(option="--weight")] = Field(
+        default=(), description="How often the documents of each archive come, 2.5 or so; empty for once each."
+    )
+    where: Where = None
     block_size: int = Field(default=2048, ge=2, description="Ids per block.")
+    layout: Literal["stream", "frames", "whole"] = Field(
+        default="stream",
+        description="Blocks are cut where they are full, at a frame, or so that no document is cut (best fit).",
+    )
+    ends: Literal["separator", "begin_end"] = Field(
+        default="separator",
+        description="A separator before each document, or a begin id before and an end id after it.",
+    )
+    mark_gaps_s: Annotated[float | None, Shown(option="--mark-gaps")] = Field(
+        default=None,
+        ge=0,
+        description="Put the gap id where so many seconds pass inside a document; empty for nowhere.",
+    )
+    id_offset: int | None = Field(
+        default=None, ge=0, description="The first token's id; empty for 0, or for the first behind the text's."
+    )
+    interleave: Literal["none", "text_to_speech", "speech_to_text", "both"] = Field(
+        default="none", description="Text beside the speech of each utterance, before it, after it, or once each way."
+    )
+    text_tokenizer: Annotated[str | None, Shown(uri="s3://bucket/tokenizer.json")] = Field(
+        default=None, description="URI of the tokenizer.json that the text's ids are of."
+    )
     document: Literal["recording", "utterance"] = Field(default="recording", description="What separators divide.")
-    output_format: Annotated[Literal["parquet", "megatron"], Shown(option="--format")] = Field(
-        default="parquet", description="What the blocks are written as; Megatron's are a .bin and an .idx."
+    output_format: Annotated[
+        Literal["parquet", "megatron", "datatrove", "webdataset", "lhotse"], Shown(option="--format")
+    ] = Field(
+        default="parquet",
+        description="Blocks as parquet or webdataset; documents as megatron or datatrove; utterances as lhotse's Shar.",
     )
     splits: Literal["archive", "speaker"] = Field(
         default="archive",
@@ -315,13 +294,75 @@ class PackJob(Job):
     valid_percent: float = Field(default=2.0, ge=0, le=50, description="Of the speakers, with new splits.")
     test_percent: float = Field(default=2.0, ge=0, le=50, description="Of the speakers, with new splits.")
     seed: int = Field(default=0, description="Of the shuffle.")
-    bucket_mb: float = Field(
-        default=16.0, gt=0, description="Of the archive, in one part of the blocks and in memory at once."
+    part_mb: float = Field(
+        default=16.0, gt=0, description="Of the archive, in one part of the output and in memory at once."
     )
 
 
+class LmTrainJob(Job):
+    """Train a small language model on blocks of tokens; a run cut short goes on from its newest whole checkpoint."""
+
+    verb: ClassVar[str] = "lm-train"
+    runs: ClassVar[str] = "lm.train:lm_train"
+    blocks: Blocks
+    out: Out
+    hidden_size: int = Field(default=256, ge=8, description="Width of the model.")
+    num_layers: int = Field(default=6, ge=1, description="Layers of the model.")
+    num_heads: int = Field(default=4, ge=1, description="Heads of its attention.")
+    num_steps: int = Field(default=2000, ge=1, description="Optimizer steps.")
+    batch_size: int = Field(default=8, ge=1, description="Blocks of one step, over all workers.")
+    learning_rate: float = Field(default=1e-3, gt=0, description="The highest, after the warm-up.")
+    warmup_steps: int = Field(default=100, ge=0, description="Steps until then.")
+    checkpoint_every: int = Field(default=200, ge=1, description="Steps between two checkpoints.")
+    shuffled: bool = Field(
+        default=False,
+        description="A control: tokens of each place in another order, so that only their frequency is left.",
+    )
+    seed: int = Field(default=0, description="Of weights and order.")
+    num_workers: Annotated[int, Shown(option="--workers")] = Field(default=1, ge=1, description="Ranks.")
+    threads_per_worker: Annotated[int, Shown(option="--threads")] = Field(
+        default=1, ge=1, description="Threads of each rank."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="What the ranks train on.")
+
+
+class LmEvalJob(Job):
+    """Say how many bits a second a language model needs for held-out speech, beside payload and entropies."""
+
+    verb: ClassVar[str] = "lm-eval"
+    runs: ClassVar[str] = "lm.evaluate:lm_eval"
+    model: LanguageModel
+    blocks: Blocks
+    out: Annotated[str | None, Shown(uri="s3://bucket/lm-eval")] = Field(
+        default=None, description="URI of a folder that receives lm.json; empty for none."
+    )
+    split: Literal["train", "valid", "test"] = Field(default="valid", description="Split of the blocks.")
+    limit: int | None = Field(default=None, ge=1, description="At most so many blocks; empty for all.")
+    batch_size: int = Field(default=8, ge=1, description="Blocks at once.")
+    seed: int = Field(default=0, description="Of the order, where there is a limit.")
+    device: Device = "cpu"
+
+
+class LmSampleJob(Job):
+    """Let a language model speak: samples of its tokens, decoded to sound."""
+
+    verb: ClassVar[str] = "lm-sample"
+    runs: ClassVar[str] = "lm.sample:lm_sample"
+    model: LanguageModel
+    tokenizer: Tokenizer
+    out: Out
+    num_samples: Annotated[int, Shown(option="--samples")] = Field(default=4, ge=1, description="How many.")
+    duration_s: Annotated[float, Shown(option="--duration")] = Field(
+        default=8.0, gt=0, le=600, description="Seconds of each."
+    )
+    temperature: float = Field(default=1.0, gt=0, description="Below 1 the likelier ids are likelier still.")
+    top_p: float = Field(default=0.95, gt=0, le=1, description="Only the likeliest ids of this share together.")
+    seed: int = Field(default=0, description="Of the draws.")
+    device: Device = "cpu"
+
+
 class RepackJob(Job):
-    """Change group size or digit order without encoding again, and show what each choice costs."""
+    """Change group size, digit order or encoding without running the tokenizer, and show what each choice costs."""
 
     verb: ClassVar[str] = "repack"
     runs: ClassVar[str] = "archive.repack:repack"
@@ -333,6 +374,7 @@ class RepackJob(Job):
     digit_order: Literal["first_most_significant", "first_least_significant"] = Field(
         default="first_most_significant", description="Which dim of a token counts most."
     )
+    encoding: Encoding = "plain"
 
 
 def _percent(value: object) -> object:
@@ -340,17 +382,17 @@ def _percent(value: object) -> object:
 
 
 class SalientJob(Job):
-    """List the time spans of highest salience without decoding audio."""
+    """List the time spans of highest salience, ranked, ties by time, without decoding audio."""
 
     verb: ClassVar[str] = "salient"
     runs: ClassVar[str] = "archive.salient:salient"
     archive: Archive
     top_percent: Annotated[float, BeforeValidator(_percent), Shown(option="--top", as_text=True)] = Field(
-        default=5.0, gt=0, le=100, description="Share of the frames: 5%."
+        default=5.0, gt=0, le=100, description="Share of the frames, exactly: 5%."
     )
     where: Where = None
-    out: Annotated[str | None, Shown(uri="s3://bucket/spans.parquet")] = Field(
-        default=None, description="URI of a Parquet file that receives all spans; empty for none."
+    out: Annotated[str | None, Shown(uri="s3://bucket/spans")] = Field(
+        default=None, description="URI of a folder that receives all spans as spans.parquet; empty for none."
     )
     limit: int = Field(default=100, ge=0, description="Spans that are printed.")
 

@@ -15,7 +15,8 @@ from pydantic import ValidationError
 
 from syllabary.shards.errors import InputError, SyllabaryError, first_fault
 from syllabary.workers.control import log as job_log
-from syllabary.workers.control.jobs import RESULT_PREFIX, Job, jobs_by_verb
+from syllabary.workers.control.job import Job, jobs_by_verb
+from syllabary.workers.control.jobs import RESULT_PREFIX
 from syllabary.workers.control.processes import die_with_parent
 
 

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from syllabary.model.measures.place import between_clips, entropy_given_place, group_by_place
 from syllabary.model.measures.usage import entropy_bits
 from syllabary.shards.archive import parts as token_archive
+from syllabary.shards.archive.encoding import encode_part
 from syllabary.shards.archive.packing import Packing
 from syllabary.shards.archive.parts import ArchiveFormat, PartMetadata
 from syllabary.workers.recipes.bitrates import Rates
@@ -85,7 +86,7 @@ def archive_part(
 ) -> bytes:
     """The utterances of index ``rows`` as an archive part: the very bytes that ``tokenize`` would store for them."""
     metadata = PartMetadata(form, PART, token_archive.shard_digest(rows))
-    return token_archive.encode_part(token_archive.part_table(rows, tokens, salience, metadata))
+    return encode_part(token_archive.part_table(rows, tokens, salience, metadata))
 
 
 def token_column_bytes(part: bytes) -> int:

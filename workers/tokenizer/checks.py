@@ -99,14 +99,43 @@ def checked_lengths(num_samples: object, count: int) -> list[int]:
     return [checked_length(length) for length in lengths]
 
 
-def checked_digits(tokens: ArrayLike, packing: Packing) -> NDArray[np.uint8]:
-    """Digits uint8 [num_frames, num_dims] of tokens [num_frames, num_groups], or of as many in one flat row.
+def checked_packing(packing: Packing | str | None, own: Packing) -> Packing:
+    """The packing that tokens are said to have; ``own`` is the tokenizer's, for tokens of which nothing is said.
 
     Raises:
-        InputError: a count that is no multiple of the group count, another shape or type, or a token that its position
-            cannot take.
+        InputError: it does not parse, or packs other latents than the tokenizer's.
+    """
+    if packing is None:
+        return own
+    try:
+        found = packing if isinstance(packing, Packing) else Packing.parse(str(packing))
+    except ValueError as error:
+        raise InputError(str(error), fix="give the row's column `packing`") from error
+    if (found.num_dims, found.levels) != (own.num_dims, own.levels):
+        expected = f"{own.num_dims} dims of {own.levels}"
+        raise InputError(
+            "packing of other latents", value=str(found), expected=expected, fix="use the tokenizer that wrote them"
+        )
+    return found
+
+
+def checked_digits(tokens: ArrayLike, packing: Packing | str | None, own: Packing) -> NDArray[np.uint8]:
+    """Digits uint8 [num_frames, num_dims] of tokens [num_frames, num_groups], or of as many in one flat row.
+
+    Args:
+        tokens: as an encoder gives them, or as a row of an archive has them.
+        packing: what the row says of itself; None for the tokenizer's ``own``, where tokens are not one flat row.
+        own: the tokenizer's.
+
+    Raises:
+        InputError: a flat row without its packing, a count that is no multiple of the group count, another shape or
+            type, or a token that its position cannot take.
     """
     array = np.asarray(tokens)
+    if array.ndim == 1 and packing is None:
+        fix = "give packing=row['packing']: an archive may have been repacked"
+        raise InputError("a flat row of tokens without its packing", value=f"{len(array)} tokens", fix=fix)
+    packing = checked_packing(packing, own)
     if array.ndim == 1:
         if len(array) % packing.num_groups:
             raise InputError(

@@ -12,10 +12,10 @@ threads: on a CPU that is also the fastest way.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import torch
@@ -199,42 +199,87 @@ class Tokenizer:
 
     @overload
     def decode(
-        self, tokens: list[NDArray[np.integer]], num_samples: Sequence[int], sample_rate: int | None = None
+        self,
+        tokens: list[NDArray[np.integer]],
+        num_samples: Sequence[int],
+        sample_rate: int | None = None,
+        packing: Packing | str | None = None,
     ) -> list[Float32[np.ndarray, "samples"]]: ...
     @overload
     def decode(
-        self, tokens: NDArray[np.integer], num_samples: int, sample_rate: int | None = None
+        self,
+        tokens: NDArray[np.integer],
+        num_samples: int,
+        sample_rate: int | None = None,
+        packing: Packing | str | None = None,
     ) -> Float32[np.ndarray, "samples"]: ...
     def decode(
         self,
         tokens: NDArray[np.integer] | list[NDArray[np.integer]],
         num_samples: int | Sequence[int],
         sample_rate: int | None = None,
+        packing: Packing | str | None = None,
     ) -> NDArray[np.float32] | list[NDArray[np.float32]]:
         """The waveform of tokens, or of a list of them: float32 with exactly ``num_samples`` samples each.
 
         Args:
-            tokens: [num_frames, num_groups], or the same in one flat row as an archive has it; or a list of such.
+            tokens: [num_frames, num_groups], or the same in one flat row as an archive has it, which needs
+                ``packing``; or a list of such.
             num_samples: of the utterance at ``sample_rate``, or one a list item.
             sample_rate: to decode to, Hz; None is the model's own.
+            packing: of the tokens, as the column ``packing`` of an archive says it: any packing of the tokenizer's
+                latents is decoded. None is the tokenizer's own.
 
         Raises:
             InputError (a ValueError): as for :meth:`require_decodable`.
         """
         if not isinstance(tokens, list) or (tokens and np.ndim(tokens[0]) == 0):
-            return self._decode(tokens, num_samples, sample_rate)
-        lengths = checked_lengths(num_samples, len(tokens))
-        return self._parallel(lambda pair: self._decode(*pair, sample_rate), list(zip(tokens, lengths, strict=True)))
+            return self._decode(tokens, num_samples, sample_rate, packing)
+        pairs = list(zip(tokens, checked_lengths(num_samples, len(tokens)), strict=True))
+        return self._parallel(lambda pair: self._decode(*pair, sample_rate, packing), pairs)
 
-    def require_decodable(self, tokens: ArrayLike, num_samples: object, sample_rate: int | None = None) -> None:
+    def decode_row(self, row: Mapping[str, Any]) -> Float32[np.ndarray, "samples"]:
+        """The waveform of a row of an archive (``tokens``, ``num_samples``, ``sample_rate``, ``packing``).
+
+        Raises:
+            InputError (a ValueError): a column is missing, or as for :meth:`require_decodable`.
+        """
+        names = ("tokens", "num_samples", "sample_rate", "packing")
+        if missing := [name for name in names if row.get(name) is None]:
+            raise InputError("a row without its column", value=missing[0], expected=", ".join(names))
+        return self._decode(*(row[name] for name in names))
+
+    def dequantize(self, tokens: ArrayLike, packing: Packing | str | None = None) -> Float32[np.ndarray, "dim frames"]:
+        """The latents that tokens stand for, float32 [latent_dim, num_frames]: what the decoder makes sound of.
+
+        They are the middles of the levels, not :meth:`latents`, which are not quantized. Needs no decoder.
+
+        Args:
+            tokens: as for :meth:`decode`; one utterance.
+            packing: likewise.
+
+        Raises:
+            InputError (a ValueError): a flat row without its packing, a packing of other latents, a count that is no
+                multiple of the group count, or a token that its position cannot take.
+        """
+        digits = checked_digits(tokens, packing, self.packing)
+        return self._fsq.values_of(torch.from_numpy(digits.T.copy())[None].to(self.device))[0].cpu().numpy()
+
+    def require_decodable(
+        self,
+        tokens: ArrayLike,
+        num_samples: object,
+        sample_rate: int | None = None,
+        packing: Packing | str | None = None,
+    ) -> None:
         """Refuse what :meth:`decode` would refuse of one utterance, without decoding it.
 
         Raises:
-            InputError (a ValueError): a count that is no multiple of the group count, another shape or type, a token
-                that its position cannot take, a length that does not match the number of frames, or the tokenizer was
-                loaded without its decoder.
+            InputError (a ValueError): a flat row without its packing, a packing of other latents, a count that is no
+                multiple of the group count, another shape or type, a token that its position cannot take, a length that
+                does not match the number of frames, or the tokenizer was loaded without its decoder.
         """
-        self._checked_digits(tokens, num_samples, sample_rate)
+        self._checked_digits(tokens, num_samples, sample_rate, packing)
 
     def _latents(self, wav: NDArray[np.floating], sample_rate: int) -> NDArray[np.float32]:
         _, windows = self._encode_windows(wav, sample_rate)
@@ -284,8 +329,10 @@ class Tokenizer:
             encoded.latents[0, :, kept].float(),
         )
 
-    def _decode(self, tokens: ArrayLike, num_samples: object, sample_rate: int | None) -> NDArray[np.float32]:
-        digits, length, rate = self._checked_digits(tokens, num_samples, sample_rate)
+    def _decode(
+        self, tokens: ArrayLike, num_samples: object, sample_rate: int | None, packing: Packing | str | None = None
+    ) -> NDArray[np.float32]:
+        digits, length, rate = self._checked_digits(tokens, num_samples, sample_rate, packing)
         model_length = resampled_length(length, rate, self.sample_rate)
         values = self._fsq.values_of(torch.from_numpy(digits.T.copy())[None].to(self.device))
         with canonical_arithmetic(self.device):
@@ -312,7 +359,7 @@ class Tokenizer:
         return joined
 
     def _checked_digits(
-        self, tokens: ArrayLike, num_samples: object, sample_rate: int | None
+        self, tokens: ArrayLike, num_samples: object, sample_rate: int | None, packing: Packing | str | None = None
     ) -> tuple[NDArray[np.uint8], int, int]:
         """Digits uint8 [num_frames, num_dims], number of samples and sample rate."""
         if self._generator is None:
@@ -320,7 +367,7 @@ class Tokenizer:
                 "decode with a tokenizer loaded without its decoder", fix="use Tokenizer.load(uri, decoder=True)"
             )
         rate = checked_rate(self.sample_rate if sample_rate is None else sample_rate)
-        length, digits = checked_length(num_samples), checked_digits(tokens, self.packing)
+        length, digits = checked_length(num_samples), checked_digits(tokens, packing, self.packing)
         frames = self.num_frames(length, rate)
         if len(digits) != frames:
             raise InputError(

@@ -15,18 +15,44 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeVar
 
 from syllabary.shards.errors import JobError, SyllabaryError
 from syllabary.workers.cluster.devices import ClusterGpus, Device, choose_device
 from syllabary.workers.cluster.session import ray_session
 from syllabary.workers.control.run_verb import say
 from syllabary.workers.recipes.recipe import Recipe
-from syllabary.workers.recipes.training import TrainConfig
 from syllabary.workers.training.checkpoints import CheckpointStore
 
 _POLL_S = 0.3
 _START_TIMEOUT_VARIABLE = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
+
+
+class Ranks(Protocol):
+    """How the ranks of a run are placed: what a training configuration says of it."""
+
+    @property
+    def num_workers(self) -> int: ...  # noqa: D102
+    @property
+    def threads_per_worker(self) -> int: ...  # noqa: D102
+    @property
+    def device(self) -> Literal["auto", "cpu", "cuda"]: ...  # noqa: D102
+    @property
+    def collective_timeout_s(self) -> int: ...  # noqa: D102
+    @property
+    def max_restarts(self) -> int: ...  # noqa: D102
+
+
+class AnyRankJob(Protocol):
+    """What every rank of any run gets: a frozen dataclass with these fields among its own."""
+
+    @property
+    def run_uri(self) -> str: ...  # noqa: D102
+    @property
+    def device(self) -> Literal["auto", "cpu", "cuda"]: ...  # noqa: D102
+
+
+J = TypeVar("J", bound=AnyRankJob)
 
 
 @dataclass(frozen=True)
@@ -61,9 +87,7 @@ class Mailbox:
         return lines
 
 
-def train_on_ray(
-    stage: str, rank_main: Callable[[RankJob], None], train: TrainConfig, make_job: Callable[[Any], RankJob]
-) -> None:
+def train_on_ray(stage: str, rank_main: Callable[[J], None], train: Ranks, make_job: Callable[[Any], J]) -> None:
     """Run ``rank_main`` on ``train.num_workers`` ranks until it succeeds.
 
     Raises:
@@ -81,12 +105,12 @@ def train_on_ray(
 
         device = device_of_all_ranks(stage, train, ClusterGpus.of_ray())
         mailbox = ray.remote(num_cpus=0)(Mailbox).options(scheduling_strategy=_beside_the_driver()).remote()
-        job = replace(make_job(mailbox), device=device)
+        job = replace(make_job(mailbox), device=device)  # type: ignore[type-var]
         with _relayed(mailbox, stage):
             _until_done(stage, rank_main, train, job, scratch)
 
 
-def device_of_all_ranks(stage: str, train: TrainConfig, gpus: ClusterGpus) -> Device:
+def device_of_all_ranks(stage: str, train: Ranks, gpus: ClusterGpus) -> Device:
     """What the ranks train on: a GPU for each of them, or the CPU; said in one line.
 
     Ray hides no GPU from a process that asked for none, so a rank must not look for one by itself.
@@ -99,9 +123,7 @@ def device_of_all_ranks(stage: str, train: TrainConfig, gpus: ClusterGpus) -> De
     return choice.device
 
 
-def _until_done(
-    stage: str, rank_main: Callable[[RankJob], None], train: TrainConfig, job: RankJob, scratch: str
-) -> None:
+def _until_done(stage: str, rank_main: Callable[[J], None], train: Ranks, job: J, scratch: str) -> None:
     checkpoints = CheckpointStore(job.run_uri)
     failures, reached = 0, _last(checkpoints)
     while True:
@@ -123,7 +145,7 @@ def _last(checkpoints: CheckpointStore) -> int:
     return max(checkpoints.steps(), default=0)
 
 
-def _fit_once(rank_main: Callable[[RankJob], None], train: TrainConfig, job: RankJob, storage: str) -> str | None:
+def _fit_once(rank_main: Callable[[J], None], train: Ranks, job: J, storage: str) -> str | None:
     """One group of ranks from start to end: None when it finished, else what killed it in a few words."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer

@@ -133,14 +133,18 @@ def test_damaged_tokens_are_named_by_row_and_time_and_the_rest_stays_readable(ar
 
 
 def test_a_wrong_row_with_right_page_checksums_is_found_exactly(archive: Path) -> None:
-    from syllabary.shards.archive.parts import encode_part
+    from syllabary.shards.archive.encoding import encode_part
 
     part = archive / "parts/train-000000.parquet"
     file = pq.ParquetFile(part)
     table = file.read().replace_schema_metadata({b"syllabary": file.metadata.metadata[b"syllabary"]})
     tokens = table["tokens"].to_pylist()
     tokens[20][18] = 16  # the last position of a frame has 16 ids
-    changed = table.set_column(8, table.schema.field("tokens"), pa.array(tokens, table.schema.field("tokens").type))
+    changed = table.set_column(
+        table.schema.get_field_index("tokens"),
+        table.schema.field("tokens"),
+        pa.array(tokens, table.schema.field("tokens").type),
+    )
     part.write_bytes(encode_part(changed, row_group_size=16))
     findings = audit_archive(str(archive)).findings
     assert [f.rows for f in findings] == [(20, 20)] and "checks" in findings[0].what
@@ -153,7 +157,11 @@ def test_a_token_out_of_range_is_found_even_with_a_right_checksum(archive: Path)
     table = pq.read_table(archive / "parts/train-000000.parquet")
     tokens = table["tokens"].to_pylist()
     tokens[5][18] = 16
-    changed = table.set_column(8, table.schema.field("tokens"), pa.array(tokens, table.schema.field("tokens").type))
+    changed = table.set_column(
+        table.schema.get_field_index("tokens"),
+        table.schema.field("tokens"),
+        pa.array(tokens, table.schema.field("tokens").type),
+    )
     position = changed.schema.get_field_index("crc32c")
     changed = changed.set_column(position, table.schema.field("crc32c"), [row_crc32cs(changed)])
     assert np.flatnonzero(wrong_rows(changed, read_format(str(archive)))).tolist() == [5]
@@ -183,8 +191,8 @@ def test_a_row_of_another_utterance_than_the_ledgers_is_found_though_all_checksu
     """Two rows change places; part, rows and sums are sealed anew, and only the ledger remembers the order."""
     from dataclasses import replace
 
+    from syllabary.shards.archive.encoding import encode_part
     from syllabary.shards.archive.ledger import read_ledger, sha256, sums_text
-    from syllabary.shards.archive.parts import encode_part
 
     part = archive / "parts/train-000000.parquet"
     file = pq.ParquetFile(part)
@@ -283,7 +291,7 @@ def test_a_foreign_file_with_checksums_of_its_own_is_named_and_the_scrub_goes_on
 
 @pytest.mark.parametrize(("rate", "num_samples"), [(0, 100), (1, 1 << 62)])
 def test_numbers_without_sense_are_damage_and_no_crash(archive: Path, rate: int, num_samples: int) -> None:
-    from syllabary.shards.archive.parts import encode_part
+    from syllabary.shards.archive.encoding import encode_part
 
     for folder, name in (("ledger", "train-000000.parquet"), ("sums", "train-000000.sha256")):
         (archive / folder / name).unlink()

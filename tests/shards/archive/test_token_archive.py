@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from syllabary.shards.archive import parts as token_archive
+from syllabary.shards.archive.encoding import PLAIN, encode_part, encoding_of, encodings_of
 from syllabary.shards.archive.packing import Packing
 from syllabary.shards.archive.parts import ArchiveFormat, PartMetadata, open_part
 from syllabary.shards.archive.where import parse_where
@@ -57,14 +59,17 @@ def test_duckdb_counts_tokens_and_sees_the_source_columns(archive: tuple[Path, d
     assert json.loads(metadata[0][0])["radices"][18] == [4, 4, 1, 1, 1, 1, 1]
 
 
-def test_tokens_are_byte_stream_split_without_dictionary_and_pages_are_checksummed(
-    archive: tuple[Path, dict],
-) -> None:
-    part = archive[0] / "parts/train-000000.parquet"
+@pytest.mark.parametrize("encoding", ["plain", "compact"])
+def test_a_part_is_written_as_its_archive_says_and_its_pages_are_checksummed(encoding: str, tmp_path: Path) -> None:
+    make_archive(str(tmp_path), ("train-000000",), form=replace(FORMAT, encoding=encoding))
+    part = tmp_path / "parts/train-000000.parquet"
     file = pq.ParquetFile(part)
     columns = {file.metadata.row_group(0).column(i).path_in_schema: i for i in range(file.metadata.num_columns)}
     tokens = file.metadata.row_group(0).column(columns["tokens.list.element"])
-    assert "BYTE_STREAM_SPLIT" in tokens.encodings and not tokens.has_dictionary_page and tokens.compression == "BROTLI"
+    assert encoding_of(file) == encoding and not tokens.has_dictionary_page
+    assert tokens.compression == {"plain": "ZSTD", "compact": "BROTLI"}[encoding]
+    assert ("BYTE_STREAM_SPLIT" in tokens.encodings) == (encoding == "compact")
+    assert encodings_of(pq.ParquetFile(tmp_path / "ledger/train-000000.parquet")) <= PLAIN
     data = bytearray(part.read_bytes())
     data[tokens.data_page_offset + tokens.total_compressed_size // 2] ^= 1
     with pytest.raises(OSError, match="CRC checksum"):
@@ -73,8 +78,8 @@ def test_tokens_are_byte_stream_split_without_dictionary_and_pages_are_checksumm
 
 def test_storage_places_of_the_shard_are_not_carried_and_the_rest_is(archive: tuple[Path, dict]) -> None:
     names = pq.read_schema(archive[0] / "parts/train-000000.parquet").names
-    assert names[:11] == [f.name for f in token_archive.COLUMNS]
-    assert set(names[11:]) == {"source", "language", "snr_db", "text", "gender", "extra"}
+    assert names[:12] == [f.name for f in token_archive.COLUMNS]
+    assert set(names[12:]) == {"source", "language", "snr_db", "text", "gender", "extra"}
 
 
 def test_a_source_is_stored_where_the_recording_id_does_not_tell_it_and_found_either_way() -> None:
@@ -110,6 +115,7 @@ def test_row_crc32c_covers_what_the_specification_says(archive: tuple[Path, dict
     row = pq.read_table(archive[0] / "parts/valid-000000.parquet").to_pylist()[3]
     data = np.array(row["tokens"], "<u2").tobytes() + bytes(row["salience"]) + row["utterance_id"].encode()
     data += np.array([row["start_sample"], row["num_samples"], row["sample_rate"]], "<i8").tobytes()
+    data += b"128 dims of 4, 7 a token, first_most_significant"
     assert row["crc32c"] == crc32c(data)
     assert crc32c(b"123456789") == 0xE3069283  # the polynomial's published check value
 
@@ -127,7 +133,24 @@ def test_another_version_is_refused_naming_found_and_expected() -> None:
         ArchiveFormat.from_json(FORMAT.to_json() | {"format_version": 99}, "part")
 
 
-@pytest.mark.parametrize("broken", [{"levels": 1}, {"group_size": None}, {"radices": [[4, 4]]}])
+def test_a_plain_part_has_a_dictionary_of_tokens_where_that_is_smaller() -> None:
+    rows = pa.Table.from_pylist(utterance_rows("train-000000", 0, 40), schema=INDEX_SCHEMA)
+    sizes = {}
+    for name, low, high in (("few values", 0, 50), ("all values", 0, 16_384)):
+        rng = np.random.default_rng(0)
+        tokens = [np.minimum(rng.integers(low, high, (30, 19)), FORMAT.packing.position_sizes).astype(np.uint16) - 0
+                  for _ in range(40)]  # fmt: skip
+        table = token_archive.part_table(rows, tokens, [np.zeros(30, np.uint8)] * 40, PartMetadata(FORMAT, "s", "d"))
+        file = pq.ParquetFile(io.BytesIO(encode_part(table)))
+        column = next(c for c in map(file.metadata.row_group(0).column, range(file.metadata.num_columns))
+                      if c.path_in_schema.startswith("tokens"))  # fmt: skip
+        sizes[name] = column.total_compressed_size
+        assert column.has_dictionary_page == (name == "few values")
+        assert file.read()["tokens"].to_pylist() == [own.reshape(-1).tolist() for own in tokens]
+    assert sizes["few values"] < 40 * 30 * 19 * 6.5 / 8
+
+
+@pytest.mark.parametrize("broken", [{"levels": 1}, {"encoding": "tight"}, {"group_size": None}, {"radices": [[4, 4]]}])
 def test_metadata_that_does_not_do_is_refused(broken: dict) -> None:
     with pytest.raises(FormatError):
         ArchiveFormat.from_json(FORMAT.to_json() | broken, "part")

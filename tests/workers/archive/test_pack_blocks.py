@@ -1,9 +1,8 @@
-"""pack: every token once, speaker-disjoint, the same bytes again, read by a DataLoader and as Megatron defines it."""
+"""pack: every token once, speaker-disjoint, the same bytes again, read by a DataLoader and by Hugging Face."""
 
 from __future__ import annotations
 
 import json
-import struct
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from syllabary.shards.archive.packing import Packing
 from syllabary.shards.errors import ConflictError, InputError, NotFoundError
 from syllabary.workers.archive.pack import pack
 from syllabary.workers.control.jobs import PackJob
@@ -38,30 +36,32 @@ def recordings(truth: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: np.concatenate(own) for name, own in tokens.items()}
 
 
-def read_documents(out: Path, split: str) -> dict[str, dict[int, int]]:
-    documents: dict[str, dict[int, int]] = {}
+def read_documents(out: Path, split: str) -> dict[str, list[int]]:
+    """Ids of every document by place in it, as the sources of its blocks tell."""
+    documents: dict[str, dict[tuple, list[int]]] = {}
     for part in sorted((out / split).iterdir()):
-        for row in pq.read_table(part).to_pylist():
-            columns = (row["input_ids"], row["positions"], row["document_numbers"])
-            for token, position, number in zip(*columns, strict=True):
-                if number >= 0:
-                    own = documents.setdefault(row["document_ids"][number], {})
-                    assert position not in own, "a token twice"
-                    own[position] = token
-    return documents
+        blocks = pq.read_table(part).to_pylist()
+        for piece in pq.read_table(out / "sources" / split / part.name).to_pylist():
+            ids = blocks[piece["block"]]["input_ids"][piece["first"] : piece["first"] + piece["num_ids"]]
+            own = documents.setdefault(piece["document_id"], {})
+            at = piece["utterance_id"], piece["start_s"], piece["end_s"], piece["first"]
+            assert at not in own, "a piece twice"
+            own[at] = ids
+    return {name: [one for at in sorted(own, key=lambda k: (k[1], k[2], -k[3])) for one in own[at]]
+            for name, own in documents.items()}  # fmt: skip
 
 
-@pytest.mark.parametrize("bucket_mb", [32.0, 0.02])
-def test_every_token_is_in_one_block_of_the_right_split(archive, tmp_path: Path, bucket_mb: float) -> None:
+@pytest.mark.parametrize("part_mb", [32.0, 0.02])
+def test_every_token_is_in_one_block_of_the_right_split(archive, tmp_path: Path, part_mb: float) -> None:
     uri, truth = archive
-    job = PackJob(archive=uri, out=str(tmp_path), block_size=128, bucket_mb=bucket_mb)
+    job = PackJob(archive=uri, out=str(tmp_path), block_size=128, part_mb=part_mb)
     summary = pack(job)
     expected = recordings(truth)
     found = {split: read_documents(tmp_path, split) for split in ("train", "valid", "test")}
     assert {split: len(own) for split, own in found.items()} == {"train": 4, "valid": 2, "test": 2}
     for name, tokens in expected.items():
         (own,) = [documents[name] for documents in found.values() if name in documents]
-        assert [own[p] for p in range(len(tokens) + 1)] == [16_384, *tokens.tolist()]
+        assert own == tokens.tolist()
     assert sum(s["num_tokens"] for s in summary.values()) == sum(map(len, expected.values()))
     assert pack(job) == summary
 
@@ -97,41 +97,33 @@ def test_a_speaker_in_two_splits_is_refused(tmp_path: Path) -> None:
         pack(PackJob(archive=str(tmp_path / "nothing"), out=str(tmp_path / "out2")))
 
 
-def test_a_dataloader_feeds_a_masked_language_model_loss(archive, tmp_path: Path) -> None:
+def test_any_collator_feeds_a_language_model_loss(archive, tmp_path: Path) -> None:
     pack(PackJob(archive=archive[0], out=str(tmp_path), block_size=96))
     file = pq.ParquetFile(tmp_path / "train/part-00000.parquet")
     metadata = json.loads(file.metadata.metadata[b"syllabary_blocks"])
-    table = file.read()
-    columns = {n: np.array(table[n].to_pylist(), np.int64) for n in ("input_ids", "positions", "document_numbers")}
-    data = torch.utils.data.TensorDataset(*(torch.from_numpy(c) for c in columns.values()))
-    ids, positions, numbers = next(iter(torch.utils.data.DataLoader(data, batch_size=4)))
-    limits = torch.tensor(metadata["position_sizes"])[positions % metadata["num_groups"]]
-    target, same = ids[:, 1:], numbers[:, 1:] == numbers[:, :-1]
-    assert (target < limits[:, :-1])[same].all() and same.any()
-    logits = torch.zeros(*target.shape, metadata["vocabulary_size"])
-    possible = torch.arange(metadata["vocabulary_size"]) < limits[:, :-1, None]
-    loss = torch.nn.functional.cross_entropy(logits.masked_fill(~possible, -torch.inf)[same], target[same])
-    assert 0 < loss < np.log(16_384)  # below uniform over the vocabulary: the mask knows the last position's 16 ids
+    rows = file.read().to_pylist()
+    for collate in (torch.utils.data.default_collate, transformers_collate):
+        batch = {name: torch.as_tensor(np.array(values)) for name, values in collated(collate, rows[:4]).items()}
+        assert {tuple(values.shape) for values in batch.values()} == {(4, 96)}
+    limits = torch.tensor(metadata["position_sizes"])[batch["place"]]
+    told = batch["labels"] >= 0
+    assert (batch["labels"] < limits)[told].all() and told.any()
+    possible = torch.arange(metadata["vocabulary_size"]) < limits[..., None]
+    logits = torch.zeros(possible.shape).masked_fill(~possible, -torch.inf)
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch["labels"].long().flatten(), ignore_index=-100)
+    assert 0 < loss < np.log(16_384)  # below uniform over the vocabulary: the mask knows the last place's 16 ids
 
 
-@pytest.mark.parametrize("levels_of", [Packing(128, 4, 7), Packing(128, 4, 8)])
-def test_megatron_files_are_as_megatron_defines_them(tmp_path: Path, levels_of: Packing) -> None:
-    truth = make_archive(str(tmp_path / "a"), ("train-000000",), packing=levels_of)
-    pack(PackJob(archive=str(tmp_path / "a"), out=str(tmp_path / "m"), output_format="megatron", document="utterance"))
-    header = (tmp_path / "m/train.idx").read_bytes()
-    magic, version, code, num_sequences, num_boundaries = struct.unpack("<9sQBQQ", header[:34])
-    assert (magic, version, num_sequences, num_boundaries) == (b"MMIDIDX\x00\x00", 1, len(truth), len(truth) + 1)
-    dtype = {8: np.dtype("<u2"), 4: np.dtype("<i4")}[code]
-    sizes = np.frombuffer(header, "<i4", num_sequences, 34)
-    offsets = np.frombuffer(header, "<i8", num_sequences, 34 + 4 * num_sequences)
-    boundaries = np.frombuffer(header, "<i8", num_boundaries, 34 + 12 * num_sequences)
-    assert len(header) == 34 + 12 * num_sequences + 8 * num_boundaries
-    assert boundaries.tolist() == list(range(num_boundaries))
-    data = (tmp_path / "m/train.bin").read_bytes()
-    found = sorted(np.frombuffer(data, dtype, n, o).tolist() for n, o in zip(sizes, offsets, strict=True))
-    separator = levels_of.vocabulary
-    assert found == sorted([*levels_of.pack(d).reshape(-1).tolist(), separator] for d in truth.values())
-    assert json.loads((tmp_path / "m/train.json").read_bytes())["separator"] == separator
+def transformers_collate(rows: list[dict]) -> dict:
+    from transformers import default_data_collator
+
+    return default_data_collator(rows)
+
+
+def collated(collate, rows: list[dict]) -> dict:
+    """What a collator makes of rows of lists; torch's has the columns of each first."""
+    made = collate(rows)
+    return {n: np.stack([np.asarray(one) for one in v], -1) if isinstance(v, list) else v for n, v in made.items()}
 
 
 def test_a_quick_look_with_arrow_datasets_reads_fixed_length_lists(archive, tmp_path: Path) -> None:
@@ -150,19 +142,18 @@ def test_huggingface_datasets_feed_a_dataloader_with_every_token_once(
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     import datasets
 
-    pack(PackJob(archive=archive[0], out=str(tmp_path / "out"), block_size=96, bucket_mb=0.02))
+    pack(PackJob(archive=archive[0], out=str(tmp_path / "out"), block_size=96, part_mb=0.02))
     parts = [str(part) for part in sorted((tmp_path / "out/train").iterdir())]
     blocks = datasets.load_dataset("parquet", data_files={"train": parts}, cache_dir=str(tmp_path / "cache"))["train"]
     assert blocks.features["input_ids"].length == 96 and len(parts) > 1
-    columns = ["input_ids", "positions", "document_numbers"]
-    loader = torch.utils.data.DataLoader(blocks.with_format("torch", columns=columns), batch_size=5, num_workers=0)
+    loader = torch.utils.data.DataLoader(blocks.with_format("torch"), batch_size=5, num_workers=0)
     batches = list(loader)
     assert [len(batch["input_ids"]) for batch in batches[:-1]] == [5] * (len(batches) - 1)
-    ids, positions = (torch.cat([batch[name] for batch in batches]).long() for name in ("input_ids", "positions"))
-    assert ids.shape == (len(blocks), 96) and (ids[positions == 0] == 16_384).all()
+    ids, documents = (torch.cat([batch[name] for batch in batches]).long() for name in ("input_ids", "document_ids"))
+    assert ids.shape == (len(blocks), 96) and (ids[documents < 0] == 16_384).all(), "the padding id"
     train = {name for name in recordings(archive[1]) if name.split("/")[0] in ("101", "102")}
     expected = np.sort(np.concatenate([tokens for name, tokens in recordings(archive[1]).items() if name in train]))
-    assert np.array_equal(np.sort(ids[positions > 0].numpy()), expected)
+    assert np.array_equal(np.sort(ids[ids < 16_384].numpy()), expected)
 
 
 def test_huggingface_datasets_open_the_archive_itself(archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,8 @@
-"""repack loses nothing and costs what it prints; salient lists exactly the frames above its threshold."""
+"""repack loses nothing and costs what it prints; salient lists exactly the asked share of the frames."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from syllabary.shards.archive.audit import audit_archive
+from syllabary.shards.archive.encoding import encoding_of
 from syllabary.shards.archive.packing import Packing
 from syllabary.shards.archive.reader import ArchiveReader
 from syllabary.shards.errors import ConflictError, DamageError, InputError, NotFoundError
@@ -35,6 +37,21 @@ def test_repacking_keeps_every_digit_and_passes_the_scrub(archive, tmp_path: Pat
     for row in rows:
         assert np.array_equal(packing.unpack(np.array(row["tokens"]).reshape(-1, 32)), truth[row["utterance_id"]])
     assert audit_archive(str(tmp_path / "out")).findings == []
+
+
+@pytest.mark.parametrize(("before", "after"), [("plain", "compact"), ("compact", "plain")])
+def test_repacking_changes_the_encoding_and_nothing_else(tmp_path: Path, before: str, after: str) -> None:
+    truth = make_archive(str(tmp_path / "a"), form=replace(FORMAT, encoding=before))
+    repack(RepackJob(archive=str(tmp_path / "a"), out=str(tmp_path / "out"), encoding=after))
+    part = tmp_path / "out/parts/train-000000.parquet"
+    assert encoding_of(pq.ParquetFile(part)) == after and audit_archive(str(tmp_path / "out")).findings == []
+    columns = [pq.read_table(tmp_path / name / "parts") for name in ("a", "out")]
+    assert columns[0].equals(columns[1]) and len(truth) == len(columns[0])
+    repack(RepackJob(archive=str(tmp_path / "out"), out=str(tmp_path / "back"), encoding=before))
+    straight = make_archive(str(tmp_path / "b"), form=replace(FORMAT, encoding=before), row_group_size=4096)
+    assert len(straight) == len(truth)
+    for own in sorted((tmp_path / "b/parts").iterdir()):
+        assert own.read_bytes() == (tmp_path / "back/parts" / own.name).read_bytes()
 
 
 def test_repacking_back_gives_the_same_part_bytes(archive, tmp_path: Path) -> None:
@@ -70,29 +87,43 @@ def test_what_cannot_be_repacked_is_refused(archive, tmp_path: Path) -> None:
         repack(RepackJob(archive=str(folder), out=str(tmp_path / "out2"), group_size=4))
 
 
-def test_salient_spans_are_the_frames_above_the_threshold(archive, tmp_path: Path) -> None:
+def rows_of(folder: Path) -> list[dict]:
+    return [row for part in sorted((folder / "parts").iterdir()) for row in pq.read_table(part).to_pylist()]
+
+
+@pytest.mark.parametrize("top_percent", [5.0, 0.01, 33.3, 100.0])
+def test_the_top_share_is_that_share_by_salience_and_ties_by_time(archive, tmp_path: Path, top_percent: float) -> None:
     folder, _ = archive
-    result = salient(SalientJob(archive=str(folder), top_percent=5.0, out=str(tmp_path / "out"), limit=3))
-    rows = [row for part in sorted((folder / "parts").iterdir()) for row in pq.read_table(part).to_pylist()]
-    values = np.concatenate([row["salience"] for row in rows])
-    threshold = result["threshold"]
-    assert (values >= threshold).mean() <= 0.05 < (values >= threshold - 1).mean()
+    result = salient(SalientJob(archive=str(folder), top_percent=top_percent, out=str(tmp_path / "out"), limit=3))
+    frames = [(-value, number, frame) for number, row in enumerate(rows_of(folder))
+              for frame, value in enumerate(row["salience"])]  # fmt: skip
+    wanted = max(1, int(len(frames) * top_percent / 100))
+    expected = {(number, frame) for _, number, frame in sorted(frames)[:wanted]}
     spans = pq.read_table(tmp_path / "out/spans.parquet").to_pylist()
-    assert len(spans) == result["num_spans"] and result["spans"] == spans[:3]
-    covered = {(s["utterance_id"], round(s["start_s"] / 0.1)): s for s in spans}
-    for row in rows:
-        above = np.array(row["salience"]) >= threshold
-        for frame in np.flatnonzero(above & ~np.concatenate([[False], above[:-1]])):
-            start_s = row["start_sample"] / row["sample_rate"] + frame * 0.4
-            span = covered[(row["utterance_id"], round(start_s / 0.1))]
-            assert span["end_s"] <= (row["start_sample"] + row["num_samples"]) / row["sample_rate"] + 1e-6
+    numbers = {row["utterance_id"]: number for number, row in enumerate(rows_of(folder))}
+    found = set()
+    for span in spans:
+        row = rows_of(folder)[numbers[span["utterance_id"]]] if len(spans) < 3 else None
+        number, begin = numbers[span["utterance_id"]], starts(folder)[span["utterance_id"]]
+        first, last = round((span["start_s"] - begin) / 0.4), int(np.ceil(round((span["end_s"] - begin) / 0.4, 4)))
+        assert row is None or span["salience"] == max(row["salience"][first:last])
+        found |= {(number, frame) for frame in range(first, last)}
+    assert found == expected and result["num_frames"] == wanted and result["num_spans"] == len(spans)
+    assert result["top_percent"] == pytest.approx(100 * wanted / len(frames), abs=1e-3)
+    assert [span["rank"] for span in spans] == list(range(len(spans))) and result["spans"] == spans[:3]
+    order = [(-span["salience"], numbers[span["utterance_id"]], span["start_s"]) for span in spans]
+    assert order == sorted(order)
+
+
+def starts(folder: Path) -> dict[str, float]:
+    return {row["utterance_id"]: row["start_sample"] / row["sample_rate"] for row in rows_of(folder)}
 
 
 def test_threshold_of_ties_and_extremes() -> None:
     counts = np.zeros(256, np.int64)
     counts[[3, 9]] = [90, 10]
-    assert salience_threshold(counts, 10) == 4 and salience_threshold(counts, 5) == 9
-    assert salience_threshold(counts, 100) == 0
+    assert salience_threshold(counts, 10) == (9, 10) and salience_threshold(counts, 5) == (9, 5)
+    assert salience_threshold(counts, 100) == (3, 90) and salience_threshold(counts, 11) == (3, 1)
 
 
 def test_salient_refuses_nothing_and_nonsense(archive, tmp_path: Path) -> None:

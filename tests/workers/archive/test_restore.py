@@ -16,7 +16,8 @@ import pytest
 import soundfile
 
 from syllabary.shards import audio, store
-from syllabary.shards.archive.parts import encode_part, row_crc32cs
+from syllabary.shards.archive.encoding import encode_part
+from syllabary.shards.archive.parts import row_crc32cs
 from syllabary.shards.archive.reader import ArchiveReader
 from syllabary.shards.dataset import index
 from syllabary.shards.errors import ConflictError, InputError, NotFoundError

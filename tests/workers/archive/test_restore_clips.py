@@ -28,7 +28,8 @@ class Levels:
 
     packing = PACKING
 
-    def decode(self, tokens: np.ndarray, num_samples: int, sample_rate: int) -> np.ndarray:
+    def decode(self, tokens: np.ndarray, num_samples: int, sample_rate: int, packing: Packing) -> np.ndarray:
+        assert packing == PACKING
         return np.full(num_samples, float(tokens[0, 0]) / 100, np.float32)
 
 

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from syllabary.shards import audio, outputs, store
+from syllabary.shards.about.origin import Origin
 from syllabary.shards.archive.audit import audit_archive, read_format
 from syllabary.shards.archive.ledger import intact_ledger, read_ledger
 from syllabary.shards.archive.parts import PartMetadata
@@ -91,7 +92,11 @@ def test_a_part_holds_the_tokens_that_the_tokenizer_gives_each_utterance_alone(
 def test_a_second_run_does_nothing_and_says_the_same(shards: str, tokenizer: str, tmp_path: Path) -> None:
     job = job_of(shards, tokenizer, tmp_path)
     encode_all(job)
-    first, second = tokenize(job), tokenize(job)
+    (Path(shards) / "origin.json").write_bytes(Origin("Fables", "CC0-1.0").encode())
+    first, second = tokenize(job), tokenize(job.model_copy(update={"with_tokenizer": True}))
+    card = (Path(job.archive) / "README.md").read_text()
+    assert "# Fables as tokens" in card and "license: cc0-1.0" in card and "12 utterances" in card
+    assert (Path(job.archive) / "tokenizer/decoder.safetensors").exists(), "told by the second run"
     assert first == second and first["num_new_parts"] == 0 and first["num_tokenized"] == 12
     done = outputs.read_done(job.archive)
     assert done is not None and done["num_parts"] == 3 and done["quarantined_s"] == 0

@@ -10,7 +10,8 @@ import sys
 import pytest
 
 from syllabary.workers.control import jobs
-from syllabary.workers.control.jobs import Job, declared_jobs, jobs_by_verb
+from syllabary.workers.control.job import Job, jobs_by_verb
+from syllabary.workers.control.jobs import declared_jobs
 
 OURS = {job.verb: job for job in declared_jobs()}
 

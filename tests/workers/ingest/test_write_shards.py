@@ -14,8 +14,10 @@ import psutil
 import pytest
 import soundfile
 
+from syllabary.shards.about.origin import Origin
 from syllabary.shards.ingest.config import IngestConfig
 from syllabary.workers.control.jobs import RESULT_PREFIX, ShardJob
+from syllabary.workers.ingest.write_shards import _tell_origin
 from tests.helpers.ingest_testing import RATE, make_tar, tone, tree
 
 OVERRIDES = ("ingest.shard_size_mb=0.4",)
@@ -48,6 +50,15 @@ def test_a_rerun_does_nothing_but_say_so(corpus: Path, on_one_worker: Path) -> N
     assert (status, result["wrote"]) == (0, 0)
     assert "0 of them to write" in errors
     assert tree(on_one_worker) == before
+
+
+def test_what_is_told_of_the_speech_lies_beside_the_shards_and_later_words_go_over_earlier(tmp_path: Path) -> None:
+    told = (("Fables", "", ""), ("", "CC0-1.0", ""), ("", "", "https://example.org"))
+    for title, licence, origin in told:
+        _tell_origin(ShardJob(source="s", out=str(tmp_path), title=title, licence=licence, origin=origin))
+    assert Origin.read(str(tmp_path)) == Origin("Fables", "CC0-1.0", "https://example.org")
+    _tell_origin(ShardJob(source="s", out=str(tmp_path / "untold")))
+    assert not (tmp_path / "untold").exists()
 
 
 def test_killed_on_two_workers_and_run_again_gives_the_bytes_of_one(

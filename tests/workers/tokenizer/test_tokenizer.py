@@ -1,6 +1,7 @@
 """The tokenizer as users call it: lengths, rates, long audio, bad input."""
 
 import math
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -195,19 +196,50 @@ def test_bad_tokens_are_refused(tokenizers: dict[str, Tokenizer], change, num_sa
     tokenizer = tokenizers["waveform"]
     tokens = tokenizer.encode(speechlike(3 * HOP), RATE).tokens
     with pytest.raises(InputError, match=message):
-        tokenizer.decode(change(tokens), num_samples)
+        tokenizer.decode(change(tokens), num_samples, packing=tokenizer.packing)
     with pytest.raises(InputError, match=message):
-        tokenizer.require_decodable(change(tokens), num_samples)
+        tokenizer.require_decodable(change(tokens), num_samples, packing=tokenizer.packing)
 
 
 def test_tokens_in_one_row_as_an_archive_has_them_are_the_same_tokens(tokenizers: dict[str, Tokenizer]) -> None:
     tokenizer = tokenizers["waveform"]
     tokens = tokenizer.encode(speechlike(3 * HOP), RATE).tokens
     expected = tokenizer.decode(tokens, 3 * HOP)
+    own = str(tokenizer.packing)
     for row in (tokens.reshape(-1), tokens.reshape(-1).tolist()):
-        assert np.array_equal(tokenizer.decode(row, 3 * HOP), expected)
-    both = tokenizer.decode([tokens.reshape(-1), tokens], np.array([3 * HOP, 3 * HOP]))
+        assert np.array_equal(tokenizer.decode(row, 3 * HOP, packing=own), expected)
+        found = tokenizer.decode_row({"tokens": row, "num_samples": 3 * HOP, "sample_rate": RATE, "packing": own})
+        assert np.array_equal(found, expected)
+    both = tokenizer.decode([tokens.reshape(-1), tokens], np.array([3 * HOP, 3 * HOP]), packing=own)
     assert all(np.array_equal(wav, expected) for wav in both)
+
+
+def test_a_row_of_any_packing_of_the_latents_is_the_same_sound(tokenizers: dict[str, Tokenizer]) -> None:
+    tokenizer = tokenizers["waveform"]
+    encoded = tokenizer.encode(speechlike(3 * HOP), RATE)
+    expected, own = tokenizer.decode(encoded.tokens, 3 * HOP), tokenizer.packing
+    digits = own.unpack(encoded.tokens)
+    for other in (replace(own, digit_order="first_least_significant"), replace(own, group_size=1)):
+        row = {"tokens": other.pack(digits).reshape(-1), "num_samples": 3 * HOP, "sample_rate": RATE}
+        assert np.array_equal(tokenizer.decode_row(row | {"packing": str(other)}), expected)
+        assert np.array_equal(tokenizer.dequantize(other.pack(digits), other), tokenizer.dequantize(encoded.tokens))
+        with pytest.raises(InputError, match=r"without its packing.*packing=row\['packing'\]"):
+            tokenizer.decode(row["tokens"], 3 * HOP)
+        with pytest.raises(InputError, match="a row without its column: 'packing'"):
+            tokenizer.decode_row(row)
+    with pytest.raises(InputError, match=r"packing of other latents.*expected \d+ dims of \d+"):
+        tokenizer.decode(encoded.tokens, 3 * HOP, packing=replace(own, levels=own.levels + 1, group_size=1))
+    with pytest.raises(InputError, match="not a packing: 'first'"):
+        tokenizer.dequantize(encoded.tokens, "first")
+
+
+def test_dequantized_values_are_the_middles_of_their_levels(tokenizers: dict[str, Tokenizer]) -> None:
+    tokenizer = tokenizers["waveform"]
+    tokens = tokenizer.encode(speechlike(4 * HOP), RATE).tokens
+    digits, levels = tokenizer.packing.unpack(tokens), tokenizer.packing.levels
+    assert tokenizer.dequantize(tokens).shape == (tokenizer.packing.num_dims, 4)
+    middles = (2 * digits.T.astype(np.float64) + 1) / levels - 1  # of `levels` equal parts of -1..1
+    assert np.allclose(tokenizer.dequantize(tokens), middles, atol=1e-6)
 
 
 def test_latents_and_salience_of_a_list_are_those_of_its_items(tokenizers: dict[str, Tokenizer]) -> None:

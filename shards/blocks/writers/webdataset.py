@@ -1,0 +1,49 @@
+"""Blocks as WebDataset: ``<split>/part-NNNNN.tar``, a sample a block: an array a column, JSON of where it is from."""
+
+from __future__ import annotations
+
+import tarfile
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from syllabary.shards import outputs, store
+from syllabary.shards.blocks.blocks import make_blocks
+from syllabary.shards.blocks.layout import Cut
+from syllabary.shards.blocks.tape import Tape
+from syllabary.shards.blocks.writers.target import Tapes, Target, Totals, totals_of
+from syllabary.shards.blocks.writers.tars import add_member, npy_bytes
+
+_AT_ONCE = 1024
+
+
+def write_webdataset(target: Target, tapes: Tapes) -> Totals:
+    """Write a tar of every tape that has not been written."""
+    totals = Totals(num_documents=0, num_tokens=0, num_ids=0, num_blocks=0, num_cut_documents=0)
+    for bucket, tape in tapes:
+        blocks, order = target.shuffled(bucket, tape)
+        totals += totals_of(tape, blocks)
+        uri = target.uri(target.split, f"part-{bucket:05}.tar")
+        if not store.exists(uri):
+            with store.publishing(uri) as path:
+                _write(path, f"{target.split}-{bucket:05}", tape, blocks, order)
+    return totals
+
+
+def _write(path: Path, name: str, tape: Tape, blocks: Cut, order: NDArray[np.int64]) -> None:
+    document_of_id = tape.document_of_id()
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for first in range(0, len(order), _AT_ONCE):
+            made, sources = make_blocks(tape, blocks, order[first : first + _AT_ONCE], document_of_id)
+            told: dict[int, list[dict[str, Any]]] = defaultdict(list)
+            for row in sources.to_pylist():
+                told[row.pop("block")].append(row)
+            columns = made.columns()
+            for number in range(len(made.input_ids)):
+                key = f"{name}-{first + number:06}"
+                for column, values in columns.items():
+                    add_member(tar, f"{key}.{column}.npy", npy_bytes(values[number]))
+                add_member(tar, f"{key}.json", outputs.canonical_json({"sources": told[number]}))

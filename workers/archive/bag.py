@@ -1,0 +1,27 @@
+"""``bag``: any output folder as a BagIt bag (shards/about/bag.py), to hand to an archive."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from syllabary.shards import outputs, store
+from syllabary.shards.about.bag import write_bag
+from syllabary.shards.errors import NotFoundError
+from syllabary.workers.control.jobs import BagJob
+from syllabary.workers.control.run_verb import say
+
+
+def bag(job: BagJob) -> dict[str, Any]:
+    """Write the bag; returns ``num_files`` and ``size_bytes`` of its payload.
+
+    Raises:
+        NotFoundError: there is no output folder.
+        ConflictError: ``out`` holds something else.
+    """
+    try:
+        kind = outputs.read_claim(job.folder)["kind"]
+    except NotFoundError:
+        kind = outputs.read_json(store.join(job.folder, "config.json")).get("kind", "folder")
+    written = write_bag(job.folder, job.out, f"syllabary {kind}")
+    say("bag", f"{written['num_files']:,} files, {written['size_bytes']:,} bytes")
+    return dict(written)

@@ -1,0 +1,68 @@
+"""Describing an archive: its card and what stands beside it, gathered when its parts are there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from syllabary.shards import store
+from syllabary.shards.about.files import CARD, publish_about
+from syllabary.shards.about.origin import Origin
+from syllabary.shards.archive.card import archive_files
+from syllabary.shards.archive.reader import ArchiveReader
+from syllabary.shards.errors import FormatError, NotFoundError
+from syllabary.shards.outputs import read_json
+from syllabary.workers.control.run_verb import say
+
+_TOKENIZER_FILES = ("README.md", "config.json")
+_WEIGHTS = ("encoder.safetensors", "decoder.safetensors")
+
+
+def describe(
+    stage: str, archive: str, totals: Mapping[str, Any], told: Origin, tokenizer: str, with_weights: bool
+) -> None:
+    """Write what an archive says of itself; a card edited by hand is kept, and that is said.
+
+    Args:
+        stage: verb that says it.
+        archive: URI; its parts are there.
+        totals: of ``done.json``.
+        told: origin and licence of the speech.
+        tokenizer: URI of the tokenizer's directory, or of what another archive holds of it.
+        with_weights: the weights go along.
+
+    Raises:
+        NotFoundError: there is no such tokenizer, or no weights in it.
+        FormatError: it has another encoder than the archive.
+        StorageError: storage refuses.
+    """
+    reader = ArchiveReader.open(archive)
+    description = read_json(store.join(tokenizer, "config.json"))
+    digest = description.get("encoder_digest")
+    if digest != reader.format.encoder_digest:
+        expected = reader.format.encoder_digest[:16]
+        raise FormatError("encoder digest of the tokenizer", value=str(digest)[:16], expected=expected)
+    weights = (*_WEIGHTS, *(("mel_head.safetensors",) if "mel_head_digest" in description else ()))
+    names = (*_TOKENIZER_FILES, *(weights if with_weights else ()))
+    files = {name: store.read_bytes(store.join(tokenizer, name)) for name in names}
+    about = archive_files(reader.format, reader.schema, reader.shards, totals, told, files, tokenizer)
+    if publish_about(archive, about):
+        say(stage, f"{CARD} has been edited since it was written: it stays as it is")
+
+
+def carry_description(stage: str, source: str, archive: str, totals: Mapping[str, Any]) -> None:
+    """Describe an archive made of the archive ``source``, with what that knows of origin and tokenizer.
+
+    Raises:
+        NotFoundError, FormatError, StorageError: as for :func:`describe`.
+    """
+    tokenizer = store.join(source, "tokenizer")
+    if not store.exists(store.join(tokenizer, "config.json")):
+        say(stage, f"{source} holds no description, so {archive} gets none: `syllabary tokenize` again writes it")
+        return
+    try:
+        store.size_bytes(store.join(tokenizer, _WEIGHTS[1]))
+        with_weights = True
+    except NotFoundError:
+        with_weights = False
+    describe(stage, archive, totals, Origin.read(source), tokenizer, with_weights)

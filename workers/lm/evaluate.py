@@ -1,0 +1,143 @@
+"""``lm-eval``: what a language model needs for held-out speech, in bits a token and a second, beside what it might.
+
+Payload is what the tokens could hold, digit entropy what they hold when every dim is taken by itself, context entropy
+when an adaptive model knows the frame before. A model near the digit entropy has found no structure; one below the
+context entropy has learned speech. ``shuffled`` is the same model on the same tokens in another order within their
+places: no structure is left there, and a model that was trained so (``lm-train --shuffled``) is near the digit entropy.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+
+from syllabary.model.measures.usage import entropy_bits
+from syllabary.shards import outputs, store
+from syllabary.shards.errors import ConflictError, InputError
+from syllabary.workers.control.jobs import LmEvalJob
+from syllabary.workers.control.run_verb import Progress, say
+from syllabary.workers.evaluation.token_rate import context_bits
+from syllabary.workers.lm.blocks_data import Batch, BlockSource, Vocabulary, frames_of
+from syllabary.workers.lm.directory import load_model
+from syllabary.workers.lm.model import LmLoss
+
+STAGE = "lm-eval"
+
+
+def lm_eval(job: LmEvalJob) -> dict[str, Any]:
+    """Measure a model on a split of blocks; with ``out``, write ``lm.json`` there. Returns what it holds.
+
+    Raises:
+        NotFoundError: there is no such model, or no such split.
+        ConflictError: the blocks are of another tokenizer or have other ids than the model.
+        InputError: the split holds no whole frame.
+    """
+    device = torch.device(job.device)
+    loaded = load_model(job.model, device)
+    vocabulary = Vocabulary.of_blocks(job.blocks)
+    _require_same(loaded.vocabulary, vocabulary)
+    source = BlockSource(job.blocks, job.split, job.seed)
+    count = len(source) if job.limit is None else min(job.limit, len(source))
+    loss = LmLoss(loaded.model, loaded.vocabulary)
+    nats, num_labels = held_out_nats(loss, source, count, job.batch_size, device, say_progress=True)
+    shuffled, num_shuffled = held_out_nats(loss, source, count, job.batch_size, device, shuffle=vocabulary)
+    found = entropies([run for i in range(count) for run in frames_of(source.block(i), vocabulary)], vocabulary)
+    tokens_per_s = vocabulary.frames_per_s * vocabulary.packing.num_groups
+    result = {
+        "split": job.split,
+        "num_blocks": count,
+        "num_labels": num_labels,
+        "bits_per_token": nats / num_labels / math.log(2),
+        "bits_per_s": nats / num_labels / math.log(2) * tokens_per_s,
+        "shuffled_bits_per_s": shuffled / num_shuffled / math.log(2) * tokens_per_s,
+        **found,
+    }
+    result = {name: round(value, 4) if isinstance(value, float) else value for name, value in result.items()}
+    for name in ("payload", "digit_entropy", "context_entropy"):
+        say(STAGE, f"{name.replace('_', ' '):<16} {result[f'{name}_bits_per_s']:>9.1f} bit/s")
+    say(STAGE, f"{'shuffled':<16} {result['shuffled_bits_per_s']:>9.1f} bit/s")
+    model = f"{result['bits_per_s']:>9.1f} bit/s, {result['bits_per_token']:.3f} bits a token"
+    say(STAGE, f"{'language model':<16} {model}")
+    if job.out is not None:
+        inputs = {"encoder_digest": vocabulary.metadata["encoder_digest"]}
+        outputs.claim(job.out, "report", inputs=inputs, config={"split": job.split, "limit": job.limit})
+        store.publish_bytes(store.join(job.out, "lm.json"), outputs.pretty_json(result))
+    return result
+
+
+def held_out_nats(
+    loss: LmLoss,
+    source: BlockSource,
+    count: int,
+    batch_size: int,
+    device: torch.device,
+    *,
+    shuffle: Vocabulary | None = None,
+    say_progress: bool = False,
+) -> tuple[float, int]:
+    """Sum of the negative log-likelihoods in nats over the first ``count`` blocks, and how many labels that is."""
+    was_training = loss.training
+    loss.eval()
+    total, num_labels = 0.0, 0
+    progress = Progress(STAGE, count, "blocks") if say_progress else None
+    rng = np.random.default_rng(0)
+    with torch.no_grad():
+        for first in range(0, count, batch_size):
+            size = min(batch_size, count - first)
+            batch = source.batch(first, size, device)
+            nats, labels = loss(batch if shuffle is None else shuffled_batch(batch, shuffle, rng))
+            total, num_labels = total + float(nats), num_labels + int(labels)
+            if progress:
+                progress.add(size)
+    loss.train(was_training)
+    if not num_labels:
+        raise InputError("blocks without a label", value=count)
+    return total, num_labels
+
+
+def shuffled_batch(batch: Batch, vocabulary: Vocabulary, rng: np.random.Generator) -> Batch:
+    """The blocks with the tokens of each place in another order: each as frequent as before, nothing else as before."""
+    ids, place, labels = (batch[name].clone() for name in ("input_ids", "place", "labels"))
+    groups, low = vocabulary.packing.num_groups, vocabulary["id_offset"]
+    is_token = (ids >= low) & (ids < low + vocabulary.packing.vocabulary)
+    own_place = torch.where(is_token, (place - 1) % groups, -1)
+    for number in range(groups):
+        at = torch.nonzero(own_place == number)
+        order = torch.from_numpy(rng.permutation(len(at))).to(ids.device)
+        ids[at[:, 0], at[:, 1]] = ids[at[order, 0], at[order, 1]]
+    follows = (labels[:, :-1] >= low) & (labels[:, :-1] < low + vocabulary.packing.vocabulary)
+    labels[:, :-1] = torch.where(follows, ids[:, 1:], labels[:, :-1])
+    return batch | {"input_ids": ids, "labels": labels}
+
+
+def entropies(runs: list[np.ndarray], vocabulary: Vocabulary) -> dict[str, float]:
+    """Payload, digit entropy and context entropy of runs of frames [F, num_groups], in bits a second of speech.
+
+    Raises:
+        InputError: there is no frame.
+    """
+    if not runs:
+        raise InputError("no whole frame in the blocks", value=0, expected="1 or more")
+    packing, rate = vocabulary.packing, vocabulary.frames_per_s
+    digits = [packing.unpack(run) for run in runs]
+    joined = np.concatenate(digits)
+    counts = np.stack([np.bincount(dim, minlength=packing.levels) for dim in joined.T])
+    return {
+        "payload_bits_per_s": rate * packing.num_dims * math.log2(packing.levels),
+        "digit_entropy_bits_per_s": rate * float(entropy_bits(torch.from_numpy(counts)).sum()),
+        "context_entropy_bits_per_s": rate * context_bits(digits, packing.levels) / len(joined),
+        "num_frames": len(joined),
+    }
+
+
+def _require_same(model: Vocabulary, blocks: Vocabulary) -> None:
+    """Refuse blocks whose ids mean something else than the model's. Raises ConflictError."""
+    names = ("encoder_digest", "num_dims", "levels", "group_size", "digit_order", "id_offset")
+    for name in names:
+        found, expected = blocks.metadata[name], model.metadata[name]
+        if found != expected:
+            what = f"blocks of other ids than the model's, {name.replace('_', ' ')}"
+            raise ConflictError(what, value=found, expected=str(expected), fix="pack an archive of that tokenizer")

@@ -1,0 +1,115 @@
+"""A small decoder-only model of speech tokens: transformers' Llama with an embedding of the place in the frame.
+
+Its loss sees possible ids only: of a label at place g the first ``position_sizes[g]`` tokens, at place 0 also the gap
+and the end of a document. Positions of one size are multiplied with the rows of the head that they may have, so no mask
+over batch, position and vocabulary is made, and none is needed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from syllabary.workers.lm.blocks_data import Vocabulary
+
+
+class SpeechLm(LlamaForCausalLM):
+    """Llama whose inputs carry the place of the id that follows; ``config.num_groups`` says how many there are."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__(config)
+        self.place_embedding = nn.Embedding(config.num_groups, config.hidden_size)
+        self.post_init()
+
+    def hidden(self, input_ids: Tensor, position_ids: Tensor, place: Tensor, document_ids: Tensor) -> Tensor:
+        """Hidden states [batch, position, width]; ids attend to those before them in their document."""
+        attend = (document_ids[:, :, None] == document_ids[:, None, :]).tril()
+        embedded = self.model.embed_tokens(input_ids) + self.place_embedding(place)
+        found = self.model(inputs_embeds=embedded, position_ids=position_ids, attention_mask=attend[:, None])
+        return found.last_hidden_state
+
+    def forward(self, input_ids: Tensor | None = None, position_ids: Tensor | None = None, **values: Any) -> Any:
+        """As transformers' generation calls it, for one document from its beginning: the place follows from the
+        position."""
+        if input_ids is None or "document_ids" in values:
+            return super().forward(input_ids=input_ids, position_ids=position_ids, **values)
+        cache = values.get("past_key_values")
+        seen = cache.get_seq_length() if cache is not None else 0
+        if position_ids is None:
+            position_ids = torch.arange(seen, seen + input_ids.shape[1], device=input_ids.device)[None]
+        place = position_ids[:, -input_ids.shape[1] :] % self.config.num_groups
+        embedded = self.model.embed_tokens(input_ids) + self.place_embedding(place)
+        return super().forward(inputs_embeds=embedded, position_ids=position_ids, **values)
+
+
+def make_model(vocabulary: Vocabulary, hidden_size: int, num_layers: int, num_heads: int) -> SpeechLm:
+    """An untrained model; draws from torch's generator."""
+    config = LlamaConfig(
+        vocab_size=vocabulary["vocabulary_size"],
+        hidden_size=hidden_size,
+        intermediate_size=4 * hidden_size,
+        num_hidden_layers=num_layers,
+        num_attention_heads=num_heads,
+        num_key_value_heads=num_heads,
+        max_position_embeddings=max(vocabulary["block_size"], 4096),
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=None,
+    )
+    config.num_groups = vocabulary.packing.num_groups
+    config._attn_implementation = "sdpa"
+    return SpeechLm(config)
+
+
+class LmLoss(nn.Module):
+    """The model with its loss, as one module for data-parallel training."""
+
+    def __init__(self, model: SpeechLm, vocabulary: Vocabulary) -> None:
+        super().__init__()
+        self.model = model
+        self._vocabulary = vocabulary
+
+    def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Sum of the negative log-likelihoods in nats of all labels, and their number."""
+        names = ("input_ids", "position_ids", "place", "document_ids")
+        hidden = self.model.hidden(*(batch[name] for name in names))
+        nats = label_nats(hidden, batch["labels"], batch["place"], self.model.lm_head.weight, self._vocabulary)
+        return nats.sum(), torch.tensor(len(nats), device=nats.device)
+
+
+def label_nats(hidden: Tensor, labels: Tensor, place: Tensor, head: Tensor, vocabulary: Vocabulary) -> Tensor:
+    """Negative log-likelihood in nats of every label that is told, in no order, [labels].
+
+    Args:
+        hidden: [batch, position, width].
+        labels: [batch, position]; below 0 is none.
+        place: of the labels, [batch, position].
+        head: [ids, width].
+        vocabulary: of the ids.
+
+    Raises:
+        ValueError: a label that its place cannot have.
+    """
+    told = labels >= 0
+    hidden, labels, place = hidden[told], labels[told], place[told]
+    offset, ends = vocabulary["id_offset"], torch.tensor(vocabulary.ends, device=labels.device)
+    found: list[Tensor] = []
+    sizes = vocabulary.packing.position_sizes
+    kinds: dict[tuple[int, bool], list[int]] = {}
+    for number, size in enumerate(sizes):
+        kinds.setdefault((size, number == 0), []).append(number)
+    for (size, is_begin), places in kinds.items():
+        own = torch.isin(place, torch.tensor(places, device=place.device))
+        weights, targets = head[offset : offset + size], labels[own] - offset
+        if is_begin:
+            weights = torch.cat([weights, head[ends]])
+            for number, one in enumerate(vocabulary.ends):
+                targets = torch.where(labels[own] == one, size + number, targets)
+        if targets.numel() and not (int(targets.min()) >= 0 and int(targets.max()) < len(weights)):
+            raise ValueError("a label that its place cannot have")
+        found.append(nn.functional.cross_entropy((hidden[own] @ weights.T).float(), targets, reduction="none"))
+    return torch.cat(found)
