@@ -15,6 +15,7 @@ from syllabary.workers.recipes.shipped import NOTHING
 
 DEMO = "the demo speech"
 POINTER = "promoted.json"  # of a registry, to the tokenizer in use
+LM_FIGURES = "lm.json"  # of a language model on held-out speech
 _NEEDED_BYTES = 2 << 30
 
 

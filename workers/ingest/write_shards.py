@@ -6,6 +6,9 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
+from syllabary.shards import store
+from syllabary.shards.about import origin
+from syllabary.shards.about.origin import Origin
 from syllabary.shards.ingest import ingest
 from syllabary.shards.ingest import ledger as ingest_ledger
 from syllabary.shards.ingest.config import IngestConfig
@@ -35,7 +38,15 @@ def write_shards(job: ShardJob) -> dict[str, Any]:
         config = config.model_copy(update={"layout": job.layout})
     source = tell_source(job.source, config)
     summary, wrote = (shard_stream if source.is_streamed else _shard_files)(job, config, source)
+    _tell_origin(job)
     return _report(summary, wrote)
+
+
+def _tell_origin(job: ShardJob) -> None:
+    """Note what the job says of the speech beside the shards, over what an earlier run was told."""
+    told = Origin.read(job.out) | Origin(job.title, job.licence, job.origin)
+    if told != Origin():
+        store.publish_bytes(store.join(job.out, origin.NAME), told.encode())
 
 
 def _shard_files(job: ShardJob, config: IngestConfig, source: Source) -> tuple[dict[str, Any], int]:

@@ -18,6 +18,7 @@ from syllabary.model.measures.usage import entropy_bits
 from syllabary.shards import outputs, store
 from syllabary.shards.errors import ConflictError, InputError
 from syllabary.workers.control.jobs import LmEvalJob
+from syllabary.workers.control.run_layout import LM_FIGURES
 from syllabary.workers.control.run_verb import Progress, say
 from syllabary.workers.evaluation.token_rate import context_bits
 from syllabary.workers.lm.blocks_data import Batch, BlockSource, Vocabulary, frames_of
@@ -64,7 +65,7 @@ def lm_eval(job: LmEvalJob) -> dict[str, Any]:
     if job.out is not None:
         inputs = {"encoder_digest": vocabulary.metadata["encoder_digest"]}
         outputs.claim(job.out, "report", inputs=inputs, config={"split": job.split, "limit": job.limit})
-        store.publish_bytes(store.join(job.out, "lm.json"), outputs.pretty_json(result))
+        store.publish_bytes(store.join(job.out, LM_FIGURES), outputs.pretty_json(result))
     return result
 
 

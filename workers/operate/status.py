@@ -22,7 +22,7 @@ from syllabary.shards.errors import NotFoundError, StorageError, SyllabaryError
 from syllabary.shards.ingest import ledger as ingest_ledger
 from syllabary.shards.ingest.planning import read_plans
 from syllabary.workers.control.jobs import StatusJob
-from syllabary.workers.control.run_layout import POINTER, PipelineLayout
+from syllabary.workers.control.run_layout import LM_FIGURES, POINTER, PipelineLayout
 from syllabary.workers.report.card import REPORT, UTTERANCES
 from syllabary.workers.training.checkpoints import CheckpointStore, Manifest
 
@@ -274,9 +274,26 @@ def _packed(blank: Status) -> Status:
 
 
 def _spans(blank: Status) -> Status:
-    """Salient spans are one file, whole or not there."""
+    """Salient spans are one file, whole or not there; so are the figures of a language model. Its samples are done when
+    they say so."""
+    if store.exists(store.join(blank.uri, LM_FIGURES)):
+        told = outputs.read_json(store.join(blank.uri, LM_FIGURES))
+        return replace(blank, state=COMPLETE, progress=f"a language model's {told['bits_per_s']:.1f} bit/s")
+    if outputs.read_done(blank.uri) is not None:
+        return _plain(blank)
     there = store.exists(store.join(blank.uri, "spans.parquet"))
     return replace(blank, state=COMPLETE if there else UNFINISHED, progress="salient spans")
+
+
+def _language_model(blank: Status) -> Status:
+    claim, done = outputs.read_claim(blank.uri), outputs.read_done(blank.uri)
+    total = int(claim["config"]["num_steps"])
+    reached = total if done else max(CheckpointStore(blank.uri).steps(), default=0)
+    told = f", {done['valid_bits_per_token']:.3f} bits a token held out" if done else " checkpointed"
+    return replace(
+        blank, state=_state(blank.uri), done=reached, total=total, unit="steps",
+        progress=f"{reached:,}/{total:,} steps{told}",
+    )  # fmt: skip
 
 
 def _registry(blank: Status) -> Status:
@@ -302,6 +319,7 @@ _DESCRIBERS: dict[str, Callable[[Status], Status]] = {
     "evaluation": _evaluation,
     "packed": _packed,
     "report": _spans,
+    "language_model": _language_model,
     "registry": _registry,
 }
 

@@ -125,7 +125,7 @@ def random_head() -> IstftHead:
     head = IstftHead(6, 16, 4)
     with torch.no_grad():
         for parameter in head.parameters():
-            parameter.normal_()
+            parameter.normal_(std=0.5)  # logarithms of gains stay below the cap
     return head.requires_grad_(False)
 
 

@@ -167,6 +167,27 @@ def test_every_kind_of_output_has_a_description_of_its_own() -> None:
     assert set(get_args(outputs.Kind)) - {"run"} <= set(output_status._DESCRIBERS)
 
 
+def test_a_language_model_tells_its_steps_and_its_bits(tmp_path: Path) -> None:
+    uri = str(tmp_path / "lm")
+    outputs.claim(uri, "language_model", inputs={}, config={"num_steps": 1200})
+    assert (one(uri).state, one(uri).progress) == (UNFINISHED, "0/1,200 steps checkpointed")
+    outputs.mark_done(uri, {"num_steps": 1200, "valid_bits_per_token": 12.3456})
+    found = one(uri)
+    assert (found.state, found.done, found.total) == (COMPLETE, 1200, 1200)
+    assert found.progress == "1,200/1,200 steps, 12.346 bits a token held out"
+
+
+def test_figures_and_samples_of_a_language_model_are_no_spans(tmp_path: Path) -> None:
+    figures, samples = str(tmp_path / "figures"), str(tmp_path / "samples")
+    for uri in (figures, samples):
+        outputs.claim(uri, "report", inputs={}, config={})
+        assert one(uri).state == UNFINISHED
+    store.publish_bytes(store.join(figures, "lm.json"), b'{"bits_per_s": 612.34}')
+    assert (one(figures).state, one(figures).progress) == (COMPLETE, "a language model's 612.3 bit/s")
+    outputs.mark_done(samples, {"files": ["samples/000.flac"], "duration_s": 8.0})
+    assert (one(samples).state, one(samples).duration_s) == (COMPLETE, 8.0)
+
+
 def test_the_same_on_s3(s3: ObjectStore, shards: Path) -> None:
     uri = s3.bucket() + "/shards"
     for name, data in tree(shards).items():
