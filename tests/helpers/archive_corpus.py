@@ -136,8 +136,9 @@ def make_base(
 
 
 def archive_contents(archive: str) -> dict[str, bytes]:
-    """All files of an archive but its summary, by name."""
-    return {e.name: store.read_bytes(e.uri) for e in store.list_files(archive) if e.name != "done.json"}
+    """Claim, parts and ledgers of an archive, by name: what is encoded, without summary and what describes it."""
+    kept = ("output.json", "parts/", "ledger/")
+    return {e.name: store.read_bytes(e.uri) for e in store.list_files(archive) if e.name.startswith(kept)}
 
 
 def make_archive(
