@@ -11,6 +11,7 @@ from syllabary.workers.recipes.recipe import Recipe, validate
 
 CONFIG_FILE = "config.json"
 Kind = Literal["pretrain", "codec", "tokenizer"]
+Part = Literal["encoder", "decoder"]
 
 
 def fitting_kind(uri: str, recipe: Recipe) -> Kind:
@@ -22,8 +23,9 @@ def fitting_kind(uri: str, recipe: Recipe) -> Kind:
         FormatError, NotFoundError: it is no run of a stage and no tokenizer.
     """
     kind, model = described(uri)
-    for part in ("encoder",) if kind == "pretrain" else ("encoder", "decoder"):
-        _require_equal(uri, part, model[part], recipe.model.model_dump(mode="json")[part])
+    parts: tuple[Part, ...] = ("encoder",) if kind == "pretrain" else ("encoder", "decoder")
+    for part in parts:
+        require_fitting(uri, part, model[part], recipe)
     return kind
 
 
@@ -53,11 +55,17 @@ def described(uri: str) -> tuple[Kind, dict[str, Any]]:
     return kind, validate(description).model.model_dump(mode="json")
 
 
-def _require_equal(uri: str, part: str, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    for key in sorted({*found, *wanted}):
-        if found.get(key) != wanted.get(key):
+def require_fitting(uri: str, part: Part, trained: Mapping[str, Any], recipe: Recipe) -> None:
+    """Refuse weights of another architecture: ``trained`` is the configuration of their encoder or decoder.
+
+    Raises:
+        ConfigError: it is not the recipe's; names the first value that differs.
+    """
+    wanted = recipe.model.model_dump(mode="json")[part]
+    for key in sorted({*trained, *wanted}):
+        if trained.get(key) != wanted.get(key):
             raise ConfigError(
                 f"model.{part}.{key} is {wanted.get(key)!r}, but the {part} at {uri} was trained with "
-                f"{found.get(key)!r}",
-                fix="use the recipe it was trained with, or begin with nothing (--init none)",
+                f"{trained.get(key)!r}",
+                fix="use the recipe it was trained with, or begin with nothing (none)",
             )

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from syllabary.shards import store
@@ -73,6 +73,18 @@ def render(out: str, max_sound_mb: float = MAX_SOUND_MB) -> bytes:
     return render_page(card, read_scores(out), players)
 
 
+def template(name: str) -> Template:
+    """A page's template: all that is put into it is escaped, and what it asks for must be there."""
+    environment = Environment(
+        loader=FileSystemLoader(ASSETS),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(name)
+
+
 def render_page(card: ReportCard, scores: pa.Table, players: Sequence[Player]) -> bytes:
     """The page as UTF-8 HTML.
 
@@ -81,15 +93,8 @@ def render_page(card: ReportCard, scores: pa.Table, players: Sequence[Player]) -
         scores: columns system, metric, value: a row an utterance.
         players: what can be heard.
     """
-    environment = Environment(
-        loader=FileSystemLoader(ASSETS),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     names = _names(card) | _words(card) | inlined("page.css", "style") | inlined("page.js", "script")
-    page = environment.get_template("page.html").render(
+    page = template("page.html").render(
         card=card,
         players=players,
         playable={player.sample.number for player in players},

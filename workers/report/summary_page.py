@@ -8,11 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from syllabary.shards import audio
 from syllabary.workers.report import media
-from syllabary.workers.report.page import ASSETS, inlined
+from syllabary.workers.report.page import inlined, template
 
 
 @dataclass(frozen=True)
@@ -52,14 +50,7 @@ def heard(utterance_id: str, speaker: str, sounds: Mapping[str, bytes]) -> Heard
 
 def render_summary(title: str, figures: Mapping[str, str], utterances: Sequence[Heard]) -> bytes:
     """The page as UTF-8 HTML."""
-    environment = Environment(
-        loader=FileSystemLoader(ASSETS),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("summary.html").render(
+    page = template("summary.html").render(
         title=title, figures=list(figures.items()), heard=utterances, **inlined("page.css", "style")
     )
     return page.encode()

@@ -16,6 +16,7 @@ from syllabary.shards import outputs, store
 from syllabary.shards.errors import ConfigError, InputError
 from syllabary.workers.control.jobs import PretrainJob, TrainCodecJob
 from syllabary.workers.control.run_verb import say
+from syllabary.workers.recipes.beginning import require_fitting
 from syllabary.workers.recipes.recipe import Recipe, resolve
 from syllabary.workers.recipes.shipped import NOTHING
 from syllabary.workers.training.checkpoints import sha256_of
@@ -114,14 +115,7 @@ def encoder_digest(job: TrainCodecJob, recipe: Recipe) -> str:
         raise InputError(
             "the stage-1 run is not complete", value=encoder_uri, fix="run `syllabary pretrain` again first: it resumes"
         )
-    found, wanted = claim["config"]["encoder"], recipe.model.encoder.model_dump(mode="json")
-    for key in sorted({*found, *wanted}):
-        if found.get(key) != wanted.get(key):
-            raise ConfigError(
-                f"model.encoder.{key} is {wanted.get(key)!r}, but the encoder at {encoder_uri} "
-                f"was trained with {found.get(key)!r}",
-                fix="use the recipe it was trained with",
-            )
+    require_fitting(encoder_uri, "encoder", claim["config"]["encoder"], recipe)
     return sha256_of(store.join(encoder_uri, "encoder.safetensors"))
 
 
