@@ -13,7 +13,7 @@ from torch import Tensor
 from syllabary.shards import outputs, store
 from syllabary.shards.errors import DamageError, FormatError
 from syllabary.workers.lm.blocks_data import Vocabulary
-from syllabary.workers.lm.model import SpeechLm, make_model
+from syllabary.workers.lm.speech_lm import SpeechLm, make_model
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 KIND = "language-model"

@@ -23,7 +23,7 @@ from syllabary.workers.control.run_verb import Progress, say
 from syllabary.workers.evaluation.token_rate import context_bits
 from syllabary.workers.lm.blocks_data import Batch, BlockSource, Vocabulary, frames_of
 from syllabary.workers.lm.directory import load_model
-from syllabary.workers.lm.model import LmLoss
+from syllabary.workers.lm.speech_lm import LmLoss
 
 STAGE = "lm-eval"
 

@@ -16,7 +16,7 @@ from syllabary.workers.control.jobs import LmSampleJob
 from syllabary.workers.control.run_verb import Progress
 from syllabary.workers.lm.blocks_data import Vocabulary
 from syllabary.workers.lm.directory import load_model
-from syllabary.workers.lm.model import SpeechLm
+from syllabary.workers.lm.speech_lm import SpeechLm
 from syllabary.workers.tokenizer.tokenizer import Tokenizer
 
 STAGE = "lm-sample"

@@ -27,7 +27,7 @@ from syllabary.workers.control.run_verb import say
 from syllabary.workers.lm.blocks_data import BlockSource, Vocabulary
 from syllabary.workers.lm.directory import save_model
 from syllabary.workers.lm.evaluate import held_out_nats, shuffled_batch
-from syllabary.workers.lm.model import LmLoss, make_model
+from syllabary.workers.lm.speech_lm import LmLoss, make_model
 from syllabary.workers.training.checkpoints import CheckpointStore, Manifest
 from syllabary.workers.training.driver import train_on_ray
 from syllabary.workers.training.engine import join_process_group, sum_over_ranks, world

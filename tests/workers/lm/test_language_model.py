@@ -24,8 +24,8 @@ from syllabary.workers.lm import train as lm_training
 from syllabary.workers.lm.blocks_data import BlockSource, Vocabulary, frames_of
 from syllabary.workers.lm.directory import load_model
 from syllabary.workers.lm.evaluate import entropies, held_out_nats, lm_eval, shuffled_batch
-from syllabary.workers.lm.model import LmLoss, label_nats, make_model
 from syllabary.workers.lm.sample import ValidIds, lm_sample, sample_tokens
+from syllabary.workers.lm.speech_lm import LmLoss, label_nats, make_model
 from syllabary.workers.lm.train import learning_rate, lm_train, train_lm
 from syllabary.workers.tokenizer.tokenizer import Tokenizer
 from tests.helpers.archive_corpus import RATE, make_archive, make_tokenizer, utterance_rows
