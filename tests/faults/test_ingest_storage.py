@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from syllabary.shards import store
 from syllabary.shards.dataset.index import read_index
 from syllabary.shards.dataset.wds import ShardWriter, read_utterance
 from syllabary.shards.errors import NotFoundError, StorageError, UnavailableError
+from tests.helpers.http_server import Answering, QuietServer
 from tests.helpers.ingest_testing import (
     config,
     librilight_json,
@@ -163,36 +163,19 @@ LISTING = (
 )
 
 
-class BadServer(BaseHTTPRequestHandler):
+class BadServer(Answering):
     """An S3 whose listing may work and whose objects answer with ``status``; 0 hangs."""
 
     status, lists = 500, False
 
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802
         if self.lists and "list-type" in self.path:
-            return self._answer(200, LISTING.encode())
+            return self.answer(200, LISTING.encode())
         if self.status == 0:
             time.sleep(1)
-        self._answer(self.status or 500, b"")
+        self.answer(self.status or 500, b"")
 
     do_HEAD = do_PUT = do_GET  # noqa: N815
-
-    def _answer(self, status: int, body: bytes) -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-class QuietServer(ThreadingHTTPServer):
-    """Says nothing of clients that gave up waiting."""
-
-    def handle_error(self, *_: object) -> None:
-        pass
 
 
 @contextmanager

@@ -7,7 +7,6 @@ import urllib.parse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape as xml
@@ -17,6 +16,7 @@ import s3fs
 
 from syllabary.shards import object_store, store
 from syllabary.shards.errors import StorageError
+from tests.helpers.http_server import Answering, QuietServer
 from tests.helpers.ingest_testing import config, flac_bytes, outcomes, shard, tone
 
 
@@ -58,8 +58,9 @@ class Server:
         ).encode()
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(Answering):
     server_state: Server
+    headers_of_all = (("ETag", '"e"'), ("Last-Modified", "Wed, 01 Jan 2020 00:00:00 GMT"))
     protocol_version = "HTTP/1.1"
 
     def _start(self) -> tuple[str, dict[str, str]] | None:
@@ -68,29 +69,29 @@ class Handler(BaseHTTPRequestHandler):
         state.requests.append((self.command, parsed.path, dict(self.headers)))
         key = self.headers.get("Authorization", "").partition("Credential=")[2].partition("/")[0]
         if state.good_key and key != state.good_key and len(state.requests) > state.after:
-            self._answer(403, b"<Error><Code>ExpiredToken</Code><Message>expired</Message></Error>")
+            self.answer(403, b"<Error><Code>ExpiredToken</Code><Message>expired</Message></Error>")
             return None
         name = urllib.parse.unquote(parsed.path).removeprefix("/b").removeprefix("/")
         return name, {k: v[0] for k, v in urllib.parse.parse_qs(parsed.query).items()}
 
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802
         if (found := self._start()) is None:
             return
         name, query = found
         if "list-type" in query:
-            return self._answer(200, self.server_state.listing(query))
+            return self.answer(200, self.server_state.listing(query))
         data = self.server_state.objects.get(name)
         if data is None:
-            return self._answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
+            return self.answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
         span = self.headers.get("Range", "").removeprefix("bytes=")
         if span:
             first, _, last = span.partition("-")
-            return self._answer(206, data[int(first) : int(last or len(data)) + 1])
-        self._answer(200, data)
+            return self.answer(206, data[int(first) : int(last or len(data)) + 1])
+        self.answer(200, data)
 
     do_HEAD = do_GET  # noqa: N815
 
-    def do_PUT(self) -> None:
+    def do_PUT(self) -> None:  # noqa: N802
         body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
         if (found := self._start()) is None:
             return
@@ -99,31 +100,12 @@ class Handler(BaseHTTPRequestHandler):
             body = body.split(b"\r\n", 1)[1].split(b"\r\n0;", 1)[0].split(b"\r\n0\r\n", 1)[0]
         if state.refuses_second and name in state.objects:
             code = {412: b"PreconditionFailed", 409: b"ConditionalRequestConflict"}[state.status]
-            return self._answer(state.status, b"<Error><Code>" + code + b"</Code></Error>")
+            return self.answer(state.status, b"<Error><Code>" + code + b"</Code></Error>")
         state.objects[name] = body
         if state.lost_answers:
             state.lost_answers -= 1
-            return self._answer(500, b"<Error><Code>InternalError</Code></Error>")
-        self._answer(200, b"")
-
-    def _answer(self, status: int, body: bytes) -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("ETag", '"e"')
-        self.send_header("Last-Modified", "Wed, 01 Jan 2020 00:00:00 GMT")
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-class QuietServer(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, *_: object) -> None:
-        pass
+            return self.answer(500, b"<Error><Code>InternalError</Code></Error>")
+        self.answer(200, b"")
 
 
 @contextmanager
@@ -249,7 +231,7 @@ def test_keys_in_the_environment_that_expire_say_that_nothing_renews_them() -> N
 def test_keys_that_are_refused_for_good_are_not_called_expired() -> None:
     class Closed(Handler):
         def _start(self) -> None:
-            self._answer(403, b"<Error><Code>AccessDenied</Code></Error>")
+            self.answer(403, b"<Error><Code>AccessDenied</Code></Error>")
 
     with serving(Server()) as state:
         del state
