@@ -67,5 +67,5 @@ def require_fitting(uri: str, part: Part, trained: Mapping[str, Any], recipe: Re
             raise ConfigError(
                 f"model.{part}.{key} is {wanted.get(key)!r}, but the {part} at {uri} was trained with "
                 f"{trained.get(key)!r}",
-                fix="use the recipe it was trained with, or begin with nothing (none)",
+                fix="use the recipe it was trained with, or begin with nothing (--init none)",
             )
