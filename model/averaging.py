@@ -41,9 +41,11 @@ class Averaged(nn.Module, Generic[M]):
         return self.live(*args, **kwargs)
 
     @torch.no_grad()
-    def update(self) -> None:
-        """Let the average follow; call once after every optimizer step."""
+    def update(self, *parts: str) -> None:
+        """Let the average follow, or only those submodules of it; call once after every optimizer step."""
         self.num_updates += 1
         k = float(self.num_updates)
         step = 1 - min(self.decay, (1 + k) / (10 + k))
-        torch._foreach_lerp_(list(self.average.parameters()), [p.detach() for p in self.live.parameters()], step)
+        for part in parts or ("",):
+            average, live = self.average.get_submodule(part), self.live.get_submodule(part)
+            torch._foreach_lerp_(list(average.parameters()), [p.detach() for p in live.parameters()], step)

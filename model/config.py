@@ -324,12 +324,16 @@ class IstftDecoderConfig(_SpectralStages):
 class DiscriminatorConfig(Config):
     """HiFi-GAN's multi-period (MPD) and multi-scale (MSD) discriminators; ``channel_divisor`` makes them small.
 
-    Beyond the paper ``spectral_ffts`` adds one judge of the complex spectrum for each FFT size (MRSD).
+    Beyond the paper ``spectral_ffts`` adds one judge of the complex spectrum for each FFT size (MRSD), whose magnitudes
+    are raised to ``spectral_power``: below 1 it lets quiet bands count. ``unit_gain`` starts all judges so that speech
+    at -24 dBFS reaches their scores (model/initialize.py), where torch's default lets it fade to a hundredth.
     """
 
     periods: tuple[Count, ...] = (2, 3, 5, 7, 11)
     num_scales: int = Field(default=3, ge=0)
     spectral_ffts: tuple[Annotated[int, Field(ge=16, multiple_of=4)], ...] = ()
+    spectral_power: float = Field(default=1.0, gt=0, le=1)
+    unit_gain: bool = False
     channel_divisor: int = Field(default=1, ge=1)
 
     @model_validator(mode="after")
@@ -351,7 +355,8 @@ class CodecLossConfig(Config):
 
     Beyond the paper: ``mel_weight`` of the L1 between log-mel spectra of the windows ``mel_ffts`` with ``mel_bands``
     bands, and ``spread_weight`` of how far each latent dim is from mean 0 and, between clips at one place, from
-    standard deviation 1. A weight of 0 leaves a term out.
+    standard deviation 1. A weight of 0 leaves a term out. ``relative_matching`` divides the distance of two hidden maps
+    by the mean magnitude of the real one, so that the weight means the same whatever the judges' scale.
     """
 
     stft_ffts: tuple[Annotated[int, Field(ge=4, multiple_of=4)], ...] = Field(
@@ -366,6 +371,7 @@ class CodecLossConfig(Config):
     mel_weight: float = Field(default=0.0, ge=0)
     adversarial_weight: float = Field(default=0.1, ge=0)
     feature_matching_weight: float = Field(default=0.1, ge=0)
+    relative_matching: bool = False
     spread_weight: float = Field(default=0.0, ge=0)
     magnitude_term: Literal["l1", "spectral_convergence"] = "l1"
 

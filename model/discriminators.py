@@ -4,6 +4,9 @@ MPD: one 2-D convolutional network a period p over the waveform folded to [time 
 networks over the waveform at 1, 1/2, 1/4 of its rate; the paper's 16.91 M parameters are MelGAN's, not HiFi-GAN's.
 Neither has weight normalization, which the paper's counts leave no room for. Padding is read as zeros at every layer,
 and every output carries its valid length, so that losses can leave the rest out.
+
+Beyond the paper, with ``unit_gain``: speech at -24 dBFS is brought to a deviation of one and kept there by the layers.
+With torch's default it arrives at the scores at a hundredth of their biases, and the judges learn next to nothing.
 """
 
 from __future__ import annotations
@@ -19,6 +22,8 @@ from torch import Tensor, nn
 
 from syllabary.model.config import DiscriminatorConfig
 from syllabary.model.convolution import LEAKY_SLOPE
+from syllabary.model.initialize import LEAKY_GAIN, unit_gain
+from syllabary.model.measures.loudness import rms_of_dbfs
 from syllabary.model.padding import valid_mask
 from syllabary.model.precision import full_precision
 
@@ -26,6 +31,8 @@ _MPD_WIDTHS = (32, 128, 512, 1024)
 _MSD_WIDTHS = (16, 64, 256, 1024, 1024)
 _MSD_GROUPS = (4, 16, 64, 256)
 _MRSD_WIDTH, _MRSD_STRIDED = 96, 3
+_LEAST_POWER = 1e-6
+_LOUDER = 1 / rms_of_dbfs(-24.0)  # every clip is at about that level; to a deviation of one
 
 
 @dataclass(frozen=True)
@@ -95,9 +102,9 @@ class SpectralDiscriminator(nn.Module):
 
     window: Tensor
 
-    def __init__(self, n_fft: int, divisor: int) -> None:
+    def __init__(self, n_fft: int, divisor: int, power: float = 1.0) -> None:
         super().__init__()
-        self.n_fft = n_fft
+        self.n_fft, self.power = n_fft, power
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
         width = max(1, _MRSD_WIDTH // divisor)
         entered = nn.Conv2d(2, width, (3, 9), (1, 2), (1, 4))
@@ -116,6 +123,9 @@ class SpectralDiscriminator(nn.Module):
                 return_complex=True,
             ) / math.sqrt(self.n_fft)  # fmt: skip
         parts = torch.stack([spectrum.real, spectrum.imag], dim=1).transpose(2, 3)
+        if self.power < 1:
+            # A floor keeps the gradient of a root finite in silence.
+            parts = parts * (parts.square().sum(dim=1, keepdim=True) + _LEAST_POWER) ** ((self.power - 1) / 2)
         lengths = -(-num_samples // hop)
         # Frames centred beyond the end still hold some of the clip; how many there are is the batch's affair.
         return _run(FeatureMap(_zeroed(parts, lengths), lengths), self.layers, self.score)
@@ -129,13 +139,28 @@ class Discriminators(nn.Module):
         divisor = config.channel_divisor
         self.periods = nn.ModuleList(PeriodDiscriminator(period, divisor) for period in config.periods)
         self.scales = nn.ModuleList(ScaleDiscriminator(divisor) for _ in range(config.num_scales))
-        self.spectra = nn.ModuleList(SpectralDiscriminator(n_fft, divisor) for n_fft in config.spectral_ffts)
+        self.spectra = nn.ModuleList(
+            SpectralDiscriminator(n_fft, divisor, config.spectral_power) for n_fft in config.spectral_ffts
+        )
+        self.is_unit_gain = config.unit_gain
+        if config.unit_gain:
+            self._keep_the_signal()
+
+    @torch.no_grad()
+    def _keep_the_signal(self) -> None:
+        """Start every layer by the gain of its leaky ReLU; scores near zero, undecided."""
+        for judge in (*self.periods, *self.scales, *self.spectra):
+            for layer in judge.layers:
+                unit_gain(layer, LEAKY_GAIN)
+            unit_gain(judge.score, 0.3)
 
     def forward(
         self, waveform: Float[Tensor, "batch samples"], num_samples: Int[Tensor, "batch"]
     ) -> DiscriminatorOutput:
         """Judge a batch of clips padded at the end."""
         waveform = waveform.masked_fill(~valid_mask(num_samples, waveform.shape[-1], waveform.device), 0.0)
+        if self.is_unit_gain:
+            waveform = waveform * _LOUDER
         lengths = num_samples.cpu()
         found = [judge(waveform, lengths) for judge in (*self.periods, *self.spectra)]
         for scale in self.scales:

@@ -4,7 +4,8 @@ total = L1 + 2.0 mrstft + 0.1 (adversarial + feature_matching); beyond the paper
 mel = mean over windows of L1 between log-mel spectra (model/spectral/mel.py)
 mrstft = mean over FFT sizes of [magnitude term + L1 of log magnitudes], hop FFT / 4, Hann
 adversarial (least squares): G: (D(y') - 1)^2;  D: (D(y) - 1)^2 + D(y')^2
-feature matching: mean over layers of L1 between hidden maps of real and generated speech
+feature matching: mean over layers of L1 between hidden maps of real and generated speech; beyond the paper over the
+    mean magnitude of the real map (Défossez et al. 2022)
 
 Every term is a clip's own mean, and a batch's the mean over its clips weighted by their samples: batches divided over
 ranks and weighted by their samples then add up to the undivided batch exactly, whatever the clips' lengths.
@@ -26,6 +27,7 @@ from syllabary.model.precision import full_precision
 from syllabary.model.spectral.mel import LogMel
 
 _MAGNITUDE_FLOOR = 1e-5
+_LEAST_MAGNITUDE = 1e-3  # of a hidden map: silence must not be divided by nothing
 _LEAST_VARIANCE = 1e-8  # keeps the gradient of a root finite
 
 
@@ -184,13 +186,19 @@ def discriminator_loss(real: DiscriminatorOutput, generated: DiscriminatorOutput
     return over_clips(torch.stack(terms).mean(dim=0), real.num_samples)
 
 
-def feature_matching_loss(real: DiscriminatorOutput, generated: DiscriminatorOutput) -> Float[Tensor, ""]:
-    """Mean over all hidden maps of the L1 distance; no gradient reaches the real side."""
-    terms = [
-        _clip_means((g.values.float() - r.values.detach().float()).abs(), r)
-        for reals, fakes in zip(real.features, generated.features, strict=True)
-        for r, g in zip(reals, fakes, strict=True)
-    ]
+def feature_matching_loss(
+    real: DiscriminatorOutput, generated: DiscriminatorOutput, *, relative: bool = False
+) -> Float[Tensor, ""]:
+    """Mean over all hidden maps of the L1 distance; no gradient reaches the real side.
+
+    ``relative``: each clip's distance is divided by the mean magnitude of its real map.
+    """
+    terms = []
+    for reals, fakes in zip(real.features, generated.features, strict=True):
+        for r, g in zip(reals, fakes, strict=True):
+            wanted = r.values.detach().float()
+            distance = _clip_means((g.values.float() - wanted).abs(), r)
+            terms.append(distance / _clip_means(wanted.abs(), r).clamp(min=_LEAST_MAGNITUDE) if relative else distance)
     return over_clips(torch.stack(terms).mean(dim=0), real.num_samples)
 
 
@@ -234,7 +242,7 @@ def generator_losses(
     mrstft = mrstft_loss(generated, target, num_samples, config) if config.mrstft_weight else zero
     mel = mel_loss(generated, target, num_samples, mels) if config.mel_weight else zero
     adversarial = zero if judged is None else generator_adversarial_loss(judged[1])
-    matching = zero if judged is None else feature_matching_loss(*judged)
+    matching = zero if judged is None else feature_matching_loss(*judged, relative=config.relative_matching)
     total = (
         config.waveform_weight * waveform
         + config.mrstft_weight * mrstft

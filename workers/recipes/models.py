@@ -132,13 +132,18 @@ def _spectral(
         ),
         decoder=decoder,
         discriminator=DiscriminatorConfig(
-            num_scales=0, spectral_ffts=(1024, 512, 256), channel_divisor=channel_divisor
+            num_scales=0,
+            spectral_ffts=(1024, 512, 256),
+            spectral_power=0.3,
+            unit_gain=True,
+            channel_divisor=channel_divisor,
         ),
         losses=CodecLossConfig(
             waveform_weight=0.0,
             mrstft_weight=0.0,
-            mel_weight=6.0,
+            mel_weight=2.0,
             adversarial_weight=1.0,
             feature_matching_weight=2.0,
+            relative_matching=True,
         ),
     )

@@ -151,6 +151,8 @@ class VocoderConfig(Config):
 
     ``crops_per_clip`` crops of ``crop_s`` are taken from each clip: encoder and trunk have to hear all of it anyway.
     ``discriminate_every`` steps the discriminators learn, from ``discriminator_start_step`` of this phase on.
+    ``trunk_lr_fraction`` above 0 lets the trunk learn from them too, at that fraction of the rate, and go on with its
+    spectra and pitch: spectra alone teach it the mean of all that a token may stand for, which sounds muffled.
     """
 
     optimizer: OptimizerConfig = OptimizerConfig(
@@ -161,6 +163,7 @@ class VocoderConfig(Config):
     crops_per_clip: int = Field(default=2, ge=1)
     discriminator_start_step: int = Field(default=200, ge=0)
     discriminate_every: int = Field(default=2, ge=1)
+    trunk_lr_fraction: float = Field(default=0.0, ge=0, description="0 leaves the trunk at rest")
 
 
 class CodecTrainConfig(TrainConfig):

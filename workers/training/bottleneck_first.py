@@ -2,8 +2,8 @@
 
 Phase 1, ``codec.bottleneck``: encoder, FSQ routed by clip, trunk and mel head, no adversary. Phase 2,
 ``codec.vocoder``: the moving average of all that stays at rest, and the vocoder learns on short crops of its features,
-with mel losses and discriminators. Each phase has its engine, warm-up and schedule; what is validated, heard and
-exported is the average.
+with mel losses and discriminators; the trunk may learn on with it, the encoder, by which tokens are read, does not.
+Each phase has its engine, warm-up and schedule; what is validated, heard and exported is the average.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from syllabary.model.losses import GeneratorLosses, discriminator_loss, generato
 from syllabary.model.spectral.istft import Generator, Vocoder
 from syllabary.model.spectral.mel import mel_windows
 from syllabary.model.spectral.pitch import pitch_loss
+from syllabary.model.spectral.source import NUM_SOURCE_CHANNELS
 from syllabary.shards import store
 from syllabary.workers.training.codec import (
     CodecStage,
@@ -49,6 +50,7 @@ from syllabary.workers.training.engine import (
     backward,
     build_engine,
     frozen,
+    gradient_of,
     learning_rate,
     lowered,
     set_learning_rate,
@@ -122,12 +124,22 @@ class PhasedCodecStage:
             found, norms = run(step if step <= first else step - first, batch.to(device), share)
             for name, value in found.items():
                 sums[name] = sums.get(name, 0) + value.double() * share.weight
-        self._follow(step <= first)
+        self._follow(is_first_phase=step <= first)
         means = sum_over_ranks(torch.stack(list(sums.values()))).tolist()
         return dict(zip(sums, means, strict=True)) | norms
 
-    def _follow(self, is_first_phase: bool) -> None:
-        (self._bottleneck if is_first_phase else self._vocoder).update()
+    def _follow(self, *, is_first_phase: bool) -> None:
+        if is_first_phase:
+            self._bottleneck.update()
+            return
+        self._vocoder.update()
+        if self._trunk_learns:
+            self._bottleneck.update("trunk", "head")
+
+    @property
+    def _trunk_learns(self) -> bool:
+        """Whether the trunk learns on in the second phase."""
+        return self._config.vocoder.trunk_lr_fraction > 0
 
     def _bottleneck_step(self, step: int, batch: Batch, share: Share) -> tuple[dict[str, Tensor], dict[str, float]]:
         engine, steps = self.engines["bottleneck"], self._config.bottleneck_steps
@@ -137,18 +149,22 @@ class PhasedCodecStage:
         rate = learning_rate(self._config.optimizer, step, steps)
         set_learning_rate(engine, rate)
         found = engine(batch.heard, batch.num_samples, self._routing(step / steps))
-        wanted, hop = self._mel(batch.waveform), self._mel.hop_length
-        mel = mel_loss_in_time(found.mel, wanted, batch.num_samples, hop)
         spread = spread_loss(found.latents, found.num_frames)
-        hertz = heard_pitch(self._bottleneck.live.trunk, batch)
-        pitch = pitch_loss(found.pitch, hertz, batch.num_samples, self._vocoder.live.samples_per_position)
-        weights = self._config.bottleneck
-        total = mel + weights.spread_weight * spread + weights.pitch_weight * pitch
+        spectral, terms = self._spectral_losses(found.mel, found.pitch, batch)
+        total = spectral + self._config.bottleneck.spread_weight * spread
         backward(engine, total * share.scale)
-        plain = mel_l1(found.mel.detach(), wanted, batch.num_samples, hop)
-        terms = {"total": total, "mel": plain, "mel_in_time": mel, "pitch": pitch, "spread": spread}
-        stats = {name: term.detach() for name, term in terms.items()}
+        stats = {name: term.detach() for name, term in ({"total": total} | terms | {"spread": spread}).items()}
         return stats, step_engine(engine) | {"bottleneck_learning_rate": rate}
+
+    def _spectral_losses(self, mel: Tensor, scores: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """What the mel head and the pitch layer have to learn, weighted, and the terms of it."""
+        wanted, hop = self._mel(batch.waveform), self._mel.hop_length
+        in_time = mel_loss_in_time(mel, wanted, batch.num_samples, hop)
+        hertz = heard_pitch(self._bottleneck.live.trunk, batch)
+        pitch = pitch_loss(scores, hertz, batch.num_samples, self._vocoder.live.samples_per_position)
+        plain = mel_l1(mel.detach(), wanted, batch.num_samples, hop)
+        total = in_time + self._config.bottleneck.pitch_weight * pitch
+        return total, {"mel": plain, "mel_in_time": in_time, "pitch": pitch}
 
     def _routing(self, progress: float) -> Routing:
         phases = self._config.bottleneck.routing
@@ -157,12 +173,13 @@ class PhasedCodecStage:
 
     def _vocoder_step(self, step: int, batch: Batch, share: Share) -> tuple[dict[str, Tensor], dict[str, float]]:
         config = self._config.vocoder
-        rate = self._set_vocoder_rates(step)
-        features, target = self._crops(batch)
+        rates = self._set_vocoder_rates(step)
+        engine, features = self.engines["vocoder"], self._features(batch)
+        heard = features.detach().requires_grad_(self._trunk_learns)
+        crops, target = self._crops(heard, batch)
         lengths = torch.full((len(target),), target.shape[1])
-        engine = self.engines["vocoder"]
         engine.train()
-        generated = engine(features, None).float()
+        generated = engine(crops, None).float()
         stats: dict[str, Tensor] = {}
         judged, learns = None, False
         if step > config.discriminator_start_step:
@@ -170,33 +187,60 @@ class PhasedCodecStage:
             judged, stats = self._judge(generated, target, lengths, share, learns)
         losses = generator_losses(generated, target, lengths, self._model.losses, judged=judged, mels=self._mels)
         backward(engine, losses.total * share.scale)
-        return stats | _named(losses), {"vocoder_learning_rate": rate} | self._step_engines(learns)
+        if self._trunk_learns:
+            stats |= self._teach_trunk(features, gradient_of(heard, engine), batch, share)
+        return stats | _named(losses), rates | self._step_engines(learns)
 
     def _step_engines(self, learns: bool) -> dict[str, float]:
-        """Both from the same weights, so that a step is the same however its clips are divided."""
+        """All from the same weights, so that a step is the same however its clips are divided."""
         norms = step_engine(self.engines["vocoder"])
-        if learns:
-            judged = step_engine(self.engines["discriminators"])
-            norms |= {f"discriminator_{name}": value for name, value in judged.items()}
+        for name, steps in (("discriminators", learns), ("bottleneck", self._trunk_learns)):
+            if steps:
+                found = step_engine(self.engines[name])
+                norms |= {f"{name.removesuffix('s')}_{key}": value for key, value in found.items()}
         return norms
 
-    def _set_vocoder_rates(self, step: int) -> float:
-        """Set the rates of vocoder, which is returned, and discriminators: both follow the vocoder's schedule."""
+    def _set_vocoder_rates(self, step: int) -> dict[str, float]:
+        """Set the rates of vocoder, which is told, trunk and discriminators: all follow the vocoder's schedule."""
         config, steps = self._config.vocoder, self._config.num_steps - self._config.bottleneck_steps
         rate = learning_rate(config.optimizer, step, steps)
         set_learning_rate(self.engines["vocoder"], rate)
         set_learning_rate(self.engines["discriminators"], rate / config.optimizer.lr * config.discriminator_lr)
-        return rate
+        encoder_groups = int(self._config.bottleneck.encoder_lr_fraction > 0)
+        set_learning_rate(self.engines["bottleneck"], rate * config.trunk_lr_fraction, num_resting=encoder_groups)
+        return {"vocoder_learning_rate": rate}
 
-    @torch.no_grad()
-    def _crops(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Crops of the averaged trunk's features and of the samples they stand for, several from each clip."""
-        config, rest = self._config.vocoder, self._bottleneck.average
-        with lowered(self._config, self._setup.device):
+    def _features(self, batch: Batch) -> Tensor:
+        """The trunk's features and source of a batch: of the average at rest, or of the live trunk, which then learns.
+
+        Tokens are the averaged encoder's either way.
+        """
+        rest, learns = self._bottleneck.average, self._trunk_learns
+        trunk = self._bottleneck.live.trunk if learns else rest.trunk
+        with torch.no_grad(), lowered(self._config, self._setup.device):
             encoded = rest.encoder(batch.heard, batch.num_samples)
-            mask = _mask(encoded.num_frames, encoded.latents)
-            features = rest.trunk(rest.fsq(encoded.latents).values, mask)
-        features = rest.trunk.with_source(features, mask, heard_pitch(rest.trunk, batch))
+            values, mask = rest.fsq(encoded.latents).values, _mask(encoded.num_frames, encoded.latents)
+        with torch.set_grad_enabled(learns), lowered(self._config, self._setup.device):
+            features = trunk(values, mask)
+        with torch.set_grad_enabled(learns):
+            return trunk.with_source(features, mask, heard_pitch(trunk, batch))
+
+    def _teach_trunk(self, features: Tensor, gradient: Tensor, batch: Batch, share: Share) -> dict[str, Tensor]:
+        """Add to the bottleneck's gradient what vocoder and judges want of the features, and what spectra and pitch do.
+
+        ``gradient`` is that of the weighted losses of the waveform.
+        """
+        live = self._bottleneck.live
+        plain = features[:, :-NUM_SOURCE_CHANNELS]
+        with lowered(self._config, self._setup.device):
+            mel, scores = live.head(plain), live.trunk.pitch(plain)
+        spectral, terms = self._spectral_losses(mel.float(), scores.float(), batch)
+        backward(self.engines["bottleneck"], (features * gradient).sum() + spectral * share.scale)
+        return {f"trunk_{name}": term.detach() for name, term in terms.items()}
+
+    def _crops(self, features: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Crops of features and of the samples they stand for, several from each clip."""
+        config = self._config.vocoder
         k = self._vocoder.live.samples_per_position
         length = max(1, round(config.crop_s * self._model.encoder.sample_rate / k))
         positions = -(-batch.num_samples // k)

@@ -161,10 +161,13 @@ def learning_rate(optimizer: OptimizerConfig, step: int, num_steps: int) -> floa
     return optimizer.lr * warm * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def set_learning_rate(engine: Any, lr: float) -> None:
-    """Set the rate of every parameter group, each by its fraction; a pure function of the step needs no state."""
-    for group, fraction in zip(engine.optimizer.param_groups, engine.lr_fractions, strict=True):
-        group["lr"] = lr * fraction
+def set_learning_rate(engine: Any, lr: float, *, num_resting: int = 0) -> None:
+    """Set the rate of every parameter group, each by its fraction; a pure function of the step needs no state.
+
+    The first ``num_resting`` groups get 0.
+    """
+    for i, (group, fraction) in enumerate(zip(engine.optimizer.param_groups, engine.lr_fractions, strict=True)):
+        group["lr"] = lr * fraction if i >= num_resting else 0.0
 
 
 def backward(engine: Any, loss: Tensor) -> None:
@@ -181,6 +184,17 @@ def backward(engine: Any, loss: Tensor) -> None:
     engine.backward(loss * engine.scaling.factor if engine.scaling else loss)
     if world()[1] > 1:
         engine.allreduce_gradients(bucket_size=_BUCKET_NUMEL)
+
+
+def gradient_of(leaf: Tensor, engine: Any) -> Tensor:
+    """What :func:`backward` of ``engine`` left in ``leaf``, an input of its module that wants a gradient, as the
+    gradient of the loss that it was given: without the factor of fp16 and DeepSpeed's division by micro-batches.
+
+    The module that made the input learns from it by ``(output * gradient).sum()``, in an engine of its own.
+    """
+    assert leaf.grad is not None
+    factor = engine.scaling.factor if engine.scaling else 1.0
+    return leaf.grad * (engine.gradient_accumulation_steps() / factor)
 
 
 def step_engine(engine: Any) -> dict[str, float]:
