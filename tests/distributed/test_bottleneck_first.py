@@ -10,7 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load as from_safetensors
 
+from syllabary.model.losses import generator_losses
+from syllabary.model.spectral.source import NUM_SOURCE_CHANNELS
 from syllabary.shards import store
+from syllabary.workers.training.codec import Share
 from tests.helpers.training_testing import (
     Gang,
     no_dropout,
@@ -76,6 +79,46 @@ def test_each_phase_moves_its_own_weights_and_no_others(single, shards, spectral
     assert moved == [first] * 4 + [second, second | {"discriminators"}, second, second | {"discriminators"}]
 
 
+def test_a_trunk_that_learns_on_moves_with_the_vocoder_and_the_encoder_does_not(single, shards, spectral, tmp_path):
+    recipe = phased_recipe(codec__vocoder__trunk_lr_fraction=0.5)
+    (seen,) = single.run(watched, "codec", recipe, str(tmp_path / "run"), shards, spectral, _step_by_step)
+    moved = [_moved(before, after) for before, after in itertools.pairwise(seen)]
+    first = {"encoder", "trunk", "head", "average encoder", "average trunk"}
+    second = {"vocoder", "average vocoder", "trunk", "head", "average trunk"}
+    assert moved == [first] * 4 + [second, second | {"discriminators"}, second, second | {"discriminators"}]
+
+
+def _gradients_of_both(stage: Any, run: Any) -> list[State]:
+    """The trunk's gradient in a step of the second phase, and that of one loss through trunk and vocoder together."""
+    (batch,) = run.loader.take()
+    run.loader.close()
+    trunk, vocoder = stage._bottleneck.live.trunk, stage._vocoder.live
+    share = Share(1.0, 1.0)
+    stage._step_engines = lambda learns: {}
+    torch.manual_seed(5)
+    stage._vocoder_step(1, batch, share, share)
+    apart = {name: p.grad.clone() for name, p in trunk.named_parameters() if p.grad is not None}
+    trunk.zero_grad()
+    torch.manual_seed(5)
+    features = stage._features(batch)
+    crops, target = stage._crops(features, batch)
+    lengths = torch.full((len(target),), target.shape[1])
+    heard = generator_losses(vocoder(crops, None), target, lengths, stage._model.losses, mels=stage._mels).total
+    plain = features[:, :-NUM_SOURCE_CHANNELS]
+    spectral, _ = stage._spectral_losses(stage._bottleneck.live.head(plain), trunk.pitch(plain), batch)
+    (heard + spectral).backward()
+    return [apart, {name: p.grad.clone() for name, p in trunk.named_parameters() if p.grad is not None}]
+
+
+def test_the_trunk_learns_from_the_sound_as_by_one_loss_through_both(single, shards, spectral, tmp_path):
+    recipe = phased_recipe(**no_dropout(), codec__vocoder__trunk_lr_fraction=0.5)
+    (found,) = single.run(watched, "codec", recipe, str(tmp_path / "run"), shards, spectral, _gradients_of_both)
+    apart, together = found
+    assert apart.keys() == together.keys()
+    for name, gradient in apart.items():
+        torch.testing.assert_close(gradient, together[name], atol=1e-6, rtol=1e-4)
+
+
 def test_the_average_follows_each_step(single, shards, spectral, tmp_path):
     (seen,) = single.run(watched, "codec", phased_recipe(), str(tmp_path / "run"), shards, spectral, _step_by_step)
     for part, steps in (("encoder", seen[:5]), ("trunk", seen[:5]), ("vocoder", seen[4:])):
@@ -119,13 +162,21 @@ def test_a_run_killed_in_either_phase_ends_bit_for_bit_as_one_that_was_not(pair,
     assert len(whole.series["train", "mel"]) == 8 and len(whole.series["train", "discriminator_loss"]) == 2
 
 
-@pytest.mark.parametrize("divided", [{"codec__micro_batch_size": 2}, {"codec__micro_batch_size": 1, "accum": 2}])
+@pytest.mark.parametrize(
+    "divided",
+    [
+        {"codec__micro_batch_size": 2},
+        {"codec__micro_batch_size": 1, "accum": 2},
+        {"codec__micro_batch_size": 1, "accum": 2, "codec__vocoder__trunk_lr_fraction": 0.5},
+    ],
+)
 def test_two_ranks_equal_one(pair, single, shards, spectral, tmp_path, divided):
-    """Clips of unequal length, in both phases; with and without accumulation."""
+    """Clips of unequal length, in both phases; with and without accumulation, and with a trunk that learns on."""
     divided = dict(divided)
     changes = DIVISIBLE | {"codec__grad_accum_steps": divided.pop("accum", 1)} | divided
     _run(pair, tmp_path / "two", shards, spectral, **changes)
-    _run(single, tmp_path / "one", shards, spectral, **(DIVISIBLE | {"codec__micro_batch_size": 4}))
+    whole = changes | {"codec__micro_batch_size": 4, "codec__grad_accum_steps": 1}
+    _run(single, tmp_path / "one", shards, spectral, **whole)
     two, one = (trained(str(tmp_path / name)).series for name in ("two", "one"))
     assert two.keys() == one.keys()
     # Spread is a whole batch's; which tokens are the wrong ones to try follows from the order of clips, which ranks

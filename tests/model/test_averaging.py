@@ -76,3 +76,15 @@ def test_the_average_neither_learns_nor_drops_out_and_the_live_one_is_called() -
     with torch.no_grad():
         pair.average[0].weight.zero_()
         assert pair(x).equal(pair.live(x)) and not pair(x).equal(pair.average(x))
+
+
+def test_parts_alone_can_be_followed() -> None:
+    pair = Averaged(nn.ModuleDict({"still": nn.Linear(1, 1), "moving": nn.Linear(1, 1)}), 0.9)
+    with torch.no_grad():
+        for parameter in pair.live.parameters():
+            parameter.fill_(5.0)
+    before = copy.deepcopy(pair.average.state_dict())
+    pair.update("moving")
+    after = pair.average.state_dict()
+    assert all(after[name].equal(before[name]) for name in before if name.startswith("still."))
+    assert float(after["moving.weight"]) == pytest.approx(2 / 11 * float(before["moving.weight"]) + 9 / 11 * 5)

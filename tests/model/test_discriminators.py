@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,8 @@ from torch import Tensor, nn
 
 from syllabary.model.config import DiscriminatorConfig
 from syllabary.model.discriminators import Discriminators, FeatureMap
+from syllabary.model.measures.loudness import rms_of_dbfs
+from tests.helpers.speech_like import speech_like
 
 SMALL = DiscriminatorConfig(periods=(2, 3), num_scales=3, channel_divisor=32)
 # PAPER stage 2: kernel, stride and padding of every layer in time, the score's last.
@@ -185,3 +189,41 @@ def test_a_clip_in_a_longer_batch_has_the_spectral_scores_it_has_alone() -> None
         assert int(one.lengths[1]) == length
         torch.testing.assert_close(one.values[1:, :, :length], other.values[:, :, :length], atol=1e-6, rtol=1e-4)
         assert not one.values[1, :, length:].any()
+
+
+@pytest.mark.parametrize("power", [0.3, 1.0])
+def test_a_spectral_power_raises_magnitudes_and_keeps_phases(power: float) -> None:
+    judge = judges(SPECTRAL.model_copy(update={"spectral_power": power})).spectra[0]
+    seen: list[Tensor] = []
+    judge.layers[0].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    x = clip(300)
+    judge(x, torch.tensor([300]))
+    wanted = torch.stft(
+        x, 32, 8, window=torch.hann_window(32), center=True, pad_mode="constant", return_complex=True
+    ) / math.sqrt(32)  # fmt: skip
+    found = torch.complex(seen[0][:, 0], seen[0][:, 1]).transpose(1, 2)
+    torch.testing.assert_close(found, torch.polar(wanted.abs() ** power, wanted.angle()), atol=3e-3, rtol=1e-2)
+
+
+def test_silence_under_a_spectral_power_has_a_finite_gradient() -> None:
+    x = torch.zeros(1, 300, requires_grad=True)
+    judged = judges(SPECTRAL.model_copy(update={"spectral_power": 0.3}))(x, torch.tensor([300]))
+    (gradient,) = torch.autograd.grad(sum(score.values.sum() for score in judged.scores), x)
+    assert bool(gradient.isfinite().all())
+
+
+def share_heard(config: DiscriminatorConfig) -> list[float]:
+    """For each untrained judge: how far scores of eight clips lie from one another, over their magnitude."""
+    torch.manual_seed(1)
+    clips = torch.stack([torch.from_numpy(speech_like(number, 1.0, 16_000)) for number in range(8)])
+    clips = clips * rms_of_dbfs(-24.0) / clips.square().mean(dim=1, keepdim=True).sqrt()
+    scores = [score.values.flatten(1) for score in judges(config)(clips, torch.full((8,), 16_000)).scores]
+    return [float(s.std(dim=0).mean() / s.square().mean().sqrt()) for s in scores]
+
+
+def test_speech_reaches_the_scores_of_judges_that_begin_with_unit_gain() -> None:
+    """Between clips a score moves by half of its size or more; by torch's default, by a few hundredths of its bias."""
+    config = DiscriminatorConfig(num_scales=0, spectral_ffts=(1024, 512, 256), channel_divisor=16)
+    heard = share_heard(config.model_copy(update={"unit_gain": True, "spectral_power": 0.3}))
+    assert min(heard) > 0.5
+    assert max(share_heard(config)) < 0.1

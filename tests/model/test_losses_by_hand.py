@@ -55,6 +55,26 @@ def test_feature_matching_by_hand_is_an_absolute_difference_over_all_maps() -> N
     assert float(losses.feature_matching_loss(REAL, GENERATED)) == pytest.approx(expected)
 
 
+def test_relative_feature_matching_by_hand_is_over_the_magnitude_of_the_real_map() -> None:
+    # |r| is 1 and 2/3 of the first clip, 2 and 2 of the second; of the silent map, 0, no less than a thousandth.
+    first = (5 / 4 / 1 + 2 / (2 / 3) + 1 / 1e-3) / 3
+    second = (3 / 2 / 2 + 2 / 2 + 2 / 1e-3) / 3
+    found = losses.feature_matching_loss(REAL, GENERATED, relative=True)
+    assert float(found) == pytest.approx(3 / 4 * first + 1 / 4 * second)
+
+
+def test_relative_feature_matching_is_blind_to_the_scale_of_the_judges() -> None:
+    def scaled(judged: DiscriminatorOutput, by: float) -> DiscriminatorOutput:
+        maps = [[FeatureMap(m.values * by, m.lengths) for m in features[:1]] for features in judged.features]
+        return DiscriminatorOutput(judged.scores, maps, NUM_SAMPLES)
+
+    found = [
+        float(losses.feature_matching_loss(scaled(REAL, by), scaled(GENERATED, by), relative=True)) for by in (1, 64)
+    ]
+    assert found[0] == pytest.approx(found[1])
+    assert found[0] > 0
+
+
 def test_mean_score_by_hand_is_that_of_all_sub_discriminators() -> None:
     # 1 and 2 of the first, 0 and 2 of the second; for generated speech 3/4, 1/2, and 4/3, 0.
     assert float(losses.mean_score(REAL)) == pytest.approx(3 / 4 * (1 + 0) / 2 + 1 / 4 * (2 + 2) / 2)
@@ -127,6 +147,10 @@ def test_the_total_is_the_papers_weighted_sum() -> None:
     assert float(found.waveform) == pytest.approx(waveform)
     expected = waveform + 2 * float(found.mrstft) + 0.1 * (adversarial + matching)
     assert float(found.total) == pytest.approx(expected)
+    relative = losses.generator_losses(
+        generated, target, length, CodecLossConfig(relative_matching=True), judged=(REAL, GENERATED)
+    )
+    assert float(relative.feature_matching) == float(losses.feature_matching_loss(REAL, GENERATED, relative=True))
     alone = losses.generator_losses(generated, target, length, CodecLossConfig())
     assert (float(alone.adversarial), float(alone.feature_matching)) == (0, 0)
     assert float(alone.total) == pytest.approx(waveform + 2 * float(found.mrstft))

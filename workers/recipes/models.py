@@ -99,12 +99,6 @@ def fast16k_small_model() -> ModelConfig:
     )
 
 
-def speech16k_model() -> ModelConfig:
-    """``fast16k_small`` with discriminators of half the width, which are most of a step of the vocoder."""
-    model = fast16k_small_model()
-    return model.model_copy(update={"discriminator": model.discriminator.model_copy(update={"channel_divisor": 16})})
-
-
 def tiny_model() -> ModelConfig:
     """``fast16k`` small enough to learn in minutes on two cores; clips of at most 6 s."""
     return _spectral(

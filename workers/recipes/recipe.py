@@ -101,14 +101,14 @@ def speech16k() -> Recipe:
     codec = _spectral_codec(num_steps=5_400)
     return Recipe(
         name="speech16k",
-        model=model_ladder.speech16k_model(),
+        model=model_ladder.fast16k_small_model(),
         ingest=_INGEST_16K.model_copy(update={"valid_percent": 4.0, "test_percent": 12.0, "shard_size_mb": 32.0}),
         pretrain=_spectral_pretrain(num_steps=3_000, micro_batch_size=8),
         codec=codec.model_copy(
             update={
                 "optimizer": codec.optimizer.model_copy(update={"lr": 5e-4, "warmup_steps": 250}),
                 "bottleneck": BottleneckConfig(share=0.55),
-                "vocoder": VocoderConfig(discriminator_start_step=1_500),
+                "vocoder": codec.vocoder.model_copy(update={"discriminator_start_step": 800}),
             }
         ),
     )
@@ -236,6 +236,7 @@ def _spectral_codec(num_steps: int) -> CodecTrainConfig:
         precision="auto",
         augment=_AUGMENT,
         optimizer=OptimizerConfig(lr=3e-4, weight_decay=1e-2, warmup_steps=num_steps // 10, final_lr_fraction=0.02),
+        vocoder=VocoderConfig(trunk_lr_fraction=0.5),
     )
 
 
@@ -276,7 +277,8 @@ def _tiny_codec() -> CodecTrainConfig:
     return values.model_copy(
         update={
             "num_workers": 2, "micro_batch_size": 5, "checkpoint_every": 100, "validate_every": 200,
-            "num_validation_utterances": 32, "log_every": 10, "vocoder": VocoderConfig(discriminator_start_step=20),
+            "num_validation_utterances": 32, "log_every": 10,
+            "vocoder": values.vocoder.model_copy(update={"discriminator_start_step": 20}),
             "optimizer": values.optimizer.model_copy(update={"lr": 8e-4}),
         }
     )  # fmt: skip

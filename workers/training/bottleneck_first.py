@@ -24,7 +24,7 @@ from syllabary.model.config import IstftDecoderConfig
 from syllabary.model.cpu.accelerate import accelerate
 from syllabary.model.discriminators import DiscriminatorOutput, Discriminators
 from syllabary.model.fsq import Routing
-from syllabary.model.losses import GeneratorLosses, discriminator_loss, generator_losses, mean_score, spread_loss
+from syllabary.model.losses import discriminator_loss, generator_losses, mean_score, spread_loss
 from syllabary.model.spectral.istft import Generator, Vocoder
 from syllabary.model.spectral.mel import mel_windows
 from syllabary.model.spectral.pitch import pitch_loss
@@ -116,14 +116,17 @@ class PhasedCodecStage:
         """See :class:`syllabary.workers.training.loop.Stage`; each phase follows its own schedule, not ``lr``."""
         first, device = self._config.bottleneck_steps, self._setup.device
         sums: dict[str, Tensor] = {}
-        run = self._bottleneck_step if step <= first else self._vocoder_step
+        whole = shares_of(batches, device)
         # Crops are equally long, whatever the clips they are taken from.
-        shares = shares_of(batches, device) if step <= first else shares_by([len(b.slots) for b in batches], device)
+        cropped = shares_by([len(batch.slots) for batch in batches], device) if step > first else whole
         norms: dict[str, float] = {}
-        for batch, share in zip(batches, shares, strict=True):
-            found, norms = run(step if step <= first else step - first, batch.to(device), share)
+        for batch, of_clips, of_crops in zip(batches, whole, cropped, strict=True):
+            if step <= first:
+                found, norms = self._bottleneck_step(step, batch.to(device), of_clips)
+            else:
+                found, norms = self._vocoder_step(step - first, batch.to(device), of_clips, of_crops)
             for name, value in found.items():
-                sums[name] = sums.get(name, 0) + value.double() * share.weight
+                sums[name] = sums.get(name, 0) + value
         self._follow(is_first_phase=step <= first)
         means = sum_over_ranks(torch.stack(list(sums.values()))).tolist()
         return dict(zip(sums, means, strict=True)) | norms
@@ -142,6 +145,7 @@ class PhasedCodecStage:
         return self._config.vocoder.trunk_lr_fraction > 0
 
     def _bottleneck_step(self, step: int, batch: Batch, share: Share) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """Add a micro-batch's gradient; returns its parts of the step's terms, and what is not summed."""
         engine, steps = self.engines["bottleneck"], self._config.bottleneck_steps
         engine.train()
         if not self._config.bottleneck.encoder_lr_fraction:
@@ -153,7 +157,7 @@ class PhasedCodecStage:
         spectral, terms = self._spectral_losses(found.mel, found.pitch, batch)
         total = spectral + self._config.bottleneck.spread_weight * spread
         backward(engine, total * share.scale)
-        stats = {name: term.detach() for name, term in ({"total": total} | terms | {"spread": spread}).items()}
+        stats = _parts({"total": total} | terms | {"spread": spread}, share)
         return stats, step_engine(engine) | {"bottleneck_learning_rate": rate}
 
     def _spectral_losses(self, mel: Tensor, scores: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -171,7 +175,10 @@ class PhasedCodecStage:
         phase = next(phase for phase in phases if progress <= phase.until or phase is phases[-1])
         return Routing(phase.rounded, phase.noisy)
 
-    def _vocoder_step(self, step: int, batch: Batch, share: Share) -> tuple[dict[str, Tensor], dict[str, float]]:
+    def _vocoder_step(
+        self, step: int, batch: Batch, of_clips: Share, of_crops: Share
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """The same for the second phase; the trunk learns from whole clips, the rest from crops."""
         config = self._config.vocoder
         rates = self._set_vocoder_rates(step)
         engine, features = self.engines["vocoder"], self._features(batch)
@@ -184,12 +191,13 @@ class PhasedCodecStage:
         judged, learns = None, False
         if step > config.discriminator_start_step:
             learns = step % config.discriminate_every == 0
-            judged, stats = self._judge(generated, target, lengths, share, learns)
+            judged, stats = self._judge(generated, target, lengths, of_crops, learns)
         losses = generator_losses(generated, target, lengths, self._model.losses, judged=judged, mels=self._mels)
-        backward(engine, losses.total * share.scale)
+        backward(engine, losses.total * of_crops.scale)
+        stats = _parts(stats | {f.name: getattr(losses, f.name) for f in fields(losses)}, of_crops)
         if self._trunk_learns:
-            stats |= self._teach_trunk(features, gradient_of(heard, engine), batch, share)
-        return stats | _named(losses), rates | self._step_engines(learns)
+            stats |= self._teach_trunk(features, gradient_of(heard, engine), batch, of_clips)
+        return stats, rates | self._step_engines(learns)
 
     def _step_engines(self, learns: bool) -> dict[str, float]:
         """All from the same weights, so that a step is the same however its clips are divided."""
@@ -206,8 +214,9 @@ class PhasedCodecStage:
         rate = learning_rate(config.optimizer, step, steps)
         set_learning_rate(self.engines["vocoder"], rate)
         set_learning_rate(self.engines["discriminators"], rate / config.optimizer.lr * config.discriminator_lr)
-        encoder_groups = int(self._config.bottleneck.encoder_lr_fraction > 0)
-        set_learning_rate(self.engines["bottleneck"], rate * config.trunk_lr_fraction, num_resting=encoder_groups)
+        if self._trunk_learns:
+            encoder = int(self._config.bottleneck.encoder_lr_fraction > 0)
+            set_learning_rate(self.engines["bottleneck"], rate * config.trunk_lr_fraction, num_resting=encoder)
         return {"vocoder_learning_rate": rate}
 
     def _features(self, batch: Batch) -> Tensor:
@@ -236,7 +245,7 @@ class PhasedCodecStage:
             mel, scores = live.head(plain), live.trunk.pitch(plain)
         spectral, terms = self._spectral_losses(mel.float(), scores.float(), batch)
         backward(self.engines["bottleneck"], (features * gradient).sum() + spectral * share.scale)
-        return {f"trunk_{name}": term.detach() for name, term in terms.items()}
+        return _parts({f"trunk_{name}": term for name, term in terms.items()}, share)
 
     def _crops(self, features: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Crops of features and of the samples they stand for, several from each clip."""
@@ -328,5 +337,6 @@ def _mask(num_frames: Tensor, latents: Tensor) -> Tensor | None:
     return frame_mask(num_frames, latents.shape[-1], latents.device)
 
 
-def _named(losses: GeneratorLosses) -> dict[str, Tensor]:
-    return {f.name: getattr(losses, f.name).detach() for f in fields(losses)}
+def _parts(terms: Mapping[str, Tensor], share: Share) -> dict[str, Tensor]:
+    """What a micro-batch's means add to the step's."""
+    return {name: term.detach().double() * share.weight for name, term in terms.items()}
