@@ -106,7 +106,7 @@ def _row_name(row: int, label: str, style: str) -> Markup:
 
 
 def spread(card: ReportCard, metric: Metric, values: Values) -> Markup | None:
-    """Every utterance's value, a row a system: strokes, or a histogram when they are many. None without values."""
+    """Every utterance's value, one row per system: strokes, or a histogram when they are many. None without values."""
     rows = [(s, sorted(found)) for s in card.systems if (found := values.get((s.name, metric.name)))]
     if not rows:
         return None
