@@ -36,7 +36,7 @@ _MOST_SAMPLES = 40
 
 
 class ProgressBars:
-    """One progress artifact for each stage that a job's lines tell of."""
+    """One progress artifact for each stage that a job's lines mention."""
 
     def __init__(self) -> None:
         self._bars: dict[str, tuple[UUID, float, str]] = {}

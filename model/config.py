@@ -74,13 +74,13 @@ def _require_attention_fits(
     layers = stages.attention_layers
     if layers and len(layers) != len(channels):
         raise ValueError(
-            f"{where}.attention_layers has {len(layers)} entries; expected one a stage ({len(channels)}) or none"
+            f"{where}.attention_layers has {len(layers)} entries; expected one per stage ({len(channels)}) or none"
         )
     for layer_count, width, blocks in zip(layers, channels, num_blocks, strict=False):
         if layer_count > blocks:
             raise ValueError(
                 f"{where}.attention_layers asks for {layer_count} layers in a stage of {blocks} blocks; expected at "
-                "most one a block; lower it"
+                "most one per block; lower it"
             )
         if layer_count and width % (2 * stages.attention_heads):
             raise ValueError(
@@ -254,7 +254,7 @@ class JepaConfig(Config):
 
 
 class FsqConfig(Config):
-    """Finite scalar quantization and packing: every latent dim has ``levels`` values, ``group_size`` dims a token."""
+    """Finite scalar quantization and packing: every latent dim has ``levels`` values, ``group_size`` dims per token."""
 
     levels: int = Field(default=4, ge=2, le=256)
     group_size: int = Field(default=7, ge=1)

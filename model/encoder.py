@@ -32,7 +32,7 @@ class FeatureOutput:
 
     Attributes:
         features: projected front-end output [batch, latent_dim, frames].
-        num_frames: valid frames a clip [batch], on the CPU.
+        num_frames: valid frames per clip [batch], on the CPU.
         gate: density of the last DAAM gate [batch, frames]; zeros without DAAM.
     """
 

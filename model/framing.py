@@ -27,7 +27,7 @@ class Framing:
     """Lengths of one encoder.
 
     Attributes:
-        sample_rate: samples a second.
+        sample_rate: samples per second.
         strides: of the successive layers; their product is the hop length.
         window_s: the longest clip the encoder is trained on, in seconds.
     """
@@ -48,7 +48,7 @@ class Framing:
 
     @property
     def window_frames(self) -> int:
-        """Frames of the longest trained clip, padded to whole frames: 38 of 15 s at 2.5 frames a second."""
+        """Frames of the longest trained clip, padded to whole frames: 38 of 15 s at 2.5 frames per second."""
         return math.ceil(Fraction(str(self.window_s)) * self.frame_rate)
 
     @property

@@ -126,7 +126,7 @@ class Fault(NamedTuple):
 
 
 def first_fault(error: ValidationError) -> Fault:
-    """What to tell of a validation that failed: a user mends one thing at a time."""
+    """The first problem of a failed validation: a user mends one thing at a time."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     return Fault(where, first["msg"].removeprefix("Value error, "), first["input"])

@@ -23,7 +23,7 @@ _PAGE = 1000  # keys, more than which no server may put on a page
 
 
 def list_keys(fs: AbstractFileSystem, path: str) -> Iterator[dict[str, Any]]:
-    """Every object below ``bucket/prefix``, page by page, as S3 tells of it: ``Key``, ``Size``, ``ETag``.
+    """Every object below ``bucket/prefix``, page by page, as S3 lists it: ``Key``, ``Size``, ``ETag``.
 
     Raises:
         StorageError: the listing is not complete, so that an object may be missing from it.

@@ -104,7 +104,7 @@ def shrunk(recipe: Recipe) -> Recipe:
         part["channels"] = [16] * len(part["channels"])
         if "num_blocks" in part:
             part["num_blocks"] = [1] * len(part["num_blocks"])
-        if "attention_layers" in part:  # at most one a block
+        if "attention_layers" in part:  # at most one per block
             part["attention_layers"] = [min(1, layers) for layers in part["attention_layers"]]
     values["model"]["encoder"]["conformer"]["num_layers"] = 1
     values["model"]["jepa"]["predictor"]["hidden_dim"] = 32

@@ -15,7 +15,7 @@ FRAMES, ROUNDS = 100_000, 9
 
 
 def main() -> None:
-    """Print tokens a second and the ratio to a copy of digits in and tokens out."""
+    """Print tokens per second and the ratio to a copy of digits in and tokens out."""
     for levels, group_size in ((4, 7), (8, 5), (5, 6)):
         packing = Packing(128, levels, group_size)
         digits = np.random.default_rng(0).integers(0, levels, (FRAMES, 128)).astype(np.uint8)

@@ -76,7 +76,7 @@ def make_tokenizer(uri: str, recipe: str) -> None:
 
 
 def bare_process(tokenizer_uri: str, seconds: float, keep: bool, results: Any, start: Any) -> None:
-    """Encode 12 s waveforms for about ``seconds``; reports audio-seconds a second."""
+    """Encode 12 s waveforms for about ``seconds``; reports audio-seconds per second."""
     import torch
 
     from syllabary.workers.tokenizer.tokenizer import Tokenizer
@@ -97,7 +97,7 @@ def bare_process(tokenizer_uri: str, seconds: float, keep: bool, results: Any, s
 
 
 def bare(tokenizer_uri: str, num_processes: int, seconds: float, *, keep: bool = False) -> float:
-    """Audio-seconds a second of ``num_processes`` processes encoding side by side."""
+    """Audio-seconds per second of ``num_processes`` processes encoding side by side."""
     context = multiprocessing.get_context("spawn")
     results, start = context.Queue(), context.Barrier(num_processes)
     processes = [
@@ -113,7 +113,7 @@ def bare(tokenizer_uri: str, num_processes: int, seconds: float, *, keep: bool =
 
 
 def pipeline(shards: str, tokenizer: str, archive: str, num_workers: int, shard_s: int) -> tuple[float, float]:
-    """Audio-seconds a second of the clock's time, and seconds until the first part; prints who used the processor."""
+    """Audio-seconds per second of the clock's time, and seconds until the first part; prints who used the processor."""
     job = TokenizeJob(shards=shards, tokenizer=tokenizer, archive=archive, num_workers=num_workers)
     started = time.time()
     command = [sys.executable, "-m", "syllabary.workers", "tokenize", job.model_dump_json()]

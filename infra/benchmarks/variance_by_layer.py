@@ -91,7 +91,7 @@ def measured(options: argparse.Namespace) -> dict[str, dict[str, float]]:
 
 
 def draw(files: list[str], picture: str) -> None:
-    """One panel a recipe, a line a file."""
+    """One panel per recipe, one line per file."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -60,7 +60,7 @@ def mel_triangles(sample_rate: int, n_fft: int, bands: int) -> Float[Tensor, "ba
 
 
 def mel_windows(config: CodecLossConfig, sample_rate: int, device: torch.device | None = None) -> list[LogMel]:
-    """The spectra of the mel loss, one a window, on a device."""
+    """The spectra of the mel loss, one for each window size, on a device."""
     return [
         LogMel(sample_rate, n_fft, bands).to(device)
         for n_fft, bands in zip(config.mel_ffts, config.mel_bands, strict=True)

@@ -1,7 +1,7 @@
 """A folder as a bag (BagIt 1.0, RFC 8493): what archives hand one another, with a checksum of every file.
 
-The manifest has a file a line, so a path's line feed, carriage return and percent sign are written ``%0A``, ``%0D`` and
-``%25``, and nothing else is (section 2.1.3). Equal folders give equal bags: there is no date in one.
+The manifest has one file per line, so a path's line feed, carriage return and percent sign are written ``%0A``,
+``%0D`` and ``%25``, and nothing else is (section 2.1.3). Equal folders give equal bags: there is no date in one.
 """
 
 from __future__ import annotations

@@ -39,11 +39,13 @@ class Origin:
 
     @classmethod
     def read(cls, uri: str) -> Self:
-        """What the folder ``uri`` tells of its origin. Raises FormatError."""
+        """The origin that the folder at ``uri`` states. Raises FormatError."""
         target = store.join(uri, NAME)
         if not store.exists(target):
             return cls()
         found = outputs.read_json(target)
         if not {*found} <= {"title", "licence", "origin"} or not all(isinstance(v, str) for v in found.values()):
-            raise FormatError("does not tell of an origin", value=target, expected="title, licence, origin as texts")
+            raise FormatError(
+                "not a description of an origin", value=target, expected="title, licence, origin as texts"
+            )
         return cls(**found)

@@ -77,7 +77,7 @@ def audit_archive(
     on_part: Callable[[str, int, int], None] | None = None,
     known: Mapping[str, int] = MappingProxyType({}),
 ) -> Audit:
-    """Scrub an archive; memory is that of one part. ``on_part`` hears (shard, number, total).
+    """Scrub an archive; memory is that of one part. ``on_part`` is called with (shard, number, total).
 
     Parts that are ``known`` to be intact, by shard and size in bytes, are looked for but not read.
 
@@ -122,7 +122,7 @@ def _done_findings(archive_uri: str, num_shards: int) -> Iterable[Finding]:
         yield Finding(outputs.DONE, "does not parse")
         return
     if done is not None and done.get("num_parts", 0) > num_shards:
-        yield Finding(outputs.DONE, f"tells of {done['num_parts']} parts; there is a trace of {num_shards}")
+        yield Finding(outputs.DONE, f"counts {done['num_parts']} parts, but there are traces of {num_shards}")
 
 
 def read_format(archive_uri: str) -> ArchiveFormat:
@@ -305,7 +305,7 @@ def _runs(wrong: NDArray[np.bool_]) -> list[tuple[int, int]]:
 def _place(
     rows: pa.Table | None, first: int, last: int, offset_of_table: int = 0
 ) -> tuple[tuple[int, int] | None, tuple[tuple[str, float, float], ...]]:
-    """Row range, and its time spans where a table knows them: one a recording, neighbours joined."""
+    """Row range, and its time spans where a table knows them: one per recording, neighbours joined."""
     if last < first:
         return None, ()
     if rows is None:

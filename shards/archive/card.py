@@ -17,7 +17,7 @@ from syllabary.shards.archive.parts import LEDGER, PARTS, ArchiveFormat
 FORMAT_TEXT, READER = "FORMAT.md", "read_tokens.py"
 _VERSION = "1.0.0"
 _DESCRIPTION = (
-    "Speech as discrete tokens: one row an utterance, its tokens frame by frame, and where in which recording it lay. "
+    "Speech as discrete tokens: one row per utterance, its tokens frame by frame, and where in which recording it lay. "
     "A tokenizer with the archive's encoder digest turns them back into sound."
 )
 _READING = """## Reading it

@@ -34,8 +34,8 @@ class _Reads:
     """How the groups of a row of digits are read as words.
 
     Group g's word begins at byte ``offsets[g]``; it is shifted by ``shifts[g]`` bits where it would have reached beyond
-    the row; ``masks`` are the bytes that are the group's own, a row a frame of a block. The words of the groups from
-    ``regular[0]`` to before ``regular[1]`` lie ``group_size`` bytes apart and are not shifted.
+    the row; ``masks`` are the bytes that are the group's own, one row for each frame of a block. The words of the
+    groups from ``regular[0]`` to before ``regular[1]`` lie ``group_size`` bytes apart and are not shifted.
     """
 
     offsets: list[int]

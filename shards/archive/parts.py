@@ -1,4 +1,4 @@
-"""The token archive: one Parquet part a shard, one row an utterance (FORMAT.md, section "Archive").
+"""The token archive: one Parquet part per shard, one row per utterance (FORMAT.md, section "Archive").
 
 A part is written whole, with page checksums, and its name and bytes follow from its shard, the encoder, the recipe and
 the archive's encoding alone. What the tokens mean stands in the file's metadata; how its columns are written, in
@@ -61,8 +61,8 @@ class ArchiveFormat:
         encoder_digest: sha256 of the encoder that made the tokens; a tokenizer must have it to restore them.
         recipe_digest: sha256 of the resolved configuration of that encoder.
         packing: digits of a frame to tokens.
-        model_sample_rate: samples a second at the encoder's input.
-        hop_length: samples a frame at ``model_sample_rate``.
+        model_sample_rate: samples per second at the encoder's input.
+        hop_length: samples per frame at ``model_sample_rate``.
         encoding: how the columns of the parts are written: ``plain``, which every Parquet reader reads, or ``compact``.
         version: of the format.
 

@@ -78,7 +78,7 @@ def parse_where(text: str, schema: pa.Schema) -> Condition:
     try:
         return _Parser(text, schema).parse()
     except RecursionError:
-        what = f"--where does not do: above {_MOST_COMPARISONS:,} comparisons, or too deep in parentheses or `not`"
+        what = f"invalid --where: above {_MOST_COMPARISONS:,} comparisons, or too deep in parentheses or `not`"
         raise InputError(what, value=f"{text[:40]}...", fix="write it flat, with `in (...)`") from None
 
 
@@ -220,4 +220,4 @@ class _Parser:
         return found[1]
 
     def _error(self, why: str) -> InputError:
-        return InputError(f"--where does not do: {why}", value=self._text, fix="example: \"speaker = '19'\"")
+        return InputError(f"invalid --where: {why}", value=self._text, fix="example: \"speaker = '19'\"")

@@ -25,8 +25,8 @@ seconds of which recording each block has.""",
 of document behind it. `megatron_flags` of `blocks.json` are what the command line needs for that id to be known.""",
     "datatrove": """`<split>/*.ds` are datatrove's tokenized files (nanotron), documents with the separator behind each,
 and their `.index` and `.metadata`.""",
-    "webdataset": """`<split>/*.tar` are WebDataset: a sample a block, an array a column (`input_ids.npy` and so on),
-and `json` with the seconds of the recordings it has.""",
+    "webdataset": """`<split>/*.tar` are WebDataset: one sample per block, one array per column (`input_ids.npy`
+and so on), and `json` with the seconds of the recordings it has.""",
     "lhotse": """`<split>` is Lhotse Shar: `CutSet.from_shar(in_dir=...)` gives a cut an utterance, and
 `cut.load_tokens()` its tokens [num_frames, num_groups].""",
 }

@@ -1,4 +1,4 @@
-"""The index of a sharded corpus: one Parquet part beside each shard, one row an utterance (FORMAT.md, "Shards").
+"""The index of a sharded corpus: one Parquet part beside each shard, one row per utterance (FORMAT.md, "Shards").
 
 The presence of ``index/<shard>.parquet`` is the commit of that shard. ``offset`` and ``size_bytes`` are those of the
 FLAC file inside the tar, so that any utterance is one range request away.

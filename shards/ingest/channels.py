@@ -19,7 +19,7 @@ _BLOCK = 1 << 16
 
 @dataclass(frozen=True)
 class Mixing:
-    """Which channels the mean is made of (None: all), and what to tell of the others.
+    """Which channels the mean is made of (None: all), and a note about the others.
 
     Attributes:
         chosen: numbers of channels, counted from 0.

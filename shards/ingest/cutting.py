@@ -230,7 +230,7 @@ def _is_one_utterance(regions: list[Region], max_samples: int) -> bool:
 
 
 class _Outcome(NamedTuple):
-    """What became of a span: the ledger's status, its detail, and what else is to tell."""
+    """What became of a span: the ledger's status, its detail, and a note."""
 
     status: str
     detail: str = ""

@@ -33,7 +33,7 @@ def reject(samples: Samples, rate: int, snr_db: float | None, config: IngestConf
 
 
 def within_full_scale(samples: Samples, config: IngestConfig) -> tuple[Samples, str]:
-    """Samples [num_samples] as they may be stored, and what to tell of it: what exceeds full scale by far is scaled.
+    """Samples [num_samples] as they may be stored, and a note about it: what exceeds full scale by far is scaled.
 
     "filter" leaves them as they are: :func:`reject` refuses them.
     """

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from syllabary.workers.training.checkpoints import CheckpointStore
-from syllabary.workers.training.fp16 import FIRST_FACTOR, GROWTH_STEPS, HIGHEST_FACTOR, LossScale
+from syllabary.workers.training.fp16 import LossScale
 from tests.helpers.training_testing import no_dropout, train_here, trained, training_recipe, watched
 
 pytestmark = pytest.mark.long
@@ -20,25 +20,6 @@ LOW_FACTOR = 16.0
 
 def _fp16(stage: str, zero: int) -> dict[str, Any]:
     return {f"{stage}__precision": "fp16", f"{stage}__zero_stage": zero}
-
-
-def test_the_scale_halves_at_an_overflow_and_doubles_after_a_long_time_without():
-    scale = LossScale()
-    scale.update(overflowed=True)
-    assert (scale.factor, scale.good_steps) == (FIRST_FACTOR / 2, 0)
-    for _ in range(GROWTH_STEPS - 1):
-        scale.update(overflowed=False)
-    assert scale.factor == FIRST_FACTOR / 2
-    scale.update(overflowed=False)
-    assert (scale.factor, scale.good_steps) == (FIRST_FACTOR, 0)
-    highest = LossScale(HIGHEST_FACTOR, GROWTH_STEPS - 1)
-    highest.update(overflowed=False)
-    assert highest.factor == HIGHEST_FACTOR
-
-
-def test_an_overflow_at_no_scale_at_all_is_told_as_a_gradient_that_is_not_finite():
-    assert LossScale(2.0).judge(float("inf")) == {"loss_scale": 1.0}
-    assert LossScale(1.0).judge(float("inf")) == {"loss_scale": 0.5, "gradient_norm": float("inf")}
 
 
 @pytest.mark.parametrize("zero", [0, pytest.param(1, marks=pytest.mark.slow), 2])

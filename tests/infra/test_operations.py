@@ -14,7 +14,7 @@ DEFINED = {
     for path in (ROOT / "tests").rglob("test_*.py")
     for name in re.findall(r"def (test_\w+)", path.read_text())
 }
-# Where every test is of a failure unless it is listed below; elsewhere a name that tells of one is.
+# Where every test is of a failure unless it is listed below; elsewhere a name that speaks of one is.
 OF_FAILURES = re.compile(r"faults/|distributed/test_training_resume|flows/test_stack\.py|flows/test_stack_gateway")
 TELLS = re.compile(r"kill|crash|damag|truncat|vanish|hung|_away|_lost_|shard_changed_since")
 NO_FAILURE = {

@@ -79,7 +79,7 @@ def test_the_message_names_the_value_and_the_rule(override: str, message: str) -
         ),
         (
             "model.decoder.attention_layers=[0, 1]",
-            "decoder.attention_layers has 2 entries; expected one a stage (4) or none",
+            "decoder.attention_layers has 2 entries; expected one per stage (4) or none",
         ),
         (
             "model.decoder.attention_layers=[2, 0, 0, 0]",

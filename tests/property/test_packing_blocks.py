@@ -14,7 +14,7 @@ from syllabary.shards.blocks.splits import shuffle_key, speaker_split
 from syllabary.shards.blocks.tape import ROWS, make_tape
 from syllabary.shards.blocks.vocabulary import LmVocabulary
 
-VOCABULARY = LmVocabulary(Packing(8, 4, 3))  # 3 tokens a frame: 64, 64, 16 ids
+VOCABULARY = LmVocabulary(Packing(8, 4, 3))  # 3 tokens per frame: 64, 64, 16 ids
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=5), st.integers(0, 99), st.integers(0, 50))

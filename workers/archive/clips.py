@@ -70,12 +70,12 @@ class Restorer:
     def restore(
         self, shards: Sequence[str], recordings: Counter[str], on_clip: Callable[[int], None] = lambda _: None
     ) -> Manifest:
-        """Publish the files of these shards and tell of their utterances.
+        """Publish the files of these shards; returns the manifest rows of their utterances.
 
         Args:
             shards: names; all their selected rows are restored, in archive order.
             recordings: selected utterances of each recording in these shards.
-            on_clip: hears of each file how many utterances it holds.
+            on_clip: called after each file with the number of utterances in it.
 
         Raises:
             DamageError: a row group does not pass its checksums, or tokens do not decode.

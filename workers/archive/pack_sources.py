@@ -72,7 +72,7 @@ def open_sources(job: PackJob) -> list[Source]:
     """
     weights = job.weights or (1.0,) * len(job.archive)
     if len(weights) != len(job.archive):
-        raise InputError("weights of the archives", value=len(weights), expected=f"{len(job.archive)}, one an archive")
+        raise InputError("weights of the archives", value=len(weights), expected=f"{len(job.archive)}, one per archive")
     if bad := [weight for weight in weights if not (math.isfinite(weight) and weight >= 0)]:
         raise InputError("weight of an archive", value=bad[0], expected="0 or more")
     if not sum(weights):

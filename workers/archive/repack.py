@@ -48,7 +48,7 @@ def repack(job: RepackJob) -> dict[str, Any]:
 
 
 def choice_figures(packing: Packing, digits: NDArray[np.uint8], form: ArchiveFormat) -> dict[str, float]:
-    """What a packing costs: tokens a second, vocabulary, the share of token bits that carry nothing, and the entropy.
+    """What a packing costs: tokens per second, vocabulary, the share of token bits that carry nothing, and the entropy.
 
     ``entropy_bits`` is the mean over positions of the empirical entropy of a token in ``digits`` [F, D]; with few
     frames and a large vocabulary it is an underestimate.

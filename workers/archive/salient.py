@@ -127,7 +127,7 @@ def _spans_of(
 
 
 def _ranked(dealer: Dealer) -> Iterator[pa.Table]:
-    """The spans by salience, of one salience in the order in which they were found; a table a salience."""
+    """The spans by descending salience, equal ones in the order in which they were found; one table per salience."""
     num = 0
     for _, found in dealer.buckets():
         ranks = pa.array(np.arange(num, num + len(found)), pa.int64())

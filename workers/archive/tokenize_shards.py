@@ -1,4 +1,4 @@
-"""``tokenize``: shards become archive parts, exactly once, by Ray Data with one row a shard.
+"""``tokenize``: shards become archive parts, exactly once, by Ray Data with one row per shard.
 
 An actor streams its shard, encodes it and publishes the part under the shard's name (workers/archive/encode_shard.py).
 The part's presence is the commit: what is there and intact is skipped, what is missing or damaged is made again, and

@@ -83,7 +83,7 @@ def _asked_for(wanted: int, gpus: ClusterGpus) -> Choice:
         return Choice("cuda", f"device cuda: waits for {_counted(wanted)}; the cluster has {gpus.present} now")
     where = "this machine" if gpus.is_embedded else "the cluster, however it grows,"
     raise ConfigError(
-        f"device cuda wants {_counted(wanted)}, one a process, and {where} has {gpus.at_most}",
+        f"device cuda wants {_counted(wanted)}, one per process, and {where} has {gpus.at_most}",
         fix="lower num_workers" if gpus.at_most else "--set STAGE.device=cpu, or run it where there are GPUs",
     )
 

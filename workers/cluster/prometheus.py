@@ -1,4 +1,4 @@
-"""What Ray's Prometheus endpoint tells of a running stage: audio, shards done, quarantine, rate.
+"""What Ray's Prometheus endpoint says about a running stage: audio, shards done, quarantine, rate.
 
 Every node of a Ray cluster serves its metrics for Prometheus; Ray prefixes ``ray_`` and suffixes counters ``_total``:
 

@@ -70,7 +70,7 @@ class RayJob:
         try:
             yield
         except BaseException:
-            with suppress(Exception):  # the cluster may be what failed; the first error is the one to tell
+            with suppress(Exception):  # the cluster may be what failed; the first error is the one to report
                 self._stop()
             raise
 

@@ -327,7 +327,7 @@ class LmTrainJob(Job):
 
 
 class LmEvalJob(Job):
-    """Say how many bits a second a language model needs for held-out speech, beside payload and entropies."""
+    """Say how many bits per second a language model needs for held-out speech, beside payload and entropies."""
 
     verb: ClassVar[str] = "lm-eval"
     runs: ClassVar[str] = "lm.evaluate:lm_eval"

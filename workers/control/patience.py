@@ -25,7 +25,7 @@ def patiently(
         action: what to do.
         patience_s: no try begins later than this after the first one.
         passes: whether a failure may pass by itself; any other is raised at once.
-        tell: is told of a failure and of the seconds until the next try.
+        tell: called with each failure and the seconds until the next try.
         wait_s: before the second try; doubled from try to try, up to ``longest_wait_s``.
         longest_wait_s: between two tries.
 

@@ -53,7 +53,7 @@ def _processor() -> str:
 
 
 def measure_cost(tokenizer_uri: str, clip: Samples, scoring_cpu_s: Mapping[str, float], scored_s: float) -> Cost:
-    """Encode and decode at batch 1 with one thread, and at the best batch with a thread a core.
+    """Encode and decode at batch 1 with one thread, and at the best batch with one thread per core.
 
     Args:
         tokenizer_uri: whose cost.

@@ -50,7 +50,7 @@ def _inputs(values: Mapping[str, Any]) -> list[tuple[str, str]]:
         *((f"rate_{name}", f"{rate:,.4g}{_of(values, name)}") for name, rate in values["rates"].items()),
         ("stored_fraction", f"{corpus['stored_fraction']:g}"),
         ("flac_bytes_per_s", f"{corpus['flac_bytes_per_s']:,.0f}"),
-        ("archive bytes a second", f"{archive_bytes_per_s(recipe):.1f} at most"),
+        ("archive bytes per second", f"{archive_bytes_per_s(recipe):.1f} at most"),
         ("tokens_per_s", f"{rates.tokens_per_s:g}"),
         *(
             (f"{name}: steps x global_batch x clip_s",

@@ -36,6 +36,7 @@ Voice prompts of the Asterisk project, from the Debian packages asterisk-core-so
 licensed CC BY-SA 3.0 (each package's /usr/share/doc/PACKAGE/copyright). Decoded from G.722 at 64 kbit/s and stored as
 16 kHz FLAC; nothing else was changed.
 """
+_OWN_SPEECH = "use your own speech: make run SOURCE=<folder or URI>"
 
 
 def fetch_demo_speech(job: FetchDemoJob) -> dict[str, Any]:
@@ -64,7 +65,7 @@ def _require_apt() -> None:
             "the demo speech comes from Debian packages and this machine has no",
             value=missing[0],
             expected="a Debian-family machine",
-            fix="use your own speech: make run SOURCE=<folder or URI>",
+            fix=_OWN_SPEECH,
         )
 
 
@@ -77,12 +78,18 @@ def _unpack_packages(folder: Path) -> Path:
         download = _apt([*options, "download", *packages], folder)
         if download.returncode:
             raise StorageError(
-                f"apt-get could not download the demo speech ({_last_line(download.stderr)})",
-                fix="check the network, or use your own speech: make run SOURCE=<folder or URI>",
+                f"apt-get could not download the demo speech ({_error_of(download.stderr)})",
+                fix=f"check the network, or {_OWN_SPEECH}",
             )
     unpacked = folder / "unpacked"
     for package in sorted(folder.glob("*.deb")):
-        subprocess.run(["dpkg-deb", "-x", str(package), str(unpacked)], check=True)
+        command = ["dpkg-deb", "-x", str(package), str(unpacked)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise StorageError(
+                f"dpkg-deb could not unpack {package.name} ({_error_of(done.stderr)})",
+                fix=f"free some space in TMPDIR, try again, or {_OWN_SPEECH}",
+            )
     return unpacked
 
 
@@ -96,8 +103,10 @@ def _private_lists(folder: Path) -> list[str]:
     return ["-o", f"Dir::State::Lists={folder / 'lists'}", "-o", f"Dir::Cache={folder / 'cache'}"]
 
 
-def _last_line(text: str) -> str:
-    return ([line for line in text.splitlines() if line.strip()] or ["no message"])[-1]
+def _error_of(text: str) -> str:
+    """The line that says what went wrong; apt-get lists checksums and dates below it."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or ["no message"]
+    return next((line for line in lines if line.startswith("E: ")), lines[-1])
 
 
 def _write_corpus(unpacked: Path, out: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The Ray side of sharding: one task a shard, a bounded number of them in flight."""
+"""The Ray side of sharding: one task per shard, a bounded number of them in flight."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _ray_get(reference: Any) -> Any:
 
 
 def run_all(function: Callable[..., Result], arguments: Iterable[tuple[Any, ...]], out: str) -> Iterator[Result]:
-    """Write the shards of ``out`` and tell of each; see :func:`_run_all`."""
+    """Write the shards of ``out`` and report each one; see :func:`_run_all`."""
     meter = Meter("shard", out)
     for result in _run_all(function, arguments):
         meter.shard_done(result["duration_s"], result["num_quarantined"])

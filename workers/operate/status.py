@@ -289,7 +289,7 @@ def _language_model(blank: Status) -> Status:
     claim, done = outputs.read_claim(blank.uri), outputs.read_done(blank.uri)
     total = int(claim["config"]["num_steps"])
     reached = total if done else max(CheckpointStore(blank.uri).steps(), default=0)
-    told = f", {done['valid_bits_per_token']:.3f} bits a token held out" if done else " checkpointed"
+    told = f", {done['valid_bits_per_token']:.3f} bits per token held out" if done else " checkpointed"
     return replace(
         blank, state=_state(blank.uri), done=reached, total=total, unit="steps",
         progress=f"{reached:,}/{total:,} steps{told}",

@@ -78,7 +78,7 @@ def _corpus(recipe: Recipe, done: dict[str, dict[str, Any]]) -> dict[str, str]:
     return {
         "speech": f"{audio_s / 60:.1f} min in {_utterances(done['shards']):,} utterances",
         "tokens": f"{rates_of(recipe.model).tokens_per_s:g} a second, {archive['num_tokenized']:,} utterances",
-        "archive": f"{archive['size_bytes'] / 1e6:.2f} MB, {size:.0f} bytes a second of speech",
+        "archive": f"{archive['size_bytes'] / 1e6:.2f} MB, {size:.0f} bytes per second of speech",
         "restored": f"{done['restored']['num_utterances']:,} utterances as FLAC",
     }
 

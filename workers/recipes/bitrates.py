@@ -14,10 +14,10 @@ class Rates:
     """Rates of a tokenizer.
 
     Attributes:
-        num_groups: tokens a frame.
-        tokens_per_s: tokens a second.
+        num_groups: tokens per frame.
+        tokens_per_s: tokens per second.
         vocabulary: ids of a full token, levels ** group_size.
-        payload_bits_per_s: information at most, log2(levels) bits a dim.
+        payload_bits_per_s: information at most, log2(levels) bits per dim.
         nominal_bits_per_s: as if every token had the full vocabulary.
         stored_bits_per_s: as uint16.
     """

@@ -172,28 +172,28 @@ def small_finetune() -> Recipe:
 
 
 def small_levels8() -> Recipe:
-    """Ablation of small: 8 levels, 5 dims a token: 26 tokens a frame, 960 bit/s."""
+    """Ablation of small: 8 levels, 5 dims per token: 26 tokens per frame, 960 bit/s."""
     return _variant("small_levels8", {"model": {"fsq": {"levels": 8, "group_size": 5}}})
 
 
 def small_group8() -> Recipe:
-    """Ablation of small: 8 dims a token: 16 tokens a frame, vocabulary 65,536, no position with fewer ids."""
+    """Ablation of small: 8 dims per token: 16 tokens per frame, vocabulary 65,536, no position with fewer ids."""
     return _variant("small_group8", {"model": {"fsq": {"group_size": 8}}})
 
 
 def small_group4() -> Recipe:
-    """Ablation of small: 4 dims a token: 32 tokens a frame, vocabulary 256."""
+    """Ablation of small: 4 dims per token: 32 tokens per frame, vocabulary 256."""
     return _variant("small_group4", {"model": {"fsq": {"group_size": 4}}})
 
 
 def small_5hz() -> Recipe:
-    """Ablation of small: 5 frames a second, 1,280 bit/s."""
+    """Ablation of small: 5 frames per second, 1,280 bit/s."""
     model = model_ladder.small_model(strides=(8, 8, 5, 5, 2))
     return Recipe(name="small_5hz", model=model, ingest=_INGEST_16K)
 
 
 def small_12hz() -> Recipe:
-    """Ablation of small: 12.5 frames a second, 3,200 bit/s."""
+    """Ablation of small: 12.5 frames per second, 3,200 bit/s."""
     model = model_ladder.small_model(strides=(8, 4, 5, 4, 2))
     return Recipe(name="small_12hz", model=model, ingest=_INGEST_16K)
 

@@ -4,7 +4,7 @@ What lies below OUT:
 
     output.json          whose report this is: tokenizer digests, shards, options
     utterances/N.json    what one utterance gave; its presence is its commit
-    scores.parquet       one row an utterance, system and metric (:data:`SCORES_COLUMNS`)
+    scores.parquet       one row per utterance, system and metric (:data:`SCORES_COLUMNS`)
     ledger.parquet       the same rows and those without a value, each with its status and reason
     tokens.parquet       the evaluated utterances as a real archive part: what "bytes stored" means
     samples/N-SYSTEM.flac  sound to play: typical utterances and the worst ones, as every system gives them
@@ -146,7 +146,7 @@ class Corpus(Part):
 
 
 class PositionUse(Part):
-    """Use of one token position: ids that exist and that occur, entropy in bits a token, perplexity 2 ** entropy."""
+    """Use of one token position: ids that exist and that occur, entropy in bits per token, perplexity 2 ** entropy."""
 
     position: int
     num_ids: int
@@ -159,9 +159,9 @@ class Rate(Part):
     """Rates in bit/s of speech, and the use of the code over the evaluated utterances.
 
     Attributes:
-        payload: log2(levels) bits a dim.
-        nominal: log2(vocabulary) bits a token.
-        as_uint16: 16 bits a token.
+        payload: log2(levels) bits per dim.
+        nominal: log2(vocabulary) bits per token.
+        as_uint16: 16 bits per token.
         token_entropy: zeroth order for each token position. With fewer frames than ids it is biased low.
         digit_entropy: zeroth order for each dim: few symbols, hardly biased.
         digit_entropy_given_place: the same once the place of a frame is known, over utterances cut to one length: of

@@ -67,7 +67,7 @@ def _decibels(samples: Samples, rate: int) -> NDArray[np.float64]:
 
 
 def salience_points(salience: Sequence[float], frame_s: float, duration_s: float) -> str:
-    """The salience [num_frames], 0..1, as an SVG polyline in a box of 1000 x 100: a step a frame, high values high up.
+    """The salience [num_frames], 0..1, as an SVG polyline in a box of 1000 x 100: one step per frame.
 
     Frames after ``duration_s`` are left out.
     """

@@ -39,7 +39,7 @@ RATES = (
     ("digit_entropy_given_place", "Digits given the place", "what they tell beside the time: 0 for a clock"),
     ("token_entropy", "Entropy of the tokens", "zeroth order, for each position; low where frames are few"),
     ("context_entropy", "With context", "code length of an adaptive model that has seen what came before"),
-    ("as_uint16", "As uint16", "16 bits a token"),
+    ("as_uint16", "As uint16", "16 bits per token"),
     ("stored", "Stored", "the token columns of a real archive part"),
     ("stored_all", "Stored, all columns", "with ids, lengths, checksums and salience"),
 )
@@ -90,7 +90,7 @@ def render_page(card: ReportCard, scores: pa.Table, players: Sequence[Player]) -
 
     Args:
         card: the report.
-        scores: columns system, metric, value: a row an utterance.
+        scores: columns system, metric, value; one row per utterance.
         players: what can be heard.
     """
     names = _names(card) | _words(card) | inlined("page.css", "style") | inlined("page.js", "script")

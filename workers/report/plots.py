@@ -83,7 +83,7 @@ def rate_distortion(card: ReportCard, metric: Metric) -> Markup | None:
 
 
 def _level_lines(levels: Sequence[tuple[str, float]], x: Scale, y: Scale) -> tuple[list[Markup], list[EndName]]:
-    """A dashed line a level, and their names."""
+    """A dashed line for each level, and their names."""
     lines = [svg.line(x.start, y(value), x.end, y(value), "level") for _, value in levels]
     return lines, [(y(value) - 3, name, "tick") for name, value in levels]
 
@@ -106,7 +106,7 @@ def _row_name(row: int, label: str, style: str) -> Markup:
 
 
 def spread(card: ReportCard, metric: Metric, values: Values) -> Markup | None:
-    """Every utterance's value, a row a system: strokes, or a histogram when they are many. None without values."""
+    """Every utterance's value, one row per system: strokes, or a histogram when they are many. None without values."""
     rows = [(s, sorted(found)) for s in card.systems if (found := values.get((s.name, metric.name)))]
     if not rows:
         return None
@@ -270,5 +270,5 @@ def position_use(rate: Rate) -> Markup:
     named = [(float(i), str(p.position)) for i, p in enumerate(use) if i % every == 0]
     return svg.panel(
         "Bits that each token carries", summary, marks, x=x, y=y, x_label="token position in the frame",
-        y_label="bits a token", x_ticks=named,
+        y_label="bits per token", x_ticks=named,
     )  # fmt: skip

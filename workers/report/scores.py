@@ -1,4 +1,4 @@
-"""``scores.parquet`` of a report, read back: one row an utterance, system and metric."""
+"""``scores.parquet`` of a report, read back: one row per utterance, system and metric."""
 
 from __future__ import annotations
 

@@ -156,7 +156,7 @@ def _standing(card: ReportCard) -> str:
     parts.append(_listed("not to be told apart by", [d for d in told if not d.exceeds], metrics, figures=False))
     said = "; ".join(part for part in parts if part)
     against = f"Against {baseline.label} at {rate_of(baseline):,.0f} bit/s"
-    return f"{against} it is {said}." if said else f"{against}: too few speakers to tell."
+    return f"{against} it is {said}." if said else f"{against}: too few speakers to say."
 
 
 def _over_the_floor(card: ReportCard) -> str:

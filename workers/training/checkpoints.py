@@ -1,6 +1,6 @@
-"""Checkpoints of one's own run: a folder a step, complete when its manifest is there.
+"""Resumable checkpoints, one folder per step, valid once the manifest exists.
 
-    checkpoints/step-00000100/generator/...      what DeepSpeed writes, one or more files a rank
+    checkpoints/step-00000100/generator/...      what DeepSpeed writes, one or more files per rank
                               metrics.parquet    every metric so far
                               manifest.json      step, position, world_size, state, sha256 of every file
 

@@ -1,4 +1,4 @@
-"""What both training verbs do around the job itself: whose output it is, whether it is done, what it was made from."""
+"""Claim the output folder of a training, skip a complete run, and say what a run was made from."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def _failures_noted(writer: Any, problems: list[str]) -> Iterator[None]:
     def noting(state_dict: Any, path: str) -> None:
         try:
             save(state_dict, path)
-        except (OSError, RuntimeError) as error:  # torch's own writer tells of a full disk by a RuntimeError
+        except (OSError, RuntimeError) as error:  # torch's own writer reports a full disk as a RuntimeError
             problems.append(f"cannot write {Path(path).name} ({str(error).splitlines()[0]})")
 
     writer.save = noting

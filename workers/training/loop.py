@@ -82,7 +82,7 @@ class Run:
         train: the stage's training configuration.
         loader: this rank's steps.
         say: called on rank 0 with each progress line.
-        advance: called with the seconds of audio since the last call, over all ranks, and audio-seconds a second.
+        advance: called with the seconds of audio since the last call, over all ranks, and audio-seconds per second.
         identity: digest of what the weights depend on; a checkpoint of another one is not resumed from.
         history: every metric so far, on rank 0; other ranks keep an equal one.
         best: (step, value) of the best checkpointed validation so far.
@@ -271,7 +271,7 @@ def _checkpoint(stage: Stage, run: Run, *, must_succeed: bool) -> None:
 
 
 def _gather_quarantine(run: Run) -> dict[str, str]:
-    """What any rank could not read since it started, utterance_id -> reason; tells of what is new."""
+    """What any rank could not read since it started, utterance_id -> reason; what is new is logged."""
     parts = gather_from_ranks(dict(run.loader.utterances.quarantined))
     unreadable = {utterance: reason for part in parts for utterance, reason in part.items()}
     for utterance, reason in unreadable.items():

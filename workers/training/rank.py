@@ -116,7 +116,7 @@ def _resident(
 
 
 def validation_batches(job: RankJob, config: TrainConfig, say: Callable[[str], None]) -> list[Batch]:
-    """This rank's share of the held-out clips; ``say`` is told of every one that cannot be read. Collective.
+    """This rank's share of the held-out clips; ``say`` is called for every one that cannot be read. Collective.
 
     Raises:
         InputError: there is no held-out utterance, or more than max_quarantined_percent of them cannot be read.

@@ -16,7 +16,7 @@ class Measures:
     """One stretch of steps, over all ranks.
 
     Attributes:
-        step_s: seconds a step.
+        step_s: seconds per step.
         data_wait_fraction: share of the time spent waiting for data, of the rank that waited longest.
         audio_s: seconds of audio that all ranks trained on.
         audio_s_per_s: the same a second.

@@ -1,4 +1,4 @@
-"""What every writer of blocks is given, and what it tells of them afterwards."""
+"""What every writer of blocks is given, and what it reports afterwards."""
 
 from __future__ import annotations
 

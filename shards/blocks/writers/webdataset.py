@@ -1,4 +1,4 @@
-"""Blocks as WebDataset: ``<split>/part-NNNNN.tar``, a sample a block: an array a column, JSON of where it is from."""
+"""Blocks as WebDataset: ``<split>/part-NNNNN.tar``, one sample per block: an array for each column, and JSON."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class Source:
 
 @dataclass
 class Listing:
-    """Every recording of a source, and what to tell of it."""
+    """Every recording of a source, and notes for the user."""
 
     recordings: list[Recording]
     notes: list[str] = field(default_factory=list)

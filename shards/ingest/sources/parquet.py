@@ -33,7 +33,7 @@ class ParquetStream:
         uri: of the source.
         md5: empty.
         size_bytes: of all files.
-        notes: what to tell of it.
+        notes: for the user, about what was found.
     """
 
     def __init__(self, uri: str, spool: Path) -> None:

@@ -40,7 +40,7 @@ class Stream(Protocol):
         uri: of the source.
         md5: of its bytes; empty where it is several files.
         size_bytes: of all of it.
-        notes: what to tell of it.
+        notes: for the user, about what was found.
     """
 
     uri: str

@@ -70,7 +70,7 @@ def test_what_was_told_later_goes_over_what_was_told_before(tmp_path: Path) -> N
     (tmp_path / "origin.json").write_bytes(before.encode())
     assert Origin.read(str(tmp_path)) == before and Origin.read(str(tmp_path / "none")) == Origin()
     (tmp_path / "origin.json").write_bytes(b'{"licence": 4}')
-    with pytest.raises(FormatError, match="does not tell of an origin"):
+    with pytest.raises(FormatError, match="not a description of an origin"):
         Origin.read(str(tmp_path))
 
 

@@ -258,7 +258,7 @@ def test_a_shard_that_is_gone_with_all_its_files_is_missed_once_the_archive_was_
     (archive / "ledger/train-000001.parquet").unlink()
     (archive / "sums/train-000001.sha256").unlink()
     assert [str(f) for f in audit_archive(str(archive)).findings] == [
-        "done.json: tells of 3 parts; there is a trace of 2"
+        "done.json: counts 3 parts, but there are traces of 2"
     ]
     (archive / "done.json").write_text("{")
     assert [str(f) for f in audit_archive(str(archive)).findings] == ["done.json: does not parse"]

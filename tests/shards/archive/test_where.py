@@ -82,5 +82,5 @@ def test_numbers_beyond_every_integer_select_nothing_or_everything() -> None:
      "snr_db is 3", "(" * 5000 + "speaker = '1'" + ")" * 5000, "not " * 5000 + "speaker = '1'"],
 )  # fmt: skip
 def test_what_does_not_parse_is_one_line_with_an_example(text: str) -> None:
-    with pytest.raises(InputError, match=r"^--where does not do: [^\n]*(example: |write it flat)"):
+    with pytest.raises(InputError, match=r"^invalid --where: [^\n]*(example: |write it flat)"):
         parse_where(text, TABLE.schema)

@@ -199,6 +199,19 @@ def listed(source: Path, **values: Any) -> Listing:
     return list_source(tell_source(str(source), settings), settings)
 
 
+@pytest.mark.parametrize("num_supervisions", [1, 2])
+def test_what_one_supervision_says_beside_is_kept_and_of_several_it_is_nobodys(
+    speech: Path, num_supervisions: int
+) -> None:
+    """Fields that Lhotse does not know stand beside its own, as ``alignment`` does; two would contradict each other."""
+    ones = [supervision_of("anna/1") | {"id": f"s{n}", "alignment": {"word": [n]}} for n in range(num_supervisions)]
+    cut = {"id": "c", "start": 0.0, "duration": 2.0, "channel": 0, "type": "MonoCut", "supervisions": ones,
+           "recording": recording_of("anna/1")}  # fmt: skip
+    (own,) = listed(put(speech / "cuts.jsonl", cut)).recordings
+    told = {"id": "c", "recording_id": "anna/1", "mos": 4}
+    assert json.loads(own.extra or "{}") == told | ({"alignment": {"word": [0]}} if num_supervisions == 1 else {})
+
+
 def parts(recordings: list[Recording]) -> list[tuple[str, float | None, float | None, str]]:
     return [(own.source, own.start_s, own.end_s, own.speaker) for own in recordings]
 

@@ -54,7 +54,7 @@ def test_a_condition_says_which_utterances_are_taken(folder: Path, tmp_path: Pat
     assert taken == {row["utterance_id"] for i, row in enumerate(utterance_rows("train-000000", 0, 12)) if i % 3}
     with pytest.raises(NotFoundError, match="no utterance is selected: \"speaker = 'nobody'\""):
         pack(PackJob(archive=str(folder / "a"), out=str(tmp_path / "none"), where="speaker = 'nobody'"))
-    with pytest.raises(InputError, match="--where does not do"):
+    with pytest.raises(InputError, match="invalid --where"):
         pack(PackJob(archive=str(folder / "a"), out=str(tmp_path / "bad"), where="nonsense"))
 
 

@@ -124,7 +124,7 @@ def test_restoring_again_keeps_files_and_finishes_what_was_killed(base: Path, tm
 @pytest.mark.parametrize(
     ("values", "error", "message"),
     [
-        ({"where": "speaker = 19"}, InputError, r"--where does not do: speaker is compared with 19.*'speaker = 19'"),
+        ({"where": "speaker = 19"}, InputError, r"invalid --where: speaker is compared with 19.*'speaker = 19'"),
         ({"where": "speaker = '19'"}, NotFoundError, "no utterance is selected: \"speaker = '19'\""),
         ({"ids": ("nobody",)}, NotFoundError, "1 of 1 ids are not in the selection: 'nobody'"),
         ({"recording": "nothing"}, NotFoundError, "no utterance is selected: 'nothing'"),

@@ -52,8 +52,8 @@ def test_the_device_and_why(asked, gpus, device, why, capfd) -> None:
 @pytest.mark.parametrize(
     ("gpus", "line"),
     [
-        (HERE(0), "device cuda wants 2 GPUs, one a process, and this machine has 0; --set STAGE.device=cpu"),
-        (HERE(1), "device cuda wants 2 GPUs, one a process, and this machine has 1; lower num_workers"),
+        (HERE(0), "device cuda wants 2 GPUs, one per process, and this machine has 0; --set STAGE.device=cpu"),
+        (HERE(1), "device cuda wants 2 GPUs, one per process, and this machine has 1; lower num_workers"),
         (ClusterGpus(0, 1, is_embedded=False), "the cluster, however it grows, has 1; lower num_workers"),
     ],
 )
@@ -119,6 +119,6 @@ def test_training_on_a_gpu_that_is_not_there_ends_at_once_in_one_line(tmp_path) 
     assert done.returncode == 2
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert errors == [
-        "error: device cuda wants 2 GPUs, one a process, and this machine has 0; "
+        "error: device cuda wants 2 GPUs, one per process, and this machine has 0; "
         "--set STAGE.device=cpu, or run it where there are GPUs"
     ]

@@ -174,7 +174,7 @@ def test_a_language_model_tells_its_steps_and_its_bits(tmp_path: Path) -> None:
     outputs.mark_done(uri, {"num_steps": 1200, "valid_bits_per_token": 12.3456})
     found = one(uri)
     assert (found.state, found.done, found.total) == (COMPLETE, 1200, 1200)
-    assert found.progress == "1,200/1,200 steps, 12.346 bits a token held out"
+    assert found.progress == "1,200/1,200 steps, 12.346 bits per token held out"
 
 
 def test_figures_and_samples_of_a_language_model_are_no_spans(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def test_every_figure_stands_beside_what_is_had_without_listening():
     assert watch_words.latents(CODEC) == (
         "1.5 % of their variance lies between clips, 98.5 % tells the place in the clip"
     )
-    assert watch_words.digits(CODEC, 4) == "1.42 of 2 bits a dim, 0.20 once the place is known"
+    assert watch_words.digits(CODEC, 4) == "1.42 of 2 bits per dim, 0.20 once the place is known"
     assert watch_words.in_short(CODEC) == " · token gain 0.1 % · 1.5 % between clips · 0.20 bits given the place"
 
 
@@ -58,7 +58,7 @@ def test_figures_that_do_not_exist_are_said_to():
     few = "not known (too few held-out clips, or nothing that moves)"
     assert watch_words.prediction({}, {}) == f"relative loss {few}"
     assert watch_words.latents({}) == f"share between clips {few}"
-    assert watch_words.digits({"level_entropy_bits": 0.0}, 4) == f"0.00 of 2 bits a dim, given the place {few}"
+    assert watch_words.digits({"level_entropy_bits": 0.0}, 4) == f"0.00 of 2 bits per dim, given the place {few}"
     alone = watch_words.reconstruction({"mrstft": 2.6}, {"mrstft": 1.9}, "mrstft")
     assert alone == "mrstft 2.600 → 1.900; wrong tokens could not be tried"
     assert watch_words.in_short({}) == ""

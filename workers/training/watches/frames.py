@@ -52,7 +52,7 @@ def held_out_frames(
         encode: of a waveform [batch, samples] and its numbers of valid samples.
         batches: this rank's held-out clips.
         device: of the encoder.
-        hop_length: samples a frame.
+        hop_length: samples per frame.
         min_clips: how many clips must have a frame at a place for that place to count.
     """
     lengths = [n for batch in batches for n in _whole_frames(batch, hop_length)]

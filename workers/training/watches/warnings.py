@@ -195,6 +195,6 @@ def _digits(watched: Watched) -> Iterator[Warned]:
     # Standardized latents use nearly all bits from the start: that the decoder needs the right digits shows them alive.
     is_heard = (watched.last("token_gain") or 0.0) >= _HEARD
     if abs(last - first) < _UNCHANGED_BITS and not is_heard:
-        yield Warned("frozen_digits", f"the digits stay as they were before training ({last:.3f} bits a dim): the "
+        yield Warned("frozen_digits", f"the digits stay as they were before training ({last:.3f} bits per dim): the "
                      f"encoder does not learn; {watched.rate} is far too low, or the digits froze in the first "
                      "steps")  # fmt: skip

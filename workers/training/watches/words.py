@@ -25,7 +25,7 @@ def latents(values: Values) -> str:
 def digits(values: Values, levels: int) -> str:
     """What a digit holds, and what is left of it once the place of its frame is known."""
     plain, given = values.get("level_entropy_bits"), values.get("level_entropy_given_place")
-    whole = f"{plain:.2f} of {math.log2(levels):g} bits a dim, " if plain is not None else ""
+    whole = f"{plain:.2f} of {math.log2(levels):g} bits per dim, " if plain is not None else ""
     return f"{whole}{'given the place ' + _UNKNOWN if given is None else f'{given:.2f} once the place is known'}"
 
 
