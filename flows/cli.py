@@ -97,9 +97,11 @@ def _tell_error(error: SyllabaryError) -> None:
 def main() -> None:
     """Entry point: a failure the user can act on is one line on standard error and a non-zero exit code."""
     from syllabary.shards.errors import SyllabaryError
+    from syllabary.workers.control.extras import extras_told
 
     try:
-        app()
+        with extras_told(" ".join(["syllabary", *sys.argv[1:2]])):
+            app()
     except SyllabaryError as error:
         _tell_error(error)
         sys.exit(error.exit_code)

@@ -7,6 +7,7 @@ import time
 
 from syllabary.shards import outputs, store
 from syllabary.shards.uri_keys import refuse_keys
+from syllabary.workers.control.extras import require_extras
 from syllabary.workers.control.jobs import PipelineParameters
 from syllabary.workers.control.log import emit
 from syllabary.workers.control.run_layout import PipelineLayout, claim_run, is_done
@@ -26,6 +27,7 @@ def run_command(parameters: PipelineParameters) -> None:
     Raises:
         SyllabaryError: whatever stops the run, in one line.
     """
+    require_extras(("flows",), "run")
     layout, source = PipelineLayout(store.normalize(parameters.out)), parameters.source
     refuse_keys(source or "")  # before Prefect stores it among the parameters of a flow run
     wanted = resolve(parameters.recipe, config_uri=parameters.config, overrides=parameters.overrides)

@@ -19,7 +19,8 @@ ROOT = Path(__file__).parent.parent
 PAGES = {"docs/commands.md": lambda: "\n".join(commands_page()), "docs/api.md": lambda: "\n".join(api_page())}
 # what a program of one's own imports: the tokenizer, jobs, the formats
 FACE = (
-    "workers/tokenizer/tokenizer.py", "workers/tokenizer/token_file.py", "workers/tokenizer/directory.py",
+    "workers/tokenizer/tokenizer.py", "workers/archive/opened.py", "workers/tokenizer/token_file.py",
+    "workers/tokenizer/directory.py",
     "workers/control/submit.py", "shards/archive", "shards/dataset", "shards/blocks", "shards/store.py",
     "shards/outputs.py", "shards/errors.py",
 )  # fmt: skip

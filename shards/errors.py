@@ -4,7 +4,8 @@
 
     SyllabaryError            a failure a user can act on: one line, exit code 2
     ├── InputError            a value, file or folder given by the user does not do
-    │   └── ConfigError       a recipe, override or configuration file does not resolve
+    │   ├── ConfigError       a recipe, override or configuration file does not resolve
+    │   └── ExtraError        an extra of the package is not installed
     ├── SecretError           a key stands where it would be stored and logged
     ├── StorageError          storage refuses, fails or is full
     │   ├── NotFoundError     nothing at that URI
@@ -61,6 +62,17 @@ class InputError(SyllabaryError, ValueError):
 
 class ConfigError(InputError):
     """A recipe, an override or a configuration file does not resolve."""
+
+
+class ExtraError(InputError):
+    """An extra of the package is not installed.
+
+    >>> str(ExtraError("pretrain needs a package that is not installed", "ray", "train"))
+    "pretrain needs a package that is not installed: 'ray'; pip install 'syllabary[train]'"
+    """
+
+    def __init__(self, what: str, module: str, extra: str) -> None:
+        super().__init__(what, value=module, fix=f"pip install 'syllabary[{extra}]'")
 
 
 class SecretError(SyllabaryError):

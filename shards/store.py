@@ -23,6 +23,7 @@ import unicodedata
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, TypeVar, cast
 
@@ -30,7 +31,7 @@ import fsspec
 from fsspec import AbstractFileSystem
 
 from syllabary.shards import object_store
-from syllabary.shards.errors import InputError, NotFoundError, StorageError, UnavailableError
+from syllabary.shards.errors import ExtraError, InputError, NotFoundError, StorageError, UnavailableError
 from syllabary.shards.uri_keys import refuse_keys
 
 T = TypeVar("T")
@@ -141,6 +142,8 @@ def filesystem(uri: str) -> tuple[AbstractFileSystem, str]:
     """The fsspec filesystem of a URI and the path inside it. Instances are cached per process by fsspec."""
     uri = normalize(uri)
     if uri.startswith("s3://"):
+        if find_spec("s3fs") is None:
+            raise ExtraError("an object store needs a package that is not installed", "s3fs", "s3")
         fs = fsspec.filesystem("s3", config_kwargs=_S3_CONFIG, use_listings_cache=False)
         return fs, uri.removeprefix("s3://")
     if uri.startswith("memory://"):

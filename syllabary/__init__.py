@@ -1,8 +1,9 @@
 """Syllabary: speech to language-model-ready tokens and back. The four folders of the house under one import name.
 
-from syllabary import Tokenizer
+from syllabary import Tokenizer, open_archive
 
-tokenizer = Tokenizer.load("s3://bucket/tokenizer")
+tokenizer = Tokenizer.from_pretrained("speech16k")
+archive = open_archive("s3://bucket/run/archive")
 """
 
 from __future__ import annotations
@@ -10,11 +11,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from syllabary.workers.archive.opened import Archive, Recording, Sound, Utterance, open_archive
     from syllabary.workers.tokenizer.tokenizer import Encoded, Tokenizer, save_tokenizer
 
     __version__: str
 
-__all__ = ["Encoded", "Tokenizer", "__version__", "save_tokenizer"]
+_TOKENIZER, _ARCHIVE = "syllabary.workers.tokenizer.tokenizer", "syllabary.workers.archive.opened"
+_PLACES = dict.fromkeys(("Encoded", "Tokenizer", "save_tokenizer"), _TOKENIZER)
+_PLACES |= dict.fromkeys(("Archive", "Recording", "Sound", "Utterance", "open_archive"), _ARCHIVE)
+
+__all__ = [
+    "Archive",
+    "Encoded",
+    "Recording",
+    "Sound",
+    "Tokenizer",
+    "Utterance",
+    "__version__",
+    "open_archive",
+    "save_tokenizer",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -23,10 +39,10 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("syllabary")
-    if name in __all__:
+    if name in _PLACES:
         from importlib import import_module
 
-        return getattr(import_module("syllabary.workers.tokenizer.tokenizer"), name)
+        return getattr(import_module(_PLACES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -19,7 +19,7 @@ COPY workers ./workers
 COPY model ./model
 COPY shards ./shards
 RUN apt-get update && apt-get install -y --no-install-recommends wget && rm -rf /var/lib/apt/lists/*
-RUN python -m pip install -c constraints.txt .
+RUN python -m pip install -c constraints.txt '.[flows,lm,s3,train]'
 
 RUN useradd --create-home --uid 1000 syllabary
 USER syllabary

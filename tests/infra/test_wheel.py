@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
 import sys
-import sysconfig
-import venv
 import zipfile
 from importlib.metadata import version
 from pathlib import Path
@@ -19,59 +14,20 @@ import soundfile
 
 from syllabary.shards.store import builtin_names
 from syllabary.workers.control.jobs import ShowJob
-from syllabary.workers.recipes.recipe import resolve
-from tests.helpers.standin import NAME, URI, save_untrained
+from tests.helpers.installed import environment_with, run
+from tests.helpers.standin import NAME, URI
 
-ROOT = Path(__file__).parent.parent.parent
 WEIGHTS = ("encoder.safetensors", "decoder.safetensors", "README.md")
-TRAP = "raise SystemExit('imported from the working directory: ' + __file__)\n"
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a copy: a build leaves files beside its sources."""
-    folder = tmp_path_factory.mktemp("wheel")
-    for name in ("syllabary", "flows", "workers", "model", "shards"):
-        shutil.copytree(
-            ROOT / name, folder / "tree" / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__")
-        )
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, folder / "tree")
-    save_untrained(folder / "tree" / "shards" / "builtin" / NAME, resolve("tiny"))
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q", "wheel", "--no-deps"]
-    subprocess.run([*pip, "--no-build-isolation", "-w", folder, folder / "tree"], check=True)
-    return next(folder.glob("*.whl"))
 
 
 @pytest.fixture(scope="module")
 def bin_folder(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Commands of a fresh environment that holds the wheel, and sees what it depends on where that is installed."""
     folder = tmp_path_factory.mktemp("environment")
-    venv.create(folder, with_pip=False, symlinks=True)
-    site = Path(sysconfig.get_path("purelib", "venv", {"base": str(folder), "platbase": str(folder)}))
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q", "--python", str(folder / "bin" / "python")]
-    subprocess.run([*pip, "install", "--no-deps", "--no-index", wheel], check=True)
+    site = environment_with(wheel, folder)
     seen = [path for path in sys.path if path.endswith("site-packages")]
     (site / "dependencies.pth").write_text("".join(f"import sys; sys.path.append({path!r})\n" for path in seen))
     return folder / "bin"
-
-
-@pytest.fixture
-def crowded(tmp_path: Path) -> Path:
-    """A user's folder, with names that were ours once and some that are others'."""
-    for name in ("model", "shards", "torch", "json"):
-        (tmp_path / f"{name}.py").write_text(TRAP)
-    for name in ("workers", "flows", "syllabary"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "__init__.py").write_text(TRAP)
-    return tmp_path
-
-
-def run(*command: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
-    ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stderr[-3000:]
-    return ended
 
 
 def test_a_wheel_holds_one_name_its_types_and_its_data(wheel: Path) -> None:

@@ -94,7 +94,7 @@ class Restorer:
             return _manifest_rows(clip, None)
         name = f"{clip.name}.{self.job.audio_format}"
         if name not in self.present:
-            samples = _samples(clip, self.tokenizer, self.reader.format.packing)
+            samples = samples_of(clip, self.tokenizer, self.reader.format.packing)
             data = _encoded(samples, clip.rows[0]["sample_rate"], self.job.audio_format)
             store.publish_bytes(store.join(self.job.out, "audio", name), data)
         return _manifest_rows(clip, f"audio/{name}")
@@ -137,18 +137,23 @@ def _recordings(job: RestoreJob, rows: Iterable[dict[str, Any]], recordings: Cou
         open_rows[recording].append(row)
         missing[recording] -= 1
         if not missing[recording]:
-            yield _joined(job, recording, open_rows.pop(recording))
+            yield joined_clip(recording, open_rows.pop(recording), job.start_s, job.end_s)
 
 
-def _joined(job: RestoreJob, recording: str, rows: list[dict[str, Any]]) -> Clip:
+def joined_clip(recording: str, rows: list[dict[str, Any]], start_s: float | None, end_s: float | None) -> Clip:
+    """A recording from ``start_s`` to ``end_s`` (None for its beginning, and the end of its last utterance).
+
+    Raises:
+        InputError: the utterances have several rates.
+    """
     rows.sort(key=lambda row: row["start_sample"])
     rates = {row["sample_rate"] for row in rows}
     if len(rates) > 1:
         raise InputError(f"recording {recording} has utterances of several rates", value=sorted(rates))
-    start = 0 if job.start_s is None else round(job.start_s * rows[0]["sample_rate"])
+    start = 0 if start_s is None else round(start_s * rows[0]["sample_rate"])
     stop = max(row["start_sample"] + row["num_samples"] for row in rows)
-    if job.end_s is not None:
-        stop = min(stop, round(job.end_s * rows[0]["sample_rate"]))
+    if end_s is not None:
+        stop = min(stop, round(end_s * rows[0]["sample_rate"]))
     return Clip(recording, rows, (start, stop))
 
 
@@ -160,7 +165,7 @@ def _rows(reader: ArchiveReader, condition: Condition | None, shards: Sequence[s
             yield {**row, "tokens": own}
 
 
-def _samples(clip: Clip, tokenizer: Tokenizer, packing: Packing) -> NDArray[np.float32]:
+def samples_of(clip: Clip, tokenizer: Tokenizer, packing: Packing) -> NDArray[np.float32]:
     """The waveform float32 of a clip, at its own rate, with exactly as many samples as it had."""
     if clip.span is None:
         return _decoded(clip.rows[0], tokenizer, packing)

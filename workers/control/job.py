@@ -17,11 +17,13 @@ class Job(BaseModel):
     Attributes:
         verb: names the job on a command line, in logs and among a cluster's jobs.
         runs: ``module:function`` below ``syllabary.workers``, loaded when the job is run and not before.
+        extras: of the package, that it cannot do without (``workers/control/extras.py``).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
     verb: ClassVar[str]
     runs: ClassVar[str]
+    extras: ClassVar[tuple[str, ...]] = ()
 
     def model_post_init(self, context: object) -> None:
         """Refuse keys in URIs before a job is logged, stored or submitted. Raises SecretError."""

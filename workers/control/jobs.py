@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from syllabary.shards.ingest.config import Layout
 from syllabary.workers.control.declaration import Shown
@@ -55,6 +55,7 @@ def declared_jobs() -> list[type[Job]]:
 class RecipeParameters(BaseModel):
     """What chooses a recipe: its name, a YAML file over it, ``a.b=c`` over both."""
 
+    model_config = ConfigDict(defer_build=True)
     recipe: Annotated[str, Shown(names_recipe=True)] = Field(
         default="tiny",
         description="A named configuration; `syllabary show NAME` says what it is and costs.",
@@ -107,6 +108,7 @@ class ShardJob(RecipeJob):
 
     verb: ClassVar[str] = "shard"
     runs: ClassVar[str] = "ingest.write_shards:write_shards"
+    extras: ClassVar[tuple[str, ...]] = ("train",)
     source: Source
     out: Out
     num_workers: NumWorkers = None
@@ -127,6 +129,7 @@ class PretrainJob(RecipeJob):
 
     verb: ClassVar[str] = "pretrain"
     runs: ClassVar[str] = "training.stages:pretrain"
+    extras: ClassVar[tuple[str, ...]] = ("train",)
     shards: Shards
     out: Out
     init: Annotated[str, Shown(uri="s3://bucket/run/tokenizer")] = Field(
@@ -143,6 +146,7 @@ class TrainCodecJob(RecipeJob):
 
     verb: ClassVar[str] = "train-codec"
     runs: ClassVar[str] = "training.stages:train_codec"
+    extras: ClassVar[tuple[str, ...]] = ("train",)
     shards: Shards
     encoder: EncoderRun = "none"
     out: Out
@@ -170,6 +174,7 @@ class TokenizeJob(Job):
 
     verb: ClassVar[str] = "tokenize"
     runs: ClassVar[str] = "archive.tokenize_shards:tokenize"
+    extras: ClassVar[tuple[str, ...]] = ("train",)
     shards: Shards
     tokenizer: Tokenizer
     archive: Archive
@@ -304,6 +309,7 @@ class LmTrainJob(Job):
 
     verb: ClassVar[str] = "lm-train"
     runs: ClassVar[str] = "lm.train:lm_train"
+    extras: ClassVar[tuple[str, ...]] = ("train", "lm")
     blocks: Blocks
     out: Out
     hidden_size: int = Field(default=256, ge=8, description="Width of the model.")
@@ -331,6 +337,7 @@ class LmEvalJob(Job):
 
     verb: ClassVar[str] = "lm-eval"
     runs: ClassVar[str] = "lm.evaluate:lm_eval"
+    extras: ClassVar[tuple[str, ...]] = ("lm",)
     model: LanguageModel
     blocks: Blocks
     out: Annotated[str | None, Shown(uri="s3://bucket/lm-eval")] = Field(
@@ -348,6 +355,7 @@ class LmSampleJob(Job):
 
     verb: ClassVar[str] = "lm-sample"
     runs: ClassVar[str] = "lm.sample:lm_sample"
+    extras: ClassVar[tuple[str, ...]] = ("lm",)
     model: LanguageModel
     tokenizer: Tokenizer
     out: Out
@@ -402,6 +410,7 @@ class EvaluateJob(Job):
 
     verb: ClassVar[str] = "evaluate"
     runs: ClassVar[str] = "evaluation.evaluate:evaluate"
+    extras: ClassVar[tuple[str, ...]] = ("evaluate",)
     tokenizer: Tokenizer
     shards: Shards
     out: Out

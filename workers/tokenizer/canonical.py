@@ -12,12 +12,35 @@ import torch
 from syllabary.model.precision import full_precision
 
 _backends: Any = torch.backends
-# "ieee" is full fp32: torch.set_float32_matmul_precision lets matrix products round to TF32 or bf16, on a CPU too.
-_SETTINGS: tuple[tuple[Any, str, Any], ...] = (
-    (_backends.mkldnn.matmul, "fp32_precision", "ieee"),
-    (_backends.mkldnn.conv, "fp32_precision", "ieee"),
-    (_backends.cuda.matmul, "fp32_precision", "ieee"),
-    (_backends.cudnn.conv, "fp32_precision", "ieee"),
+_Setting = tuple[Any, str, Any]
+
+
+class _MatmulPrecision:
+    """torch's one switch for the precision of matrix products, as an attribute like the others."""
+
+    @property
+    def value(self) -> str:
+        """Of the process."""
+        return torch.get_float32_matmul_precision()
+
+    @value.setter
+    def value(self, precision: str) -> None:
+        torch.set_float32_matmul_precision(precision)
+
+
+def _full_fp32_settings() -> tuple[_Setting, ...]:
+    """Full fp32: torch.set_float32_matmul_precision lets matrix products round to TF32 or bf16, on a CPU too.
+
+    Which switches there are follows from torch's version; it refuses the older ones beside the newer.
+    """
+    if hasattr(_backends.mkldnn, "matmul"):  # since 2.9
+        owners = (_backends.mkldnn.matmul, _backends.mkldnn.conv, _backends.cuda.matmul, _backends.cudnn.conv)
+        return tuple((owner, "fp32_precision", "ieee") for owner in owners)
+    return ((_MatmulPrecision(), "value", "highest"), (_backends.cudnn, "allow_tf32", False))
+
+
+_SETTINGS: tuple[_Setting, ...] = (
+    *_full_fp32_settings(),
     (_backends.cudnn, "benchmark", False),
     (_backends.cudnn, "deterministic", True),
 )

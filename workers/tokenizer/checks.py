@@ -79,11 +79,11 @@ def _require_floating_mono(array: NDArray[Any]) -> None:
         raise InputError("empty waveform", value=0, expected="1 sample or more")
 
 
-def checked_length(num_samples: object) -> int:
-    """A number of samples, 1 or more. Raises InputError."""
-    if not isinstance(num_samples, int | np.integer) or isinstance(num_samples, bool) or num_samples < 1:
-        raise InputError("num_samples", value=num_samples, expected="a whole number, 1 or more")
-    return int(num_samples)
+def checked_length(number: object, name: str = "num_samples") -> int:
+    """A number of samples (or what ``name`` says), 1 or more. Raises InputError."""
+    if not isinstance(number, int | np.integer) or isinstance(number, bool) or number < 1:
+        raise InputError(name, value=number, expected="a whole number, 1 or more")
+    return int(number)
 
 
 def checked_lengths(num_samples: object, count: int) -> list[int]:

@@ -40,8 +40,8 @@ from syllabary.workers.recipes.bitrates import rates_of
 
 _CARD = """# Syllabary tokenizer: {name}
 
-Speech to tokens and back. Load it with `Tokenizer.load("<this directory>")`
-(module `syllabary.workers.tokenizer.tokenizer`).
+Speech to tokens and back. In Python: `from syllabary import Tokenizer`, then
+`Tokenizer.from_pretrained("<this directory>")`.
 
 | | |
 | --- | --- |
@@ -62,6 +62,19 @@ promised bit for bit on one kind of processor; on another, a frame whose margin 
 
 `config.json` holds the resolved recipe. How well the tokenizer keeps speech intelligible depends on its training:
 measure it on speech of your own before relying on it.
+"""
+
+
+_HUB = """---
+library_name: syllabary
+pipeline_tag: audio-to-audio
+tags:
+- speech
+- audio
+- tokenizer
+- codec
+---
+
 """
 
 
@@ -111,7 +124,8 @@ class Digests:
 
 @dataclass(frozen=True)
 class TokenizerFiles:
-    """A tokenizer directory, read and checked; ``decoder_state`` is None when only the encoder was asked for.
+    """A tokenizer directory, read from ``uri`` and checked; ``decoder_state`` is None when only the encoder was asked
+    for.
 
     A Tokenizer made from it empties both states: it holds the weights in another form.
     """
@@ -121,6 +135,7 @@ class TokenizerFiles:
     digests: Digests
     encoder_state: dict[str, Tensor]
     decoder_state: dict[str, Tensor] | None
+    uri: str = ""
 
 
 def save_tokenizer(
@@ -193,7 +208,26 @@ def load_tokenizer(uri: str, *, decoder: bool = True) -> TokenizerFiles:
         decoder_state = _read_state(uri, DECODER, _decoder_shapes(config))
         _require_digest(uri, DECODER, description["decoder_digest"], decoder_digest(config, decoder_state))
     digests = Digests(str(description["encoder_digest"]), str(description["decoder_digest"]))
-    return TokenizerFiles(config, description["recipe"], digests, encoder_state, decoder_state)
+    return TokenizerFiles(config, description["recipe"], digests, encoder_state, decoder_state, uri)
+
+
+def copy_tokenizer(uri: str, target: str, digests: Digests) -> None:
+    """Copy a tokenizer directory, its card with what a model hub reads of it in front (YAML between two rules).
+
+    Raises:
+        ConflictError: another tokenizer is at ``target``.
+        DamageError: what is at ``uri`` is not, or no longer, the tokenizer of these digests.
+    """
+    files = load_tokenizer(uri)
+    _require_digest(uri, ENCODER, digests.encoder, files.digests.encoder)
+    _require_digest(uri, DECODER, digests.decoder, files.digests.decoder)
+    _require_vacant(target, digests)
+    head = [MEL_HEAD] if store.exists(store.join(uri, MEL_HEAD)) else []
+    for name in (ENCODER, DECODER, *head):
+        store.publish_bytes(store.join(target, name), store.read_bytes(store.join(uri, name)))
+    card = store.read_bytes(store.join(uri, CARD)).decode()
+    store.publish_bytes(store.join(target, CARD), (card if card.startswith("---\n") else _HUB + card).encode())
+    store.publish_bytes(store.join(target, CONFIG), store.read_bytes(store.join(uri, CONFIG)))
 
 
 def load_mel_head(uri: str) -> dict[str, Tensor]:

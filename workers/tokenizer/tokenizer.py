@@ -1,6 +1,6 @@
 """The tokenizer as users import it: waveforms to tokens and back.
 
-    tokenizer = Tokenizer.load("s3://bucket/tokenizer")
+    tokenizer = Tokenizer.from_pretrained("speech16k")          # what ships; or a folder, or s3://bucket/tokenizer
     encoded = tokenizer.encode(wav, 16_000)                     # encoded.tokens: uint16 [num_frames, num_groups]
     wav = tokenizer.decode(encoded.tokens, encoded.num_samples, 16_000)
 
@@ -12,10 +12,11 @@ threads: on a CPU that is also the fastest way.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar, cast, overload
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ from syllabary.model.measures.loudness import loudness_gain
 from syllabary.shards.archive.packing import Packing
 from syllabary.shards.audio import resample, resampled_length
 from syllabary.shards.errors import InputError
+from syllabary.shards.store import BUILTIN, builtin_names
 from syllabary.workers.recipes.bitrates import packing_of
 from syllabary.workers.tokenizer.canonical import canonical_arithmetic
 from syllabary.workers.tokenizer.checks import (
@@ -40,8 +42,15 @@ from syllabary.workers.tokenizer.checks import (
     checked_rate,
     checked_waveform,
 )
-from syllabary.workers.tokenizer.directory import Digests, TokenizerFiles, load_tokenizer, save_tokenizer
+from syllabary.workers.tokenizer.directory import (
+    Digests,
+    TokenizerFiles,
+    copy_tokenizer,
+    load_tokenizer,
+    save_tokenizer,
+)
 from syllabary.workers.tokenizer.networks import build_encoder, build_generator
+from syllabary.workers.tokenizer.streaming import cut_to, decoded_chunks, resampled_chunks
 
 __all__ = ["Encoded", "Tokenizer", "save_tokenizer"]
 
@@ -87,6 +96,7 @@ class Tokenizer:
         self.framing: Framing = files.config.framing
         self.packing: Packing = packing_of(files.config)
         self.digests: Digests = files.digests
+        self._uri = files.uri
         self.device = checked_device(device)
         self._encoder = build_encoder(files.config, files.encoder_state, self.device)
         self._fsq = Fsq(files.config.fsq, files.config.encoder.latent_dim)
@@ -103,6 +113,29 @@ class Tokenizer:
             ``syllabary.workers.tokenizer.directory.load_tokenizer``.
         """
         return cls(load_tokenizer(uri, decoder=decoder), device)
+
+    @classmethod
+    def from_pretrained(cls, name: str | os.PathLike[str], *, decoder: bool = True, device: str = "cpu") -> Tokenizer:
+        """:meth:`load` by the name of a tokenizer that ships with the package, a folder, or a URI.
+
+        A bare word that is the name of a builtin is that one; a folder of the same name is ``./NAME``.
+        """
+        text = os.fspath(name)
+        return cls.load(f"{BUILTIN}{text}" if text in builtin_names() else text, decoder=decoder, device=device)
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write the tokenizer to a folder or URI as model hubs lay them out: ``config.json``, safetensors, and a
+        ``README.md`` that begins with the hub's own fields. The digests stay.
+
+        Raises:
+            InputError: it was not loaded from a URI, or is loaded without its decoder.
+            ConflictError: another tokenizer is there.
+            DamageError: what it was loaded from has changed since.
+        """
+        if not self._uri or self._generator is None:
+            what = "save a tokenizer that is not loaded whole from a URI"
+            raise InputError(what, fix="use Tokenizer.load(uri), or save_tokenizer with its weights")
+        copy_tokenizer(self._uri, os.fspath(folder), self.digests)
 
     @property
     def computed_on(self) -> str:
@@ -124,6 +157,11 @@ class Tokenizer:
     def decoder_digest(self) -> str:
         """sha256 of what fixes the sound of given tokens."""
         return self.digests.decoder
+
+    @property
+    def context_frames(self) -> int:
+        """Frames on either side that a decoded sample depends on; 0 without a decoder."""
+        return 0 if self._generator is None else self._generator.context_frames
 
     @property
     def sample_rate(self) -> int:
@@ -238,6 +276,57 @@ class Tokenizer:
         pairs = list(zip(tokens, checked_lengths(num_samples, len(tokens)), strict=True))
         return self._parallel(lambda pair: self._decode(*pair, sample_rate, packing), pairs)
 
+    def decode_stream(
+        self,
+        tokens: ArrayLike | Iterable[ArrayLike],
+        num_samples: int | None = None,
+        sample_rate: int | None = None,
+        packing: Packing | str | None = None,
+        *,
+        chunk_frames: int | None = None,
+    ) -> Iterator[Float32[np.ndarray, "samples"]]:
+        """The waveform of tokens in chunks, while the tokens still come: float32 arrays, one after another.
+
+        A chunk is given once the :attr:`context_frames` frames behind it are there. Held are the chunk and as many
+        frames on either side of it, however many tokens come.
+
+        Args:
+            tokens: as for :meth:`decode`, or an iterable of pieces of them, [frames, num_groups] each, as a language
+                model gives them.
+            num_samples: of the utterance at ``sample_rate``; None for whole frames.
+            sample_rate: to decode to, Hz; None is the model's own.
+            packing: of the tokens, as for :meth:`decode`.
+            chunk_frames: frames a chunk. None is the model's window, as in :meth:`decode`, whose samples the chunks
+                together are then, bit for bit. Fewer come sooner and cost more, and differ from it by rounding
+                (at most 2e-4, at the peaks of pulses).
+
+        Raises:
+            InputError (a ValueError): at once for what does not depend on the tokens, as for :meth:`decode`; as they
+                come, for tokens that do not decode, and at their end where they are not those of ``num_samples``.
+        """
+        rate = self._decoding_rate(sample_rate)
+        length = None if num_samples is None else checked_length(num_samples)
+        size = self.framing.window_frames if chunk_frames is None else checked_length(chunk_frames, "chunk_frames")
+        is_whole = isinstance(tokens, np.ndarray) or (isinstance(tokens, Sequence) and np.ndim(tokens[0]) == 0)
+        pieces: Iterable[ArrayLike] = [tokens] if is_whole else cast("Iterable[ArrayLike]", tokens)
+        digits = self._pieces(pieces, length, rate, packing)
+        chunks = self._stream(digits, size)
+        if length is not None:
+            chunks = cut_to(chunks, resampled_length(length, rate, self.sample_rate))
+        return cut_to(resampled_chunks(chunks, self.sample_rate, rate), length)
+
+    def _pieces(
+        self, pieces: Iterable[ArrayLike], length: int | None, rate: int, packing: Packing | str | None
+    ) -> Iterator[NDArray[np.uint8]]:
+        """Digits of each piece of tokens; at their end there have to be the frames of ``length`` samples."""
+        count = 0
+        for piece in pieces:
+            digits = checked_digits(piece, packing, self.packing)
+            count += len(digits)
+            yield digits
+        if length is not None:
+            self._require_frames(count, length, rate)
+
     def decode_row(self, row: Mapping[str, Any]) -> Float32[np.ndarray, "samples"]:
         """The waveform of a row of an archive (``tokens``, ``num_samples``, ``sample_rate``, ``packing``).
 
@@ -334,49 +423,46 @@ class Tokenizer:
     ) -> NDArray[np.float32]:
         digits, length, rate = self._checked_digits(tokens, num_samples, sample_rate, packing)
         model_length = resampled_length(length, rate, self.sample_rate)
-        values = self._fsq.values_of(torch.from_numpy(digits.T.copy())[None].to(self.device))
-        with canonical_arithmetic(self.device):
-            waveform = self._decode_chunks(values)[:model_length].numpy()
+        waveform = np.concatenate(list(self._stream([digits], self.framing.window_frames)))[:model_length]
         return np.ascontiguousarray(resample(waveform, self.sample_rate, rate)[:length])
 
-    def _decode_chunks(self, values: Float[Tensor, "1 dim frames"]) -> Float[Tensor, "samples"]:
-        """Chunk by chunk with the generator's whole context, so that memory is bounded and joins are exact.
-
-        DAAM gates in a generator see a whole chunk; such chunks are faded into one another over one frame.
-        """
+    def _stream(self, pieces: Iterable[NDArray[np.uint8]], chunk_frames: int) -> Iterator[NDArray[np.float32]]:
+        """The waveform at the model's rate of digits [frames, num_dims] in pieces, a chunk at a time."""
         assert self._generator is not None
-        hop, fade = self.framing.hop_length, 0 if self._generator.is_local else self.framing.hop_length
-        joined, faded_from = torch.zeros(values.shape[-1] * hop), torch.zeros(0)
-        for chunk in self.framing.decode_chunks(values.shape[-1], self._generator.context_frames):
-            part = values[..., chunk.start : chunk.stop].contiguous()
-            waveform = self._generator(part, torch.tensor([part.shape[-1] * hop]))[0].cpu()
-            first, last = chunk.keep_start * hop, chunk.keep_stop * hop
-            offset = chunk.start * hop
-            joined[first:last] = waveform[first - offset : last - offset]
-            if fade and chunk.keep_start:
-                _fade_in(joined[first : first + fade], faded_from, waveform[first - offset : first - offset + fade])
-            faded_from = waveform[last - offset : last - offset + fade]
-        return joined
+        values = (self._fsq.values_of(torch.from_numpy(one.T.copy())[None].to(self.device)) for one in pieces)
+        chunks = decoded_chunks(values, self._generator, chunk_frames)
+        while True:
+            with canonical_arithmetic(self.device):  # of this thread, so never across a yield
+                chunk = next(chunks, None)
+            if chunk is None:
+                return
+            yield chunk.numpy()
 
     def _checked_digits(
         self, tokens: ArrayLike, num_samples: object, sample_rate: int | None, packing: Packing | str | None = None
     ) -> tuple[NDArray[np.uint8], int, int]:
         """Digits uint8 [num_frames, num_dims], number of samples and sample rate."""
+        rate = self._decoding_rate(sample_rate)
+        length, digits = checked_length(num_samples), checked_digits(tokens, packing, self.packing)
+        self._require_frames(len(digits), length, rate)
+        return digits, length, rate
+
+    def _decoding_rate(self, sample_rate: int | None) -> int:
         if self._generator is None:
             raise InputError(
                 "decode with a tokenizer loaded without its decoder", fix="use Tokenizer.load(uri, decoder=True)"
             )
-        rate = checked_rate(self.sample_rate if sample_rate is None else sample_rate)
-        length, digits = checked_length(num_samples), checked_digits(tokens, packing, self.packing)
+        return checked_rate(self.sample_rate if sample_rate is None else sample_rate)
+
+    def _require_frames(self, found: int, length: int, rate: int) -> None:
         frames = self.num_frames(length, rate)
-        if len(digits) != frames:
+        if found != frames:
             raise InputError(
                 f"frames of {length} samples at {rate} Hz",
-                value=len(digits),
+                value=found,
                 expected=str(frames),
                 fix="give the num_samples and sample_rate of the utterance",
             )
-        return digits, length, rate
 
     def _each(self, action: Callable[[T], R], items: T | list[T]) -> R | list[R]:
         """The action on the item, or on every item of a list."""
@@ -393,12 +479,6 @@ class Tokenizer:
                 return list(pool.map(action, items))
         finally:
             torch.set_num_threads(before)
-
-
-def _fade_in(out: Float[Tensor, "samples"], old: Float[Tensor, "samples"], new: Float[Tensor, "samples"]) -> None:
-    """Fill ``out`` with a linear fade from ``old`` to ``new``; all of one length."""
-    share = torch.linspace(0, 1, len(out))
-    out.copy_(old[: len(out)] * (1 - share) + new[: len(out)] * share)
 
 
 def _salience(windows: list[_Frames]) -> Float[Tensor, "frames"]:

@@ -1,0 +1,132 @@
+"""An archive as users import it: rows in order, conditions, times of a recording, and their sound."""
+
+from __future__ import annotations
+
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from syllabary import Tokenizer, open_archive
+from syllabary.shards.archive.parts import ArchiveFormat
+from syllabary.shards.archive.reader import ArchiveReader
+from syllabary.shards.errors import ConflictError, InputError, NotFoundError
+from syllabary.workers.recipes.bitrates import packing_of
+from tests.helpers.archive_corpus import RATE, make_archive, make_tokenizer, utterance_rows
+
+SHARDS = ["train-000000", "train-000001"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    return Tokenizer.load(make_tokenizer(str(tmp_path_factory.mktemp("tokenizer"))))
+
+
+@pytest.fixture(scope="module")
+def archive(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> str:
+    uri = str(tmp_path_factory.mktemp("archive"))
+    config = tokenizer.config
+    form = ArchiveFormat(tokenizer.encoder_digest, "c" * 64, packing_of(config), RATE, config.framing.hop_length)
+    make_archive(uri, SHARDS, num_utterances=6, row_group_size=2, form=form)
+    return uri
+
+
+EXPECTED = [row for seed, shard in enumerate(SHARDS) for row in utterance_rows(shard, seed, 6)]
+
+
+def test_every_row_comes_once_in_order_with_its_tokens(archive: str) -> None:
+    opened = open_archive(archive)
+    found = list(opened)
+    assert [one.utterance_id for one in found] == [row["utterance_id"] for row in EXPECTED]
+    assert [one.row["speaker"] for one in found] == [row["speaker"] for row in EXPECTED]
+    assert [one.start_s for one in found] == [row["start_sample"] / RATE for row in EXPECTED]
+    for one, row in zip(found, EXPECTED, strict=True):
+        frames = -(-row["num_samples"] // 6_400)
+        assert one.tokens.shape == (frames, 19) and one.tokens.dtype == np.uint16 and one.salience.shape == (frames,)
+    assert {"speaker", "tokens", "language"} <= {*opened.columns}
+
+
+def test_conditions_narrow_one_another_and_read_only_what_can_match(archive: str) -> None:
+    opened = open_archive(archive)
+    narrowed = opened.where("speaker = '101'").where("start_s > 0.5")
+    wanted = [row["utterance_id"] for row in EXPECTED if row["speaker"] == "101" and row["start_sample"] > RATE / 2]
+    assert [one.utterance_id for one in narrowed] == wanted and wanted
+    assert opened._reader.num_row_groups_read <= 3  # of 6: those of the other speaker are not read
+    with pytest.raises(InputError, match="no column"):
+        opened.where("nobody = 'x'")
+
+
+def test_a_time_range_sounds_as_its_utterances_do_with_silence_between(archive: str, tokenizer: Tokenizer) -> None:
+    opened = open_archive(archive)
+    recording = EXPECTED[0]["recording_id"]
+    rows = [row for row in EXPECTED if row["recording_id"] == recording]
+    first, second = rows[0], rows[1]
+    sounds = [one.to_audio(tokenizer).samples for one in opened[recording]]
+    assert [len(sound) for sound in sounds] == [row["num_samples"] for row in rows]
+    start, end = 0.1, (second["start_sample"] + 800) / RATE
+    part = opened[recording].between(start, end)
+    assert [one.utterance_id for one in part] == [first["utterance_id"], second["utterance_id"]] and len(part) == 2
+    samples, rate = part.to_audio(tokenizer)
+    gap = np.zeros(second["start_sample"] - first["num_samples"], np.float32)
+    by_hand = np.concatenate([sounds[0][1_600:], gap, sounds[1][:800]])
+    assert rate == RATE and np.array_equal(samples, by_hand)
+    whole = opened[recording].to_audio(tokenizer).samples
+    assert np.array_equal(whole[1_600 : 1_600 + len(samples)], samples)
+    assert np.array_equal(part.between(0.2, 100).to_audio(tokenizer).samples, samples[1_600:])
+
+
+def test_nothing_there_and_a_wrong_tokenizer_are_refused(archive: str, tmp_path: Path) -> None:
+    opened = open_archive(archive)
+    with pytest.raises(NotFoundError, match="no utterance lies there"):
+        opened["no-such' recording"].to_audio()
+    with pytest.raises(InputError, match="3 to 2 s"):
+        opened["x"].between(3, 2)
+    with pytest.raises(NotFoundError, match="no tokenizer at hand"):
+        next(iter(opened)).to_audio()
+    other = Tokenizer.load(make_tokenizer(str(tmp_path / "other"), seed=1))
+    with pytest.raises(ConflictError, match="cannot restore"):
+        next(iter(opened)).to_audio(other)
+    with pytest.raises(NotFoundError):
+        open_archive(str(tmp_path / "none"))
+
+
+def test_the_builtin_is_found_by_the_digest(tmp_path: Path) -> None:
+    shipped = Tokenizer.from_pretrained("speech16k", decoder=False)
+    config = shipped.config
+    form = ArchiveFormat(shipped.encoder_digest, "c" * 64, packing_of(config), RATE, config.framing.hop_length)
+    make_archive(str(tmp_path / "archive"), SHARDS[:1], num_utterances=2, form=form)
+    opened = open_archive(str(tmp_path / "archive"))
+    one = next(iter(opened.where("duration_s > 0")))
+    assert len(one.to_audio().samples) == one.row["num_samples"]
+    assert opened.tokenizer.digests.encoder == shipped.encoder_digest
+
+
+def test_the_archives_own_tokenizer_comes_first(archive: str, tokenizer: Tokenizer) -> None:
+    tokenizer.save_pretrained(f"{archive}/tokenizer")
+    opened = open_archive(archive)
+    one = next(iter(opened))
+    assert np.array_equal(one.to_audio().samples, one.to_audio(tokenizer).samples)
+
+
+def test_memory_stays_that_of_a_row_group(tmp_path: Path) -> None:
+    """Peak of Python's and Arrow's memory over an archive and over one eight times as long."""
+    import pyarrow as pa
+
+    def peak(num_shards: int) -> int:
+        uri = str(tmp_path / f"of_{num_shards}")
+        make_archive(uri, [f"train-{i:06}" for i in range(num_shards)], num_utterances=200, row_group_size=100)
+        opened = open_archive(uri)
+        tracemalloc.start()
+        arrow, held = pa.total_allocated_bytes(), 0
+        count = 0
+        for _ in opened:
+            count += 1
+            held = max(held, pa.total_allocated_bytes() - arrow)
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert count == 200 * num_shards
+        return most + held
+
+    assert peak(8) < 1.3 * peak(1)
+    assert ArchiveReader.open(str(tmp_path / "of_8")).num_row_groups_read == 0

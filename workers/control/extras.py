@@ -1,0 +1,55 @@
+"""The extras of the package: what belongs to each, and the one line that names the one that is missing.
+
+The core reads archives and runs a tokenizer; Ray, Prefect and the rest are extras (pyproject.toml). A job says which it
+needs (``Job.extras``), so that it is refused before it begins; what an option brings in is told when it is imported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+
+from syllabary.shards.errors import ExtraError
+
+# Modules that stand for an extra, the telling ones first: what several extras bring is told by the first of them.
+EXTRAS: dict[str, tuple[str, ...]] = {
+    "train": ("ray", "deepspeed", "matplotlib", "tensorboard", "webrtcvad", "av", "jinja2", "markupsafe", "PIL"),
+    "flows": ("prefect", "sqlalchemy", "httpx"),
+    "s3": ("s3fs",),
+    "lm": ("transformers", "tokenizers"),
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "evaluate": ("ray", "av", "jinja2", "markupsafe", "PIL"),
+}
+# Of these a job can do without some, and says which: told only where they are imported.
+_OPTIONAL = {"evaluate": ("jiwer", "scipy", "pystoi", "parselmouth", "pycodec2", "moonshine_voice")}
+
+
+def require_extras(extras: Sequence[str], what: str) -> None:
+    """Refuse ``what`` where an extra that it needs is not installed.
+
+    Raises:
+        ExtraError: names the first module that is missing and the extra that brings it.
+    """
+    for extra in extras:
+        for module in EXTRAS[extra]:
+            if find_spec(module) is None:
+                raise ExtraError(f"{what} needs a package that is not installed", module, extra)
+
+
+@contextlib.contextmanager
+def extras_told(what: str) -> Iterator[None]:
+    """Tell an import that fails in the block by the extra that brings the module; any other stays as it is.
+
+    Raises:
+        ExtraError: names module and extra.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        known = (*EXTRAS.items(), *_OPTIONAL.items())
+        extra = next((name for name, modules in known if module in modules), None)
+        if extra is None:
+            raise
+        raise ExtraError(f"{what} needs a package that is not installed", module, extra) from error
