@@ -111,7 +111,7 @@ def test_every_sound_plays_for_as_long_as_it_should(page: Browser, report: tuple
     found = {(sample, label): duration for sample, label, duration in page.evaluate(DURATIONS)}
     assert found.keys() == expected.keys()
     assert all(abs(found[which] - duration_s) < 0.02 for which, duration_s in expected.items())
-    heard = page.evaluate(ADVANCES, gesture=True)
+    heard = page.evaluate(ADVANCES)
     assert len(heard) == len(expected) and all(heard)
 
 
