@@ -16,6 +16,32 @@ FAKE_MICROPHONE = ["--use-fake-device-for-media-stream"]  # a beep twice a secon
 PATIENCE_S = 240.0  # a loaded two-core machine starts a browser slowly; nothing here asserts a time
 REQUIRED = "SYLLABARY_REQUIRE_BROWSER"
 
+# of each visible text: its contrast as WCAG counts it, whether it is large, its beginning
+CONTRASTS = """(() => {
+  const parse = (text) => { const n = text.match(/[\\d.]+/g).map(Number); return [n[0], n[1], n[2], n[3] ?? 1]; };
+  const over = (top, below) => top.slice(0, 3).map((c, i) => c * top[3] + below[i] * (1 - top[3]));
+  const light = (rgb) => rgb.map((c) => c / 255).map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+  const behind = (element) => {
+    const layers = [];
+    for (let e = element; e; e = e.parentElement) layers.push(parse(getComputedStyle(e).backgroundColor));
+    return layers.reverse().reduce((below, top) => over(top, below), [255, 255, 255]);
+  };
+  const found = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const element = walker.currentNode.parentElement;
+    if (!walker.currentNode.data.trim() || element.closest("script, style, title")) continue;
+    if (!element.checkVisibility()) continue;
+    const style = getComputedStyle(element), back = behind(element);
+    const ink = parse(element.namespaceURI.endsWith("svg") ? style.fill : style.color);
+    const [a, b] = [light(over(ink, back)), light(back)].sort((x, y) => y - x);
+    const size = parseFloat(style.fontSize), large = size >= 24 || (size >= 18.66 && style.fontWeight >= 700);
+    found.push([(a + 0.05) / (b + 0.05), large, walker.currentNode.data.trim().slice(0, 40)]);
+  }
+  return found;
+})()"""
+
 
 def executable() -> str:
     """Path of Chromium; without one the test is skipped, or fails where SYLLABARY_REQUIRE_BROWSER=1."""

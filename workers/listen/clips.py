@@ -130,7 +130,8 @@ class Clip:
             "duration_s": self.duration_s,
             "sample_rate": self.rate,
             "frame_s": self.frame_s,
-            "takes": [take for take in (ORIGINAL, RESTORED) if take in self.takes],
+            "takes": [name for name in (ORIGINAL, RESTORED) if name in self.takes and self._is_at_hand(name)],
+            "lacks_original": ORIGINAL in self.takes and not self._is_at_hand(ORIGINAL),
             "utterances": [self._utterance(row) for row in self.rows],
             "sizes": self.sizes(),
         }
@@ -150,8 +151,8 @@ class Clip:
         sample = self.start + at_s * self.rate
         for row in self.rows:
             into_s = (sample - row["start_sample"]) / self.rate
-            number = math.floor(into_s / self.frame_s + 1e-9)
-            if sample >= row["start_sample"] and 0 <= number < row["num_frames"]:
+            number = min(math.floor(into_s / self.frame_s + 1e-9), row["num_frames"] - 1)
+            if 0 <= sample - row["start_sample"] < row["num_samples"]:
                 return self._frame(row, number)
         return None
 
@@ -172,6 +173,8 @@ class Clip:
 
     def _frames_within(self, row: Row) -> int:
         """Frames of a row that begin before the clip ends and end after it begins."""
+        if row["start_sample"] >= self.stop or row["start_sample"] + row["num_samples"] <= self.start:
+            return 0  # a last frame is padded: it may reach beyond its utterance
         to_s = [(at - row["start_sample"]) / self.rate / self.frame_s for at in (self.start, self.stop)]
         first, last = max(math.floor(to_s[0]), 0), min(math.ceil(to_s[1]), row["num_frames"])
         return max(last - first, 0)
@@ -184,6 +187,10 @@ class Clip:
             "salience": list(row["salience"]),
             "columns": {name: value for name, value in row.items() if name not in hidden and value is not None},
         }
+
+    def _is_at_hand(self, name: str) -> bool:
+        holds = getattr(self.takes[name], "holds", None)
+        return holds is None or all(map(holds, self.rows))
 
     def _take(self, name: str) -> Take:
         if name not in self.takes:

@@ -71,11 +71,11 @@ def refused(client: str, method: str, headers: Headers) -> str:
     origin = headers.get("origin")
     if origin is not None and origin != f"http://{host}":
         return f"refused: asked by another page, {origin[:80]!r}"
-    if origin is None and method not in _READING:
-        return "refused: only the page itself may send something (there is no Origin header)"
     is_ours = headers.get("sec-fetch-site", "none") in ("none", "same-origin")
     if not is_ours and headers.get("sec-fetch-mode") != "navigate":
         return "refused: asked by another page"
+    if origin is None and method not in _READING:
+        return "refused: only the page itself may send something (there is no Origin header)"
     return ""
 
 

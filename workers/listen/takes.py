@@ -33,9 +33,13 @@ _KEPT_BYTES = 64 << 20
 
 
 class Kept:
-    """Sounds that were made before, the newest ``_KEPT_BYTES`` of them; one at a time is made."""
+    """A take that keeps the sounds that it made, the newest ``_KEPT_BYTES`` of them, and makes one at a time.
 
-    def __init__(self, make: Take) -> None:
+    ``holds`` tells, without making it, whether the sound of a row is at hand.
+    """
+
+    def __init__(self, make: Take, holds: Callable[[Row], bool] = lambda _: True) -> None:
+        self.holds = holds
         self._make, self._sounds, self._size = make, OrderedDict[Any, Sound](), 0
         self._lock = threading.Lock()
 
@@ -80,14 +84,17 @@ def from_shards(shards: str) -> Take:
     names = ["utterance_id", "shard", "offset", "size_bytes", "sha256"]
     rows: pa.Table = index.read_index(shards).select(names)
 
+    def place(row: Row) -> int:
+        return int(pc.index(rows["utterance_id"], row["utterance_id"]).as_py())
+
     def read(row: Row) -> Sound:
-        at = pc.index(rows["utterance_id"], row["utterance_id"]).as_py()
+        at = place(row)
         if at < 0:
             raise NotFoundError("the shards do not hold the utterance", value=row["utterance_id"])
         samples, rate = audio.decode(wds.read_utterance(shards, rows.slice(at, 1).to_pylist()[0]))
         return _fitting(row, samples, rate)
 
-    return Kept(read)
+    return Kept(read, lambda row: place(row) >= 0)
 
 
 def from_folder(root: str) -> Take:
@@ -99,8 +106,17 @@ def from_folder(root: str) -> Take:
     if not store.is_folder(root):
         raise NotFoundError("no folder of recordings", value=root, fix="give --audio-root, or leave it out")
 
+    def name_of(row: Row) -> str:
+        return row.get("source") or row["recording_id"] + SOURCE_SUFFIX
+
+    def holds(row: Row) -> bool:
+        try:
+            return store.exists(_below(root, name_of(row)))
+        except InputError:
+            return False
+
     def read(row: Row) -> Sound:
-        name = row.get("source") or row["recording_id"] + SOURCE_SUFFIX
+        name = name_of(row)
         uri = _below(root, name)
         try:
             with store.open_read(uri) as file, soundfile.SoundFile(file) as recording:
@@ -112,7 +128,7 @@ def from_folder(root: str) -> Take:
             raise FormatError(f"the recording is not readable audio ({error.error_string})", value=name) from error
         return _fitting(row, samples, row["sample_rate"])
 
-    return Kept(read)
+    return Kept(read, holds)
 
 
 def _below(root: str, name: str) -> str:

@@ -10,7 +10,7 @@ document.documentElement.classList.add("js");
 
 const player = new Player(markRows, filterBy);
 player.takes = document.body.dataset.canHear ? ["restored"] : [];
-const own = byId("record") ? new Own(player) : null;
+if (byId("record")) new Own(player);
 
 async function lookAtArchive() {
   try {
@@ -202,7 +202,7 @@ byId("earlier").addEventListener("click", () => turn(state.offset - PAGE));
 byId("later").addEventListener("click", () => turn(state.offset + PAGE));
 byId("page").addEventListener("change", () => turn((Math.round(Number(byId("page").value)) - 1) * PAGE || 0));
 window.setInterval(() => { if (!document.hidden) lookAtArchive(); }, LOOK_EVERY_MS);
-window.syllabary = { player, own, lookAtArchive };
+document.addEventListener("visibilitychange", () => { if (!document.hidden) lookAtArchive(); });
 
 await lookAtArchive();
 await load();

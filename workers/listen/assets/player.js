@@ -43,7 +43,11 @@ export class Player {
   // Sound is asked for before anything else: it is what somebody waits for.
   async open(query, play) {
     this.stop();
-    Object.values(this.audios).forEach((audio) => { audio.removeAttribute("src"); audio.load(); });
+    for (const audio of Object.values(this.audios)) {
+      audio.remove();
+      audio.removeAttribute("src");
+      audio.load();
+    }
     this.query = query;
     this.clip = this.frame = null;
     this.audios = {};
@@ -87,8 +91,10 @@ export class Player {
       const audio = new Audio("/sound?" + new URLSearchParams({ ...this.query, take }));
       audio.preload = "auto";
       const query = this.query;
-      audio.addEventListener("error", () => this.tellFault(query, take));
+      audio.addEventListener("error", () => { if (audio.hasAttribute("src")) this.tellFault(query, take); });
       for (const name of ["play", "pause", "ended", "playing"]) audio.addEventListener(name, () => this.changed());
+      audio.dataset.take = take;
+      byId("player").append(audio);
       this.audios[take] = audio;
     }
     return this.audios[take];
@@ -230,6 +236,7 @@ export class Player {
       if (single) link("its whole recording", () => this.open({ recording: columns.recording_id }, true));
       else link("its " + grouped(this.clip.utterances.length) + " utterances", () => this.onFilter({ recording: this.query.recording }));
     }
+    if (this.clip.lacks_original) parts.push(" · the original is not at hand");
     byId("clip-meta").replaceChildren(...parts);
   }
 
