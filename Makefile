@@ -31,7 +31,7 @@ $(READY): pyproject.toml constraints.txt
 run: $(READY)    ## the whole pipeline on the demo speech, or on SOURCE=<folder or URI>; OUT=, RECIPE=, ARGS='--set a.b=c'
 	@$(BIN)/syllabary run $(if $(SOURCE),'$(SOURCE)') --out '$(OUT)' $(if $(RECIPE),--recipe '$(RECIPE)') $(ARGS)
 
-browser:         ## Debian's Chromium for the tests of the report page, where root may install it
+browser:         ## Debian's Chromium for the tests of the pages, where root may install it
 	@bash infra/install_browser.sh
 
 # One thread for this process's linear algebra, as Ray's actors have: the last bit of a STOI follows their number on some CPUs.

@@ -1,41 +1,46 @@
-"""A headless Chromium driven over the DevTools protocol, through a pair of pipes: no port is opened, no driver needed.
-
-Protocol: JSON messages, each ended by a NUL byte, on file descriptors 3 (to the browser) and 4 (from it).
-"""
+"""Debian's headless Chromium with one page, driven by playwright: no browser is downloaded, no port is opened."""
 
 from __future__ import annotations
 
-import base64
-import json
 import os
-import select
 import shutil
-import subprocess
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import ConsoleMessage, Page, sync_playwright
 
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-dev-shm-usage",
-    "--hide-scrollbars",
-    "--remote-debugging-pipe",
-]
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-sync", "--disable-dev-shm-usage"]
+FAKE_MICROPHONE = ["--use-fake-device-for-media-stream"]  # a beep twice a second
 PATIENCE_S = 240.0  # a loaded two-core machine starts a browser slowly; nothing here asserts a time
-KEY_CODES = {
-    "Tab": 9, "Escape": 27, " ": 32, "Home": 36, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40
-}  # fmt: skip
 REQUIRED = "SYLLABARY_REQUIRE_BROWSER"
+
+# of each visible text: its contrast as WCAG counts it, whether it is large, its beginning
+CONTRASTS = """(() => {
+  const parse = (text) => { const n = text.match(/[\\d.]+/g).map(Number); return [n[0], n[1], n[2], n[3] ?? 1]; };
+  const over = (top, below) => top.slice(0, 3).map((c, i) => c * top[3] + below[i] * (1 - top[3]));
+  const light = (rgb) => rgb.map((c) => c / 255).map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+  const behind = (element) => {
+    const layers = [];
+    for (let e = element; e; e = e.parentElement) layers.push(parse(getComputedStyle(e).backgroundColor));
+    return layers.reverse().reduce((below, top) => over(top, below), [255, 255, 255]);
+  };
+  const found = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const element = walker.currentNode.parentElement;
+    if (!walker.currentNode.data.trim() || element.closest("script, style, title")) continue;
+    if (!element.checkVisibility()) continue;
+    const style = getComputedStyle(element), back = behind(element);
+    const ink = parse(element.namespaceURI.endsWith("svg") ? style.fill : style.color);
+    const [a, b] = [light(over(ink, back)), light(back)].sort((x, y) => y - x);
+    const size = parseFloat(style.fontSize), large = size >= 24 || (size >= 18.66 && style.fontWeight >= 700);
+    found.push([(a + 0.05) / (b + 0.05), large, walker.currentNode.data.trim().slice(0, 40)]);
+  }
+  return found;
+})()"""
 
 
 def executable() -> str:
@@ -50,131 +55,84 @@ def executable() -> str:
 
 
 class Browser:
-    """One Chromium process with one page. ``close()`` ends it and removes its profile."""
+    """One Chromium process with one page. ``close()`` ends it; its profile goes with it.
 
-    def __init__(self) -> None:
-        self._profile = tempfile.mkdtemp(prefix="syllabary-chromium-")
-        to_browser, from_browser = os.pipe(), os.pipe()
-        plumbing = f'exec "$@" 3<&{to_browser[0]} 4>&{from_browser[1]}'
-        command = ["bash", "-c", plumbing, "bash", executable(), *FLAGS, f"--user-data-dir={self._profile}"]
-        self._process = subprocess.Popen(
-            [*command, "about:blank"],
-            pass_fds=(to_browser[0], from_browser[1]),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        os.close(to_browser[0])
-        os.close(from_browser[1])
-        self._write, self._read = to_browser[1], from_browser[0]
-        self._buffer, self._last_id = b"", 0
-        self._session: str | None = None
-        self.events: list[dict[str, Any]] = []
-        self._attach()
+    Args:
+        flags: further ones of the command line.
+        permissions: that every page has, such as ``microphone``; the others are refused without a question.
+    """
 
-    def _attach(self) -> None:
-        targets = self.call("Target.getTargets")["targetInfos"]
-        page = next(target["targetId"] for target in targets if target["type"] == "page")
-        self._session = self.call("Target.attachToTarget", targetId=page, flatten=True)["sessionId"]
-        for domain in ("Page", "Runtime", "Network", "Log"):
-            self.call(f"{domain}.enable")
+    def __init__(self, *flags: str, permissions: tuple[str, ...] = ()) -> None:
+        path = executable()
+        self._playwright = sync_playwright().start()
+        try:
+            self._browser = self._playwright.chromium.launch(
+                executable_path=path, args=[*FLAGS, *flags], timeout=1000 * PATIENCE_S
+            )
+        except BaseException:
+            self._playwright.stop()
+            raise
+        self._context = self._browser.new_context(no_viewport=True, permissions=list(permissions))
+        self.page: Page = self._context.new_page()
+        self.page.set_default_timeout(1000 * PATIENCE_S)
+        self._protocol = self._context.new_cdp_session(self.page)
+        self._complaints: list[str] = []
+        self._requests: list[str] = []
+        self.page.on("console", self._told)
+        self.page.on("pageerror", lambda error: self._complaints.append(str(error)))
+        self.page.on("request", lambda request: self._requests.append(request.url))
+
+    def _told(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning", "assert"):
+            self._complaints.append(message.text)
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
-        """One protocol command and its result; events that arrive meanwhile are kept in ``events``."""
-        self._last_id += 1
-        message = {"id": self._last_id, "method": method, "params": params}
-        if self._session:
-            message["sessionId"] = self._session
-        os.write(self._write, json.dumps(message).encode() + b"\0")
-        while True:
-            answer = self._receive(method)
-            if answer.get("id") == self._last_id:
-                assert "error" not in answer, f"{method}: {answer['error']}"
-                result: dict[str, Any] = answer["result"]
-                return result
-            self.events.append(answer)
-
-    def _receive(self, waiting_for: str) -> dict[str, Any]:
-        deadline = time.monotonic() + PATIENCE_S
-        while b"\0" not in self._buffer:
-            readable, _, _ = select.select([self._read], [], [], max(0.0, deadline - time.monotonic()))
-            assert readable, f"Chromium gave no answer to {waiting_for}"
-            chunk = os.read(self._read, 1 << 20)
-            assert chunk, f"Chromium ended while {waiting_for} was waited for"
-            self._buffer += chunk
-        line, _, self._buffer = self._buffer.partition(b"\0")
-        message: dict[str, Any] = json.loads(line)
-        return message
+        """One command of the DevTools protocol, and its result: for what playwright has no word for."""
+        result: dict[str, Any] = self._protocol.send(method, params)
+        return result
 
     def open(self, url: str) -> None:
         """Load a page from the start, and wait for its load event; earlier events are forgotten."""
-        self.events.clear()
-        self.call("Page.navigate", url=url)
-        while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
-            self.events.append(self._receive("Page.loadEventFired"))
+        self.page.goto("about:blank")
+        self._complaints.clear()
+        self._requests.clear()
+        self.page.goto(url)
 
-    def evaluate(self, expression: str, *, gesture: bool = False) -> Any:
-        """Value of a JavaScript expression (a promise is awaited), by JSON; with ``gesture`` as if a person did it."""
-        answer = self.call(
-            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True, userGesture=gesture
-        )
-        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
-        return answer["result"].get("value")
+    def evaluate(self, expression: str) -> Any:
+        """Value of a JavaScript expression (a promise is awaited), by JSON, as if a person did it."""
+        return self.page.evaluate(expression)
 
     def until(self, expression: str) -> None:
-        """Wait until a JavaScript expression is true."""
+        """Wait until a JavaScript expression is true. The page's own policy forbids it to look by itself."""
         deadline = time.monotonic() + PATIENCE_S
         while not self.evaluate(expression):
             assert time.monotonic() < deadline, f"never became true: {expression}"
-            time.sleep(0.05)
+            self.page.wait_for_timeout(50)
 
     def window(self, width: int, height: int, *, phone: bool = False, dark: bool = False, still: bool = False) -> None:
         """Size of the page in CSS pixels, and what the person prefers: a colour scheme, no motion."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
-        preferences = [
-            {"name": "prefers-color-scheme", "value": "dark" if dark else "light"},
-            {"name": "prefers-reduced-motion", "value": "reduce" if still else "no-preference"},
-        ]
-        self.call("Emulation.setEmulatedMedia", media="screen", features=preferences)
+        scheme, motion = "dark" if dark else "light", "reduce" if still else "no-preference"
+        self.page.emulate_media(media="screen", color_scheme=scheme, reduced_motion=motion)  # type: ignore[arg-type]
 
     def press(self, key: str, *, shift: bool = False) -> None:
         """A key pressed and released by a person: it counts as a gesture, so sound may start."""
-        typed = {"text": " "} if key == " " else {}
-        shared = {"key": key, "code": "Space" if key == " " else key, "modifiers": 8 if shift else 0}
-        shared |= {"windowsVirtualKeyCode": KEY_CODES[key]}
-        self.call("Input.dispatchKeyEvent", type="keyDown" if typed else "rawKeyDown", **shared, **typed)
-        self.call("Input.dispatchKeyEvent", type="keyUp", **shared)
+        self.page.keyboard.press(f"Shift+{key}" if shift else key)
 
     def screenshot(self, path: Path, *, whole: bool = False) -> None:
         """The window, or the whole page, as PNG."""
-        shot = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
-        path.write_bytes(base64.b64decode(shot["data"]))
+        self.page.screenshot(path=path, full_page=whole)
 
     def complaints(self) -> list[str]:
         """Console errors and warnings, uncaught exceptions and refusals by the content policy, since ``open``."""
-        self.call("Runtime.evaluate", expression="0")  # events sent before this answer are in
-        found = []
-        for event in self.events:
-            params = event.get("params", {})
-            if event["method"] == "Runtime.exceptionThrown":
-                found.append(json.dumps(params["exceptionDetails"]))
-            elif event["method"] == "Runtime.consoleAPICalled" and params["type"] in ("error", "warning", "assert"):
-                found.append(json.dumps(params["args"]))
-            elif event["method"] == "Log.entryAdded" and params["entry"]["level"] in ("error", "warning"):
-                found.append(params["entry"]["text"])
-        return found
+        self.page.wait_for_timeout(50)  # events on their way are in
+        return list(self._complaints)
 
     def requests(self) -> list[str]:
         """URLs asked for since ``open``, those within the page (data:, blob:) excepted."""
-        asked = [e["params"]["request"]["url"] for e in self.events if e["method"] == "Network.requestWillBeSent"]
-        return [url for url in asked if not url.startswith(("data:", "blob:"))]
+        return [url for url in self._requests if not url.startswith(("data:", "blob:"))]
 
     def close(self) -> None:
-        """End the browser and remove its profile."""
-        os.close(self._write)
-        try:
-            self._process.wait(20)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        os.close(self._read)
-        shutil.rmtree(self._profile, ignore_errors=True)
+        """End the browser."""
+        self._browser.close()
+        self._playwright.stop()

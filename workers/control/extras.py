@@ -19,6 +19,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "s3": ("s3fs",),
     "lm": ("transformers", "tokenizers"),
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "listen": ("starlette", "uvicorn", "av", "jinja2", "markupsafe", "PIL"),
     "evaluate": ("ray", "av", "jinja2", "markupsafe", "PIL"),
 }
 # Of these a job can do without some, and says which: told only where they are imported.

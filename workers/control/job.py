@@ -18,12 +18,14 @@ class Job(BaseModel):
         verb: names the job on a command line, in logs and among a cluster's jobs.
         runs: ``module:function`` below ``syllabary.workers``, loaded when the job is run and not before.
         extras: of the package, that it cannot do without (``workers/control/extras.py``).
+        stays_here: never runs on a cluster, because it serves the person at this machine.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
     verb: ClassVar[str]
     runs: ClassVar[str]
     extras: ClassVar[tuple[str, ...]] = ()
+    stays_here: ClassVar[bool] = False
 
     def model_post_init(self, context: object) -> None:
         """Refuse keys in URIs before a job is logged, stored or submitted. Raises SecretError."""

@@ -469,6 +469,32 @@ class DecodeJob(Job):
     device: Device = "cpu"
 
 
+class ListenJob(Job):
+    """Serve a page on this machine alone, to look through an archive, hear it and try the tokenizer; Ctrl-C ends it.
+
+    It runs where it is asked for, whatever cluster is named: nothing but this machine's own browser may open the page.
+    """
+
+    verb: ClassVar[str] = "listen"
+    runs: ClassVar[str] = "listen.serve:listen"
+    extras: ClassVar[tuple[str, ...]] = ("listen",)
+    stays_here: ClassVar[bool] = True
+    archive: Annotated[str, Shown(positional=True, uri="s3://bucket/run/archive")] = Field(
+        description="URI of the token archive."
+    )
+    tokenizer: Annotated[str | None, Shown(uri="s3://bucket/run/tokenizer")] = Field(
+        default=None,
+        description="URI of the tokenizer; empty for the one with the archive's digest, in the archive or built in.",
+    )
+    shards: Annotated[str | None, Shown(uri="s3://bucket/run/shards")] = Field(
+        default=None, description="URI of the shards that hold the originals; empty for none beside what is restored."
+    )
+    audio_root: Annotated[str | None, Shown(uri="s3://bucket/speech")] = Field(
+        default=None, description="URI of the folder that the recordings lie in, instead of --shards."
+    )
+    port: int = Field(default=8642, ge=0, le=65535, description="On 127.0.0.1; 0 takes any that is free.")
+
+
 class ReportJob(Job):
     """Render the page of an evaluation again, smaller or elsewhere, without measuring anything."""
 

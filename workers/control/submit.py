@@ -33,7 +33,8 @@ def submit(job: Job, on_line: OnLine | None = None) -> dict[str, Any]:
         JobError: the job failed; the message is the job's own error line, with its last lines attached.
     """
     on_line = on_line or _print_line
-    if address := os.environ.get("RAY_API_SERVER_ADDRESS"):
+    address = os.environ.get("RAY_API_SERVER_ADDRESS")
+    if address and not job.stays_here:
         return _run_on_cluster(job, address, on_line)
     return _run_as_subprocess(job, on_line)
 

@@ -30,6 +30,11 @@ def level_of(samples: Samples, rate: int) -> float:
 
 
 def spectrogram_uri(samples: Samples, rate: int, loudest_db: float) -> str:
+    """The picture of :func:`spectrogram_png`, for a page that needs no network."""
+    return data_uri("image/png", spectrogram_png(samples, rate, loudest_db))
+
+
+def spectrogram_png(samples: Samples, rate: int, loudest_db: float) -> bytes:
     """A spectrogram PNG of ``COLUMNS`` x ``ROWS``, 0 to 8 kHz: ink whose opacity is the level, on nothing.
 
     The page shows through, so one picture does for light and dark. ``loudest_db`` is opaque and ``RANGE_DB`` below it
@@ -46,7 +51,7 @@ def spectrogram_uri(samples: Samples, rate: int, loudest_db: float) -> str:
     opacity = bytes(round(255 * step / (SHADES - 1)) for step in range(SHADES))
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG", bits=4, transparency=opacity, compress_level=9)
-    return data_uri("image/png", buffer.getvalue())
+    return buffer.getvalue()
 
 
 def _decibels(samples: Samples, rate: int) -> NDArray[np.float64]:

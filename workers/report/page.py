@@ -73,10 +73,10 @@ def render(out: str, max_sound_mb: float = MAX_SOUND_MB) -> bytes:
     return render_page(card, read_scores(out), players)
 
 
-def template(name: str) -> Template:
+def template(name: str, folder: Path = ASSETS) -> Template:
     """A page's template: all that is put into it is escaped, and what it asks for must be there."""
     environment = Environment(
-        loader=FileSystemLoader(ASSETS),
+        loader=FileSystemLoader(folder),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

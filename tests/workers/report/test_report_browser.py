@@ -10,38 +10,13 @@ import pytest
 from syllabary.workers.report.card import ReportCard, publish_card
 from syllabary.workers.report.page import publish_page
 from tests.helpers import headless_chromium
-from tests.helpers.headless_chromium import Browser
+from tests.helpers.headless_chromium import CONTRASTS, Browser
 from tests.helpers.report_card_example import write_example_report
 
 pytestmark = pytest.mark.xdist_group("browser")
 
 HOSTILE = "100/<script>document.title='owned'</script><img src=http://127.0.0.1:9/x onerror=alert(1)>"
 TEXT_CONTRAST, LARGE_CONTRAST = 4.5, 3.0  # WCAG 2.2, 1.4.3 (AA)
-
-CONTRASTS = """(() => {
-  const parse = (text) => { const n = text.match(/[\\d.]+/g).map(Number); return [n[0], n[1], n[2], n[3] ?? 1]; };
-  const over = (top, below) => top.slice(0, 3).map((c, i) => c * top[3] + below[i] * (1 - top[3]));
-  const light = (rgb) => rgb.map((c) => c / 255).map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
-    .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
-  const behind = (element) => {
-    const layers = [];
-    for (let e = element; e; e = e.parentElement) layers.push(parse(getComputedStyle(e).backgroundColor));
-    return layers.reverse().reduce((below, top) => over(top, below), [255, 255, 255]);
-  };
-  const found = [];
-  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  while (walker.nextNode()) {
-    const element = walker.currentNode.parentElement;
-    if (!walker.currentNode.data.trim() || element.closest("script, style, title")) continue;
-    if (!element.checkVisibility()) continue;
-    const style = getComputedStyle(element), back = behind(element);
-    const ink = parse(element.namespaceURI.endsWith("svg") ? style.fill : style.color);
-    const [a, b] = [light(over(ink, back)), light(back)].sort((x, y) => y - x);
-    const size = parseFloat(style.fontSize), large = size >= 24 || (size >= 18.66 && style.fontWeight >= 700);
-    found.push([(a + 0.05) / (b + 0.05), large, walker.currentNode.data.trim().slice(0, 40)]);
-  }
-  return found;
-})()"""
 
 DURATIONS = """Promise.all([...document.querySelectorAll("audio")].map((audio) => new Promise((resolve) => {
   const told = () => resolve([audio.closest(".utterance").id, audio.getAttribute("aria-label"), audio.duration]);
@@ -111,7 +86,7 @@ def test_every_sound_plays_for_as_long_as_it_should(page: Browser, report: tuple
     found = {(sample, label): duration for sample, label, duration in page.evaluate(DURATIONS)}
     assert found.keys() == expected.keys()
     assert all(abs(found[which] - duration_s) < 0.02 for which, duration_s in expected.items())
-    heard = page.evaluate(ADVANCES, gesture=True)
+    heard = page.evaluate(ADVANCES)
     assert len(heard) == len(expected) and all(heard)
 
 
