@@ -30,12 +30,12 @@ Kind = Literal[
 ]
 FORMAT_VERSION = 1
 CLAIM, DONE = "output.json", "done.json"
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def canonical_json(value: object) -> bytes:
     """JSON with sorted keys and no spare space: equal values give equal bytes. NaN is refused."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return text.encode()
+    return _CANONICAL.encode(value).encode()
 
 
 def digest(value: object) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 
@@ -16,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from syllabary.shards import store
-from syllabary.shards.dataset.index import SPLITS, parquet_bytes
+from syllabary.shards.dataset.index import SPLITS
 from syllabary.shards.errors import ConflictError, FormatError
 from syllabary.shards.ingest.config import IngestConfig
 from syllabary.shards.ingest.recordings import Recording
@@ -47,6 +48,7 @@ PLAN_SCHEMA = pa.schema(
 )
 # Bytes of FLAC at 16 kHz for a byte of the source, roughly: only the sizes of shards depend on it.
 _FLAC_BYTES_PER_BYTE = {".wav": 0.5, ".aiff": 0.5, ".aif": 0.5, ".mp3": 2.5, ".ogg": 4.0, ".oga": 4.0, ".opus": 6.0}
+_PLAN_ROWS = 1 << 16  # of a row group
 _FLAC_BYTES_PER_S = 24_000.0  # as much, of a part of a file whose own length is not known
 
 
@@ -112,13 +114,19 @@ def _expected_bytes(recording: Recording) -> float:
 
 def publish_plan(shards_uri: str, generation: int, plans: Iterable[ShardPlan]) -> None:
     """Write one generation. From then on its shards are fixed."""
-    kept = list(plans)
-    recordings = [recording for plan in kept for recording in plan.recordings]
-    columns = [pa.array([getattr(plan, name) for plan in kept for _ in plan.recordings]) for name in ("shard", "split")]
-    for field in list(PLAN_SCHEMA)[2:]:  # one after the other: a million rows as objects are too many at once
-        columns.append(pa.array([getattr(own, field.name) for own in recordings], field.type))
-    table = pa.table([own.cast(field.type) for own, field in zip(columns, PLAN_SCHEMA, strict=True)], PLAN_SCHEMA)
-    store.publish_bytes(_plan_uri(shards_uri, generation), parquet_bytes(table))
+    rows = ((plan, recording) for plan in plans for recording in plan.recordings)
+    buffer = io.BytesIO()
+    with pq.ParquetWriter(buffer, PLAN_SCHEMA, compression="zstd", write_page_checksum=True) as writer:
+        # some rows at a time: a million beside themselves as columns are too many
+        for some in iter(lambda: list(itertools.islice(rows, _PLAN_ROWS)), []):
+            writer.write_table(_plan_table(some))
+    store.publish_bytes(_plan_uri(shards_uri, generation), buffer.getvalue())
+
+
+def _plan_table(rows: Sequence[tuple[ShardPlan, Recording]]) -> pa.Table:
+    columns = {name: [getattr(plan, name) for plan, _ in rows] for name in ("shard", "split")}
+    columns |= {f.name: [getattr(own, f.name) for _, own in rows] for f in PLAN_SCHEMA if f.name not in columns}
+    return pa.table([pa.array(columns[field.name], field.type) for field in PLAN_SCHEMA], PLAN_SCHEMA)
 
 
 def _plan_uri(shards_uri: str, generation: int) -> str:

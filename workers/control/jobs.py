@@ -423,6 +423,9 @@ class EvaluateJob(Job):
         default=(), description="NAME=DIR of a local checkpoint, or of another tokenizer, to compare with."
     )
     transcripts: Transcripts = None
+    language_model: Annotated[str | None, Shown(uri="s3://bucket/lm/model")] = Field(
+        default=None, description="URI of a model of `lm-train`, for the bits a second that it needs; empty for none."
+    )
     num_probes: Annotated[int, Shown(option="--probes")] = Field(
         default=8, ge=0, description="Utterances to disturb in every way."
     )

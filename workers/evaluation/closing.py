@@ -198,7 +198,8 @@ def _rate(
     store.publish_bytes(store.join(evaluation.job.out, TOKENS), part)
     duration_s = sum(selection.items[n].duration_s for n in encoded)
     placed = GivenPlace(**checks["given_place"])
-    return rate_card(tokens, part, duration_s, form, rates_of(tokenizer.config), checks["effective_rank"], placed)
+    rates, rank = rates_of(tokenizer.config), checks["effective_rank"]
+    return rate_card(tokens, part, duration_s, form, rates, rank, placed, evaluation.language_model)
 
 
 def _with_bitrates(system: System, rate: Rate, results: Sequence[Mapping[str, Any]], evaluation: Evaluation) -> System:
@@ -291,6 +292,11 @@ def _notes(evaluation: Evaluation, rate: Rate) -> list[str]:
             f"{100 * (1 - rate.between_clips):.0f} % of the digits' variance tells the place of a frame in its clip: "
             "the tokens tell the time, hardly the speech. Train the encoder at a lower learning rate."
         )
+    if rate.language_model is not None:
+        notes.append(
+            "The language model's figure bounds from above what the tokens hold: it falls with more training, and "
+            "means nothing for speakers whom the model was trained on."
+        )
     if evaluation.tokenizer.sample_rate > 16_000:
         notes.append("Every metric listens at 16 kHz: what the tokenizer keeps above 8 kHz is not judged.")
     return notes
@@ -304,6 +310,7 @@ def _headline(card: ReportCard) -> dict[str, Any]:
         "num_failures": len(card.failures),
         "payload_bits_per_s": card.rate.payload,
         "context_entropy_bits_per_s": card.rate.context_entropy,
+        "language_model_bits_per_s": card.rate.language_model,
         "bits_per_s_given_place": card.rate.digit_entropy_given_place,
         "between_clips": card.rate.between_clips,
         "num_mismatches": sum(c.num_mismatches for c in card.behaviour.certificate) if card.behaviour else 0,

@@ -196,4 +196,6 @@ def _remarks(before: ReportCard, after: ReportCard) -> list[str]:
         lines.append("another encoder: tokens and archives of one are not those of the other")
     if (one := before.rate.context_entropy) != (other := after.rate.context_entropy):
         lines.append(f"entropy with context {one:.1f} → {other:.1f} bit/s")
+    if (low := before.rate.language_model) and (high := after.rate.language_model) and low != high:
+        lines.append(f"language model {low:.1f} → {high:.1f} bit/s, each by its own model")
     return lines

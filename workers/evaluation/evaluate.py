@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from syllabary.shards import outputs, store
 from syllabary.shards.errors import FormatError
@@ -24,6 +24,9 @@ from syllabary.workers.evaluation.selection import select
 from syllabary.workers.evaluation.utterance import Item, UtteranceEvaluator
 from syllabary.workers.report.card import UTTERANCES
 
+if TYPE_CHECKING:
+    from syllabary.workers.lm.directory import LoadedLm
+
 _WORKER_BYTES = 2 << 30  # what an actor with every model takes, with room
 _TRIES = 4  # of an utterance whose worker dies: nodes go away, but some die of the utterance
 _OPTIONS = ("splits", "limit", "num_probes", "num_samples", "seed", "measure_cost")
@@ -34,7 +37,8 @@ def evaluate(job: EvaluateJob) -> dict[str, Any]:
 
     Raises:
         InputError: too few utterances, an unknown metric, a package or checkpoint that is not there.
-        ConflictError: the output belongs to another tokenizer, other shards or other options.
+        ConflictError: the output belongs to another tokenizer, other shards or other options, or the language model is
+            of another encoder's tokens.
         FormatError: an utterance cannot be read.
     """
     from syllabary.workers.evaluation.closing import write_report
@@ -45,7 +49,8 @@ def evaluate(job: EvaluateJob) -> dict[str, Any]:
     files = load_tokenizer(job.tokenizer)
     require_peers(job.peers)
     selection = select(job)
-    evaluation = Evaluation(job, selection, metrics, Tokenizer(files), _title(job.tokenizer, files.recipe))
+    title, model = _title(job.tokenizer, files.recipe), _language_model(job, files.digests.encoder)
+    evaluation = Evaluation(job, selection, metrics, Tokenizer(files), title, model)
     _claim(evaluation)
     if orphans := store.sweep_temporary(job.out):
         say("evaluate", f"removed {orphans} half-written files of killed writers")
@@ -53,6 +58,20 @@ def evaluate(job: EvaluateJob) -> dict[str, Any]:
     summary = write_report(evaluation)
     outputs.mark_done(job.out, summary)
     return summary
+
+
+def _language_model(job: EvaluateJob, encoder_digest: str) -> LoadedLm | None:
+    """The model that the job names, checked before anything is scored. Raises ConflictError: of other tokens."""
+    if job.language_model is None:
+        return None
+    import torch
+
+    from syllabary.workers.lm.directory import load_model
+    from syllabary.workers.lm.likelihood import require_encoder
+
+    loaded = load_model(job.language_model, torch.device("cpu"))
+    require_encoder(loaded, encoder_digest)
+    return loaded
 
 
 def _title(uri: str, recipe: Mapping[str, Any]) -> str:
@@ -68,6 +87,8 @@ def _claim(evaluation: Evaluation) -> None:
         "utterances": evaluation.selection.digest,
         "peers": {name: peer_digest(folder) for name, folder in peer_directories(job.peers).items()},
     }
+    if evaluation.language_model is not None:
+        inputs["language_model"] = evaluation.language_model.weights_digest
     options = {name: value for name, value in job.model_dump(mode="json").items() if name in _OPTIONS}
     outputs.claim(job.out, "evaluation", inputs=inputs, config=options | {"metrics": list(evaluation.metrics)})
 

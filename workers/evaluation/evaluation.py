@@ -12,18 +12,20 @@ from syllabary.workers.evaluation.selection import Selection
 from syllabary.workers.evaluation.utterance import result_uri
 
 if TYPE_CHECKING:
+    from syllabary.workers.lm.directory import LoadedLm
     from syllabary.workers.tokenizer.tokenizer import Tokenizer
 
 
 @dataclass
 class Evaluation:
-    """Its job, utterances and tokenizer, and what scoring cost in this run."""
+    """Its job, utterances, tokenizer and language model, if any, and what scoring cost in this run."""
 
     job: EvaluateJob
     selection: Selection
     metrics: tuple[str, ...]
     tokenizer: Tokenizer
     title: str
+    language_model: LoadedLm | None = None
     cpu_s: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     scored_s: float = 0.0
 

@@ -1,11 +1,7 @@
 """What tokens cost and how much of the code they use: entropies, code lengths, bytes of a real archive part.
 
-    zeroth order    H = - sum_i p_i log2 p_i                         per token position, or per dim
-    with context    bits = - sum_t log2 p(x_t | what came before)    p learned on the way, so a coder reaches it
-
-The context model mixes three Krichevsky-Trofimov estimators of each dim's digit: without context, after the same dim's
-digit one frame before, and after the previous dim's digit in the same frame. Its weights are the experts' posterior
-probabilities (Bayesian mixture), each dim with its own.
+zeroth order    H = - sum_i p_i log2 p_i                         per token position, or per dim
+with context    bits = - sum_t log2 p(x_t | what came before)    p learned on the way, so a coder reaches it
 """
 
 from __future__ import annotations
@@ -20,17 +16,19 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
+from syllabary.model.measures.context import context_bits
 from syllabary.model.measures.place import between_clips, entropy_given_place, group_by_place
 from syllabary.model.measures.usage import entropy_bits
 from syllabary.shards.archive import parts as token_archive
 from syllabary.shards.archive.encoding import encode_part
 from syllabary.shards.archive.packing import Packing
 from syllabary.shards.archive.parts import ArchiveFormat, PartMetadata
+from syllabary.workers.lm.directory import LoadedLm
+from syllabary.workers.lm.likelihood import utterance_bits
 from syllabary.workers.recipes.bitrates import Rates
 from syllabary.workers.report.card import PositionUse, Rate
 
 PART = "evaluation"
-_NUM_EXPERTS, _PRIOR_COUNT = 3, 0.5
 
 
 class GivenPlace(NamedTuple):
@@ -58,29 +56,6 @@ def position_use(tokens: NDArray[np.uint16], packing: Packing) -> tuple[Position
     return tuple(uses)
 
 
-def context_bits(utterances: Sequence[NDArray[np.uint8]], levels: int) -> float:
-    """Code length in bits of the digits [F, D] of utterances one after the other, by the adaptive context model."""
-    num_dims = utterances[0].shape[1]
-    dims = np.arange(num_dims)
-    counts = np.full((_NUM_EXPERTS, num_dims, levels + 1, levels), _PRIOR_COUNT)
-    log_weights = np.full((_NUM_EXPERTS, num_dims), -np.log(_NUM_EXPERTS))
-    total = 0.0
-    for digits in utterances:
-        before = np.full(num_dims, levels)  # context "nothing yet"
-        for frame in digits.astype(np.int64):
-            contexts = np.stack([np.zeros(num_dims, np.int64), before, np.concatenate(([levels], frame[:-1]))])
-            seen = np.stack([counts[e, dims, contexts[e]] for e in range(_NUM_EXPERTS)])
-            log_shares = np.log(seen[:, dims, frame] / seen.sum(axis=2))
-            joint = log_weights + log_shares
-            mixed = np.logaddexp.reduce(joint, axis=0)
-            total -= float(mixed.sum())
-            log_weights = joint - mixed
-            for e in range(_NUM_EXPERTS):
-                counts[e, dims, contexts[e], frame] += 1
-            before = frame
-    return total / float(np.log(2))
-
-
 def archive_part(
     rows: pa.Table, tokens: Sequence[NDArray[np.uint16]], salience: Sequence[NDArray[np.uint8]], form: ArchiveFormat
 ) -> bytes:
@@ -105,6 +80,7 @@ def rate_card(
     rates: Rates,
     effective_rank: float | None,
     placed: GivenPlace,
+    language_model: LoadedLm | None = None,
 ) -> Rate:
     """All rates of the evaluated utterances; entropies count whole frames, padding of the last one included.
 
@@ -116,8 +92,10 @@ def rate_card(
         rates: of the configuration.
         effective_rank: of the latents, when measured.
         placed: what the digits hold once the place of a frame is known.
+        language_model: of the same encoder's tokens; none for no such figure.
     """
     packing = form.packing
+    model_bits = None if language_model is None else utterance_bits(language_model, tokens, packing)
     joined = np.concatenate(tokens)
     digits = [packing.unpack(t) for t in tokens]
     all_digits = np.concatenate(digits)
@@ -143,6 +121,7 @@ def rate_card(
         positions=positions,
         digit_entropy_given_place=None if placed.bits is None else frames_per_s * placed.bits,
         between_clips=placed.between_clips,
+        language_model=None if model_bits is None else model_bits / duration_s,
     )
 
 

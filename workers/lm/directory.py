@@ -28,10 +28,11 @@ A decoder-only model ({num_layers} layers of {hidden_size}, {num_parameters:,} p
 
 @dataclass(frozen=True)
 class LoadedLm:
-    """A model, ready to evaluate, and the vocabulary of its ids."""
+    """A model, ready to evaluate, the vocabulary of its ids, and the digest of its weights."""
 
     model: SpeechLm
     vocabulary: Vocabulary
+    weights_digest: str
 
 
 def save_model(uri: str, model: SpeechLm, vocabulary: Vocabulary, sizes: dict[str, int]) -> None:
@@ -70,7 +71,7 @@ def load_model(uri: str, device: torch.device) -> LoadedLm:
     if wrong or outputs.digest(_digests(state)) != found["weights_digest"]:
         raise DamageError("weights have changed", value=uri, fix="restore the folder from a backup")
     model.to(device)  # type: ignore[arg-type]
-    return LoadedLm(model.eval(), vocabulary)
+    return LoadedLm(model.eval(), vocabulary, str(found["weights_digest"]))
 
 
 def _digests(state: dict[str, Tensor]) -> dict[str, Any]:

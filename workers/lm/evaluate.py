@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from syllabary.model.measures.context import context_bits
 from syllabary.model.measures.usage import entropy_bits
 from syllabary.shards import outputs, store
 from syllabary.shards.errors import ConflictError, InputError
 from syllabary.workers.control.jobs import LmEvalJob
 from syllabary.workers.control.run_layout import LM_FIGURES
 from syllabary.workers.control.run_verb import Progress, say
-from syllabary.workers.evaluation.token_rate import context_bits
 from syllabary.workers.lm.blocks_data import Batch, BlockSource, Vocabulary, frames_of
 from syllabary.workers.lm.directory import load_model
 from syllabary.workers.lm.speech_lm import LmLoss

@@ -169,6 +169,8 @@ class Rate(Part):
         between_clips: share of the digits' variance that lies between those utterances at one place; None likewise.
         context_entropy: the code length of an adaptive model that has seen only what came before: a rate that a coder
             really reaches.
+        language_model: bits of the language model that was given to the evaluation; None when none was. It is a figure
+            of tokens and model together, so comparable only between reports of one model's training.
         stored: the token columns' bytes of a real archive part, in bit/s; ``stored_all`` with all other columns.
         num_frames: frames counted.
         level_share: share of each level over all dims.
@@ -196,6 +198,7 @@ class Rate(Part):
     positions: tuple[PositionUse, ...]
     digit_entropy_given_place: float | None = None
     between_clips: float | None = None
+    language_model: float | None = None
 
 
 class Agreement(Part):

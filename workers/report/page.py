@@ -39,6 +39,7 @@ RATES = (
     ("digit_entropy_given_place", "Digits given the place", "what they tell beside the time: 0 for a clock"),
     ("token_entropy", "Entropy of the tokens", "zeroth order, for each position; low where frames are few"),
     ("context_entropy", "With context", "code length of an adaptive model that has seen what came before"),
+    ("language_model", "Language model", "what the given model needs for these utterances, each from its beginning"),
     ("as_uint16", "As uint16", "16 bits per token"),
     ("stored", "Stored", "the token columns of a real archive part"),
     ("stored_all", "Stored, all columns", "with ids, lengths, checksums and salience"),

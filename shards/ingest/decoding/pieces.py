@@ -41,7 +41,13 @@ class PiecedFile(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        """Fill as much of the buffer as one piece gives."""
+        """Fill as much of the buffer as there is."""
+        last, begin = self._pieces[-1][0], self._size - self._pieces[-1][1]
+        if self._position >= begin and not isinstance(last, bytes):  # nearly always: without a copy
+            size = max(0, min(len(buffer), self._size - self._position))
+            num = os.preadv(self._handle.fileno(), [memoryview(buffer)[:size]], last[0] + self._position - begin)
+            self._position += num
+            return num
         data = self.read(len(buffer))
         buffer[: len(data)] = data
         return len(data)

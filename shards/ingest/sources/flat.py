@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -84,14 +85,8 @@ def path_column(header: list[str]) -> str | None:
 
 def flat_line(values: Mapping[str, Any], number: int, where: str) -> Line:
     """The line of one record. Raises InputError."""
-    known: dict[str, Any] = {}
-    spelled = {str(name).strip().casefold(): name for name in values}
-    used = set()
-    for column, names in NAMES.items():
-        name = next((spelled[own] for own in names if own in spelled), None)
-        if name is not None:
-            known[column] = values[name]
-            used.add(name)
+    spelled = _spelled(tuple(values))
+    known = {column: values[name] for column, name in spelled.items()}
     path = known.get("path")
     if not isinstance(path, str) or not path.strip("/. "):
         raise InputError(f"{where}: path: no audio is named", value=path, expected='"path" or "audio_filepath"')
@@ -99,6 +94,7 @@ def flat_line(values: Mapping[str, Any], number: int, where: str) -> Line:
         seconds_value(known.get(name), f"{where}: {name}") for name in ("start_s", "end_s", "duration_s")
     )
     start_s, end_s, whole_s = part_of(start_s, end_s, duration_s, where)
+    used = spelled.values()
     extra = {name: value for name, value in values.items() if name not in used}
     speaker, language, gender, text = (
         name_value(known.get(name), f"{where}: {name}") for name in ("speaker", "language", "gender", "text")
@@ -108,6 +104,14 @@ def flat_line(values: Mapping[str, Any], number: int, where: str) -> Line:
         start_s=start_s, end_s=end_s, duration_s=whole_s,
         extra=extra | ({"duration": duration_s} if duration_s is not None else {}),
     )  # fmt: skip
+
+
+@lru_cache(maxsize=64)  # the lines of a list have mostly the same names
+def _spelled(names: tuple[Any, ...]) -> dict[str, Any]:
+    """How a record with these names spells the columns that are known."""
+    own = {str(name).strip().casefold(): name for name in names}
+    first = {column: next((own[name] for name in known if name in own), None) for column, known in NAMES.items()}
+    return {column: name for column, name in first.items() if name is not None}
 
 
 def _rows(uri: str) -> Iterator[tuple[int, list[str]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -20,7 +21,9 @@ import soundfile as sf
 
 from syllabary.shards import outputs
 from syllabary.shards.archive.parts import open_part
+from syllabary.shards.blocks.vocabulary import LmVocabulary
 from syllabary.shards.errors import ConflictError, FormatError, InputError, NotFoundError
+from syllabary.workers.archive.encode_shard import archive_format
 from syllabary.workers.control.jobs import EvaluateJob
 from syllabary.workers.evaluation import scoring
 from syllabary.workers.evaluation import utterance as evaluate_utterance
@@ -28,7 +31,11 @@ from syllabary.workers.evaluation.scoring import Measure
 from syllabary.workers.evaluation.scoring_models import Scorer
 from syllabary.workers.evaluation.selection import select
 from syllabary.workers.evaluation.utterance import Item, Timer, UtteranceEvaluator, result_uri
+from syllabary.workers.lm.blocks_data import Vocabulary
+from syllabary.workers.lm.directory import save_model
+from syllabary.workers.lm.speech_lm import make_model
 from syllabary.workers.report.card import LEDGER, PAGE, REPORT, SCORES, TOKENS, read_card
+from syllabary.workers.tokenizer.tokenizer import Tokenizer
 from tests.conftest import voiced
 from tests.helpers.archive_corpus import make_tokenizer
 from tests.helpers.evaluation_testing import CHEAP, RATE, evaluate_here, make_job, make_speech_shards, write_shard
@@ -158,6 +165,38 @@ def test_an_utterance_too_long_for_the_memory_is_named_and_the_others_go_on(
     long = {item.utterance_id for item in select(job).items if item.duration_s > 1.7}
     assert {f.utterance_id for f in card.failures} == long and len(long) == NUM_UTTERANCES // 2
     assert {f.reason for f in card.failures} == {"longer than 2 s: shard it into shorter utterances"}
+
+
+def test_a_language_model_is_heard_on_the_tokens_that_were_evaluated(folder: Path, tmp_path: Path) -> None:
+    """One that knows nothing needs the logarithm of the possible ids, of each token in its place."""
+    job = make_job(folder, out=str(tmp_path / "out"), limit=2, language_model=make_language_model(folder, tmp_path))
+    assert evaluate_here(job)["language_model_bits_per_s"] == read_card(job.out).rate.language_model
+    card = read_card(job.out)
+    frame = math.log2(16_384 + 2) + 17 * math.log2(16_384) + math.log2(16)
+    assert card.rate.language_model == pytest.approx(frame * card.rate.num_frames / card.corpus.duration_s, rel=1e-4)
+    assert any("language model's figure" in note for note in card.notes)
+    assert b"Language model" in (tmp_path / "out" / PAGE).read_bytes()
+    assert read_card(str(folder / "report")).rate.language_model is None, "absent without a model"
+    with pytest.raises(ConflictError):
+        evaluate_here(job.model_copy(update={"language_model": None}))
+    foreign = make_language_model(folder, tmp_path, encoder_digest="f" * 64)
+    with pytest.raises(ConflictError, match="a language model of another encoder's tokens"):
+        evaluate_here(job.model_copy(update={"language_model": foreign, "out": str(tmp_path / "other")}))
+    assert not (tmp_path / "other").exists()
+
+
+def make_language_model(folder: Path, tmp_path: Path, encoder_digest: str | None = None) -> str:
+    """The directory of a model whose head is zero, of the tokens of the tokenizer below ``folder`` or of another."""
+    form = archive_format(Tokenizer.load(str(folder / "tokenizer"), decoder=False))
+    ids = LmVocabulary(form.packing)
+    metadata = form.to_json() | ids.ids() | {"vocabulary_size": ids.size, "id_offset": 0, "block_size": 96}
+    metadata |= {"ends": "separator", "encoder_digest": encoder_digest or form.encoder_digest}
+    vocabulary, sizes = Vocabulary.of_metadata(metadata), {"hidden_size": 16, "num_layers": 1, "num_heads": 2}
+    model = make_model(vocabulary, **sizes)
+    model.lm_head.weight.data.zero_()
+    uri = str(tmp_path / f"model-{encoder_digest}")
+    save_model(uri, model, vocabulary, sizes)
+    return uri
 
 
 def test_another_configuration_or_tokenizer_is_refused(folder: Path, tmp_path: Path) -> None:

@@ -1,0 +1,61 @@
+"""What a language model needs for given utterances, each a document of its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from syllabary.shards.archive.packing import Packing
+from syllabary.shards.errors import ConflictError
+from syllabary.workers.lm.blocks_data import Batch, Vocabulary
+from syllabary.workers.lm.directory import LoadedLm
+from syllabary.workers.lm.speech_lm import LmLoss
+
+
+def require_encoder(loaded: LoadedLm, encoder_digest: str) -> None:
+    """Refuse a model of another encoder's tokens. Raises ConflictError."""
+    own = str(loaded.vocabulary.metadata["encoder_digest"])
+    if own != encoder_digest:
+        what, fix = "a language model of another encoder's tokens", "train one on tokens of this encoder"
+        raise ConflictError(what, value=own[:16], expected=encoder_digest[:16], fix=fix)
+
+
+def utterance_bits(loaded: LoadedLm, utterances: Sequence[NDArray[np.uint16]], packing: Packing) -> float:
+    """Bits of the tokens of all utterances, uint16 [F, G] each in ``packing``; every token counts once.
+
+    The tokens are packed as the model knows them first. What is longer than a block of the model's training is cut at a
+    frame, and what follows begins without context, as it did there.
+    """
+    vocabulary, loss = loaded.vocabulary, LmLoss(loaded.model, loaded.vocabulary)
+    device = loaded.model.device
+    nats = 0.0
+    with torch.no_grad():
+        for tokens in utterances:
+            own = vocabulary.packing.pack(packing.unpack(tokens))
+            for batch in document_batches(own, vocabulary, device):
+                nats += float(loss(batch)[0])
+    return nats / math.log(2)
+
+
+def document_batches(tokens: NDArray[np.uint16], vocabulary: Vocabulary, device: torch.device) -> Iterator[Batch]:
+    """Batches of one row: a document of tokens [F, G] as its blocks, each token once a label."""
+    groups, size = vocabulary.packing.num_groups, vocabulary["block_size"]
+    begin = vocabulary["separator" if vocabulary.metadata["ends"] == "separator" else "begin"]
+    labels = tokens.reshape(-1).astype(np.int64) + vocabulary["id_offset"]
+    ids = np.concatenate([[begin], labels[:-1]])
+    step = size - size % groups
+    for first in range(0, len(labels), step):
+        own = slice(first, first + step)
+        length = len(labels[own])
+        columns = {
+            "input_ids": ids[own],
+            "labels": labels[own],
+            "position_ids": np.arange(length),
+            "place": np.arange(length) % groups,
+            "document_ids": np.zeros(length, np.int64),
+        }
+        yield {name: torch.from_numpy(values[None]).to(device) for name, values in columns.items()}
