@@ -20,7 +20,7 @@ setup: $(READY)  ## make .venv with the pinned packages
 $(READY): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "error: no $(PYTHON); install Python 3.11 (apt-get install python3.11 python3.11-venv) or say PYTHON=<path>" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,flows,lm,onnx,s3,train]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,flows,listen,lm,onnx,s3,train]'
 	@# What these three declare (torchaudio, librosa, webrtcvad, typing) is not used, or does not load beside
 	@# this torch: `pip check` complains of it, and of nothing else.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps distillmos xls-r-sqa Resemblyzer
