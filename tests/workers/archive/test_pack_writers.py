@@ -59,6 +59,26 @@ def test_megatron_has_no_file_of_an_empty_split(archive, tmp_path: Path) -> None
     assert first[0] == told["begin"] and first[-2:] == [told["end"], told["separator"]]
 
 
+@pytest.mark.parametrize(
+    ("output_format", "commits"),
+    [("parquet", "*.parquet"), ("datatrove", "*.ds"), ("webdataset", "*.tar"), ("lhotse", "cuts.*")],
+)
+def test_a_run_cut_short_keeps_the_parts_that_are_there_and_makes_the_others(
+    archive, tmp_path: Path, output_format: str, commits: str
+) -> None:
+    """A file that is published again would be another file of the same name, with another inode number."""
+    packed(archive[0], tmp_path, output_format, part_mb=0.004)
+    parts = sorted((tmp_path / "train").glob(commits))
+    assert len(parts) > 1
+    before = {path: (path.stat().st_ino, path.read_bytes()) for path in (tmp_path / "train").iterdir()}
+    (tmp_path / "done.json").unlink()
+    parts[-1].unlink()
+    packed(archive[0], tmp_path, output_format, part_mb=0.004)
+    after = {path: path.read_bytes() for path in (tmp_path / "train").iterdir()}
+    assert after == {path: data for path, (_, data) in before.items()}
+    assert [path.stat().st_ino for path in parts[:-1]] == [before[path][0] for path in parts[:-1]]
+
+
 def test_datatrove_reads_every_id_and_where_documents_begin(archive, tmp_path: Path) -> None:
     packed(archive[0], tmp_path, "datatrove", part_mb=0.02)
     length = 127
