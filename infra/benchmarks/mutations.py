@@ -1,0 +1,365 @@
+"""How many small faults the tests notice: random changes of the code, one at a time, each against its own tests.
+
+    python -m infra.benchmarks.mutations --out FOLDER [--count 100] [--seed 0] [--limit-s 90]
+
+A change is a flipped comparison, a number off by one, another operator, a condition turned round, or a statement left
+out, somewhere in ``TARGETS``. It is made in a copy of the project below FOLDER, never here. Messages of errors and log
+lines are left alone: no behaviour hangs on them.
+
+First the tests that concern a target are run once without a change (``calls/``: which test calls which function, and
+how long it takes); then each change is tried on the tests that call its function, the quickest first, until one fails
+or the limit is reached. What only runs in another process (a Ray actor) is called by no test as far as that shows, and
+is tried on the tests that call anything of its file. FOLDER/mutations.jsonl grows by a line a change; a second call
+goes on where the first ended. Survivors are changes that no test noticed: a fault of the tests, or a change that alters
+nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import copy
+import hashlib
+import importlib
+import importlib.util
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+# What is changed, and the tests that concern it.
+TARGETS = {
+    "shards": ("tests/shards", "tests/property", "tests/workers/archive"),
+    "workers/archive": ("tests/workers/archive", "tests/shards", "tests/property"),
+    "workers/training": ("tests/workers/training", "tests/faults/test_training_health.py"),
+    "workers/evaluation/compare.py": ("tests/workers/evaluation/test_compare.py",),
+}
+# Imported once, before any process is forked: what the tests need and no change touches.
+PRELOADED = ("av", "fsspec", "hypothesis", "numpy", "pandas", "pyarrow.parquet", "pydantic", "pytest",
+             "ray", "scipy.stats", "soundfile", "torch", "yaml")  # fmt: skip
+SILENT = {"say", "add", "finish", "debug", "info", "warning"}  # calls that tell people, and their arguments
+COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
+    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
+    ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
+}  # fmt: skip
+OPERATORS: dict[type[ast.operator], type[ast.operator]] = {
+    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult,
+    ast.Mod: ast.FloorDiv, ast.BitAnd: ast.BitOr, ast.LShift: ast.RShift, ast.RShift: ast.LShift,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One change: in which file, at which node of it (its number in a walk), and what it says before and after."""
+
+    file: str
+    node: int
+    line: int
+    function: str
+    before: str
+    after: str
+
+    @property
+    def key(self) -> str:
+        """A name that stays while the code around stays."""
+        text = "\n".join((self.file, str(self.node), self.before, self.after))
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def changed(node: ast.AST) -> ast.AST | None:
+    """The node with its one change, or None where there is none to make."""
+    new = copy.deepcopy(node)
+    if isinstance(new, ast.Compare) and type(new.ops[0]) in COMPARISONS:
+        new.ops[0] = COMPARISONS[type(new.ops[0])]()
+    elif isinstance(new, ast.BinOp) and type(new.op) in OPERATORS and not _is_text(new):
+        new.op = OPERATORS[type(new.op)]()
+    elif isinstance(new, ast.BoolOp):
+        new.op = ast.And() if isinstance(new.op, ast.Or) else ast.Or()
+    elif isinstance(new, ast.UnaryOp) and isinstance(new.op, ast.Not):
+        return new.operand
+    elif isinstance(new, ast.Constant) and isinstance(new.value, bool):
+        new.value = not new.value
+    elif isinstance(new, ast.Constant) and isinstance(new.value, int | float):
+        new.value += 1
+    elif isinstance(new, ast.Expr | ast.AugAssign | ast.Raise | ast.Continue | ast.Break):
+        return ast.Pass()
+    elif isinstance(new, ast.Return) and new.value is not None and not isinstance(new.value, ast.Constant):
+        new.value = ast.Constant(None)
+    else:
+        return None
+    return new
+
+
+def _is_text(node: ast.BinOp) -> bool:
+    """Whether an addition joins strings, or a ``|`` joins types."""
+    return any(isinstance(n, ast.JoinedStr) or (isinstance(n, ast.Constant) and isinstance(n.value, str | bytes))
+               for n in (node.left, node.right))  # fmt: skip
+
+
+def candidates(file: str) -> Iterator[Mutation]:
+    """Every change that can be made to a file."""
+    tree = ast.parse((ROOT / file).read_text())
+    numbers = {id(node): number for number, node in enumerate(ast.walk(tree))}
+    yield from _below(tree, "", file, numbers)
+
+
+def _below(node: ast.AST, function: str, file: str, numbers: dict[int, int]) -> Iterator[Mutation]:
+    for name, value in ast.iter_fields(node):
+        if name in {"annotation", "returns", "decorator_list", "type_params", "format_spec"}:
+            continue
+        for child in value if isinstance(value, list) else [value]:
+            if isinstance(child, ast.AST) and not _left_alone(child):
+                inner = function
+                if isinstance(child, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef):
+                    inner = f"{function}.{child.name}".lstrip(".")
+                if (new := changed(child)) is not None:
+                    line = getattr(child, "lineno", 0)
+                    yield Mutation(file, numbers[id(child)], line, function, _text(child), _text(new))
+                if not isinstance(child, ast.Raise):
+                    yield from _below(child, inner, file, numbers)
+
+
+def _left_alone(node: ast.AST) -> bool:
+    """Docstrings, doctests' imports, what is for type checkers or told to people."""
+    if isinstance(node, ast.Expr):
+        call = node.value
+        if isinstance(call, ast.Constant):
+            return True
+        if isinstance(call, ast.Call):
+            name = call.func.id if isinstance(call.func, ast.Name) else getattr(call.func, "attr", "")
+            return name in SILENT and not (isinstance(call.func, ast.Attribute) and name == "add")
+    if isinstance(node, ast.If):
+        return isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+    return isinstance(node, ast.Assert | ast.JoinedStr)
+
+
+def _text(node: ast.AST) -> str:
+    line = ast.unparse(ast.fix_missing_locations(node)).splitlines()[0]
+    return line if len(line) <= 100 else line[:97] + "..."
+
+
+def mutated(file: str, number: int) -> str:
+    """The source of a file with the change at that node."""
+    tree = ast.parse((ROOT / file).read_text())
+    target = list(ast.walk(tree))[number]
+
+    class Change(ast.NodeTransformer):
+        def visit(self, node: ast.AST) -> ast.AST:
+            if node is target:
+                new = changed(node)
+                assert new is not None
+                return ast.copy_location(new, node)
+            return self.generic_visit(node)
+
+    return ast.unparse(ast.fix_missing_locations(Change().visit(tree)))
+
+
+def files() -> list[str]:
+    """The files that are changed."""
+    found = [p for t in TARGETS for p in ([ROOT / t] if t.endswith(".py") else sorted((ROOT / t).rglob("*.py")))]
+    return [str(p.relative_to(ROOT)) for p in found if p.name != "__init__.py"]
+
+
+PLUGIN = """
+import json, os, sys, threading, time
+ROOT, OUT = os.environ["MUTATIONS_ROOT"], os.environ["MUTATIONS_CALLS"]
+calls, seconds, seen = {}, {}, set()
+
+def note(frame, event, arg):
+    if event == "call" and frame.f_code.co_filename.startswith(ROOT):
+        seen.add(frame.f_code)
+
+def name_of(code):
+    name = code.co_qualname.replace(".<locals>", "")
+    return f"{os.path.realpath(code.co_filename)[len(ROOT) + 1:]}:{name}"
+
+import pytest
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_protocol(item, nextitem):
+    seen.clear()
+    begin = time.monotonic()
+    sys.setprofile(note); threading.setprofile(note)
+    yield
+    sys.setprofile(None); threading.setprofile(None)
+    seconds[item.nodeid] = round(time.monotonic() - begin, 3)
+    for name in {name_of(code) for code in seen}:
+        if not name.startswith("tests/"):
+            calls.setdefault(name, []).append(item.nodeid)
+
+failed = set()
+
+def pytest_runtest_logreport(report):
+    if report.failed:
+        failed.add(report.nodeid)
+
+def pytest_sessionfinish():
+    with open(OUT, "w") as file:
+        json.dump({"calls": calls, "seconds": seconds, "failed": sorted(failed)}, file)
+"""
+
+
+@dataclass(frozen=True)
+class Calls:
+    """The tests of each function (``file:Class.function``), the seconds of each test, and those that fail anyway."""
+
+    tests: dict[str, list[str]]
+    seconds: dict[str, float]
+    failed: set[str]
+
+
+class Copy:
+    """The copy of the project in which changes are tried."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root, self.folder = (folder / "copy").resolve(), folder
+        if not self.root.exists():
+            names = subprocess.run(["git", "ls-files", "-z", "-co", "--exclude-standard"], cwd=ROOT, check=True,
+                                   capture_output=True, text=True).stdout.split("\0")  # fmt: skip
+            for name in filter(None, names):
+                target = self.root / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, target, follow_symlinks=False)
+            (self.root / "mutations_plugin.py").write_text(PLUGIN)
+
+    def pytest(self, arguments: list[str], limit_s: float, **env: str) -> tuple[int | None, str]:
+        """Exit code (None: past the limit) and output of a run of tests; what it started is ended with it."""
+        log = self.folder / "pytest.log"
+        child = os.fork()
+        if not child:
+            self._run_tests(arguments, log, env)
+        end, code = time.monotonic() + limit_s, None
+        while code is None and time.monotonic() < end:
+            done, status = os.waitpid(child, os.WNOHANG)
+            code = os.waitstatus_to_exitcode(status) if done else None
+            time.sleep(0.1)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child, signal.SIGKILL)
+        if code is None:
+            os.waitpid(child, 0)
+        return code, log.read_text(errors="replace")
+
+    def _run_tests(self, arguments: list[str], log: Path, env: dict[str, str]) -> NoReturn:
+        """The forked process: a session of its own, the copy as its folder, everything said into the log."""
+        os.setsid()
+        with log.open("wb") as file:
+            for stream in (1, 2):
+                os.dup2(file.fileno(), stream)
+        os.environ |= {"PYTHONPATH": str(self.root), "PYTHONDONTWRITEBYTECODE": "1", **env}
+        os.chdir(self.root)
+        sys.dont_write_bytecode = True
+        sys.path[:] = [str(self.root), *(p for p in sys.path if Path(p).resolve() != ROOT)]
+        for name in [name for name in sys.modules if name.split(".")[0] in ("infra", "syllabary", "tests")]:
+            del sys.modules[name]
+        code = 3
+        try:
+            code = int(sys.modules["pytest"].main(["-p", "no:cacheprovider", "-q", "--tb=line", *arguments]))
+        finally:
+            sys.stdout.flush()
+            os._exit(code)
+
+    def calls(self, groups: tuple[str, ...]) -> Calls:
+        """Which test of these groups calls which function; a group is run once and remembered."""
+        found = Calls({}, {}, set())
+        for group in groups:
+            path = (self.folder / "calls" / f"{group.replace('/', '.')}.json").resolve()
+            if not path.exists():
+                path.parent.mkdir(exist_ok=True)
+                self.pytest(["-p", "mutations_plugin", "--timeout=100", group], 3600,
+                            MUTATIONS_ROOT=str(self.root), MUTATIONS_CALLS=str(path))  # fmt: skip
+                print(f"{group}: called", flush=True)
+            values = json.loads(path.read_text())
+            for name, tests in values["calls"].items():
+                found.tests.setdefault(name, []).extend(tests)
+            found.seconds.update(values["seconds"])
+            found.failed.update(values["failed"])
+        return found
+
+    def tried(self, mutation: Mutation, tests: list[str], limit_s: float) -> tuple[str, str]:
+        """What became of the change (caught, survived, untested, undecided in time), and by which test."""
+        if not tests:
+            return "untested", ""
+        path = self.root / mutation.file
+        original = path.read_text()
+        cache = Path(importlib.util.cache_from_source(str(path)))
+        path.write_text(mutated(mutation.file, mutation.node))
+        cache.unlink(missing_ok=True)
+        try:
+            code, output = self.pytest(["-x", "--timeout=60", *tests], limit_s)
+        finally:
+            path.write_text(original)
+        if code is None:
+            return "undecided", "past the limit"
+        failed = [line for line in output.splitlines() if line.startswith(("FAILED", "ERROR"))]
+        return ("survived", "") if code in (0, 5) else ("caught", failed[0].split(" - ")[0] if failed else "no start")
+
+
+def target_of(file: str) -> str:
+    """The target that a file belongs to."""
+    return next(target for target in TARGETS if file == target or file.startswith(f"{target}/"))
+
+
+def tests_of(mutation: Mutation, known: Calls, budget_s: float) -> list[str]:
+    """The tests that call the changed function, the quickest first, as many as run within the budget."""
+    seconds = known.seconds
+    own = set(known.tests.get(f"{mutation.file}:{mutation.function}", []))
+    if not own:  # of a class's or a module's own lines, or of what runs in other processes: whoever calls the file
+        own = {test for name, tests in known.tests.items() if name.startswith(mutation.file + ":") for test in tests}
+    chosen, total = list[str](), 0.0
+    for test in sorted(own - known.failed, key=lambda t: (seconds[t], t)):
+        total += seconds[test]
+        if chosen and total > budget_s:
+            break
+        chosen.append(test)
+    return chosen
+
+
+def main() -> None:
+    """Try the changes that are not yet in the list, then list all."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder of the copy and the list")
+    parser.add_argument("--count", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--limit-s", type=float, default=90, help="seconds of tests a change")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    every = [mutation for file in files() for mutation in candidates(file)]
+    chosen = random.Random(arguments.seed).sample(every, min(arguments.count, len(every)))
+    print(f"{len(chosen)} of {len(every)} changes in {len(files())} files", flush=True)
+    path = arguments.out / "mutations.jsonl"
+    done = {row["key"]: row for row in map(json.loads, path.read_text().splitlines())} if path.exists() else {}
+    for name in PRELOADED:
+        importlib.import_module(name)
+    project = Copy(arguments.out)
+    for number, mutation in enumerate(sorted(chosen, key=lambda m: list(TARGETS).index(target_of(m.file))), 1):
+        if mutation.key not in done:
+            known = project.calls(TARGETS[target_of(mutation.file)])
+            begin = time.monotonic()
+            tests = tests_of(mutation, known, arguments.limit_s)
+            outcome, test = project.tried(mutation, tests, 3 * arguments.limit_s + 60)
+            row = {"key": mutation.key, **vars(mutation), "outcome": outcome, "test": test, "num_tests": len(tests),
+                   "seconds": round(time.monotonic() - begin, 1)}  # fmt: skip
+            done[mutation.key] = row
+            with path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+        row = done[mutation.key]
+        print(f"{number:3} {row['outcome']:8} {row['file']}:{row['line']} {row['before']!r} -> {row['after']!r}"
+              f"  [{row['test']}]", flush=True)  # fmt: skip
+    counts = Counter(done[m.key]["outcome"] for m in chosen)
+    decided = len(chosen) - counts["undecided"]
+    print(f"{dict(counts)}: {100 * counts['caught'] / max(1, decided):.0f} % of {decided} caught")
+
+
+if __name__ == "__main__":
+    main()
