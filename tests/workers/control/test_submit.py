@@ -15,7 +15,8 @@ import psutil
 import pytest
 
 from syllabary.shards.errors import JobError
-from syllabary.workers.control.jobs import Job
+from syllabary.workers.control import submit as submit_module
+from syllabary.workers.control.jobs import Job, ListenJob, VerifyJob
 from syllabary.workers.control.submit import submit
 
 WORKER = """
@@ -115,3 +116,11 @@ def _wait_for_pid(path: Path) -> psutil.Process:
             return psutil.Process(int(path.read_text()))
         time.sleep(0.05)
     raise AssertionError("the job never started")
+
+
+def test_a_job_that_serves_the_person_here_never_goes_to_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://10.0.0.1:8265")
+    monkeypatch.setattr(submit_module, "_run_as_subprocess", lambda job, on_line: {"ran": "here"})
+    monkeypatch.setattr(submit_module, "_run_on_cluster", lambda job, address, on_line: {"ran": address})
+    assert submit_module.submit(ListenJob(archive="a")) == {"ran": "here"}
+    assert submit_module.submit(VerifyJob(archive="a")) == {"ran": "http://10.0.0.1:8265"}
