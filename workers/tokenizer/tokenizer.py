@@ -311,7 +311,7 @@ class Tokenizer:
         if size > window:
             raise InputError("chunk_frames", value=chunk_frames, expected=f"at most the model's window, {window}")
         is_whole = isinstance(tokens, np.ndarray) or (isinstance(tokens, Sequence) and np.ndim(tokens[0]) == 0)
-        pieces: Iterable[ArrayLike] = [tokens] if is_whole else cast("Iterable[ArrayLike]", tokens)
+        pieces = cast("Iterable[ArrayLike]", [tokens] if is_whole else tokens)
         digits = self._pieces(pieces, length, rate, packing)
         chunks = self._stream(digits, size)
         if length is not None:
