@@ -46,8 +46,12 @@ class LogSpectrum(nn.Module):
             segments = F.pad(waveform.float(), (margin, margin)).unfold(-1, self.n_fft, self.hop_length)
             spectrum = torch.fft.rfft(segments * self.window)
             power = spectrum.real.square() + spectrum.imag.square()
-            above_floor = (power / _MAGNITUDE_FLOOR**2).clamp(min=1).log()
-            return (0.5 / _LOG_SCALE) * above_floor.transpose(1, 2)
+            return self.of_power(power).transpose(1, 2)
+
+    def of_power(self, power: Float[Tensor, "batch *any"]) -> Float[Tensor, "batch *any"]:
+        """Of squared magnitudes of any shape."""
+        above_floor = (power / _MAGNITUDE_FLOOR**2).clamp(min=1).log()
+        return (0.5 / _LOG_SCALE) * above_floor
 
 
 class SpectralStage(nn.Module):

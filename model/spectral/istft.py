@@ -101,15 +101,16 @@ class IstftHead(nn.Module):
 
     def _shaped(self, shapes: Sequence[Tensor], pulses: Tensor, noise: Tensor) -> Tensor:
         pulse_gain, pulse_phase, noise_gain, magnitude, phase = shapes
-        return _polar(pulse_gain, pulse_phase) * pulses + _gain(noise_gain) * noise + _polar(magnitude, phase)
+        return _polar(pulse_gain, pulse_phase) * pulses + bounded_gain(noise_gain) * noise + _polar(magnitude, phase)
 
 
-def _gain(logarithm: Tensor) -> Tensor:
+def bounded_gain(logarithm: Tensor) -> Tensor:
+    """A gain or magnitude of its logarithm."""
     return logarithm.exp().clamp(max=_MAX_MAGNITUDE)
 
 
 def _polar(log_magnitude: Tensor, phase: Tensor) -> Tensor:
-    magnitude = _gain(log_magnitude)
+    magnitude = bounded_gain(log_magnitude)
     return torch.complex(magnitude * phase.cos(), magnitude * phase.sin())
 
 

@@ -74,17 +74,23 @@ class Source(nn.Module):
         at = torch.arange(k, device=channels.device, dtype=channels.dtype)
         phase = begins + at * left + at.square() * (right - left) / (2 * k)
         harmonics = (_TOP_SHARE / 2 / torch.maximum(left, right).clamp(min=1e-6)).floor()
-        pulses = torch.where(place > 0, _pulses(phase - phase.floor(), harmonics), 0.0)
+        pulses = torch.where(place > 0, self.pulses(phase - phase.floor(), harmonics), 0.0)
         return pulses.flatten(1), self.noise[place[..., 0].long()].flatten(1)
 
+    def pulses(
+        self, phase: Float[Tensor, "batch positions k"], harmonics: Float[Tensor, "batch positions 1"]
+    ) -> Tensor:
+        """The sum of so many cosines, by Dirichlet's formula, over its standard deviation."""
+        half = math.pi * phase
+        below = self.sine(half)
+        is_peak = below.abs() < 1e-4
+        total = self.sine((2 * harmonics + 1) * half) / (2 * below.masked_fill(is_peak, 1.0)) - 0.5
+        return torch.where(is_peak, harmonics, total) * (2 / harmonics.clamp(min=1)).sqrt()
 
-def _pulses(phase: Float[Tensor, "batch positions k"], harmonics: Float[Tensor, "batch positions 1"]) -> Tensor:
-    """The sum of so many cosines, by Dirichlet's formula, over its standard deviation."""
-    half = math.pi * phase
-    below = half.sin()
-    is_peak = below.abs() < 1e-4
-    total = ((2 * harmonics + 1) * half).sin() / (2 * below.masked_fill(is_peak, 1.0)) - 0.5
-    return torch.where(is_peak, harmonics, total) * (2 / harmonics.clamp(min=1)).sqrt()
+    @staticmethod
+    def sine(angle: Tensor) -> Tensor:
+        """Of angles far from 0, too."""
+        return angle.sin()
 
 
 def _white(count: int) -> list[float]:

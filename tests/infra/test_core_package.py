@@ -89,6 +89,7 @@ def test_the_core_reads_verifies_restores_and_packs_an_archive(core: Path, tmp_p
         (("tokenize", "--shards", "x", "--tokenizer", BUILTIN, "--archive", "y"), "train"),
         (("evaluate", "--tokenizer", BUILTIN, "--shards", "x", "--out", "y"), "evaluate"),
         (("lm-sample", "--model", "x", "--tokenizer", BUILTIN, "--out", "y"), "lm"),
+        (("export", "--tokenizer", BUILTIN, "--out", "y", "--format", "onnx"), "onnx"),
         (("fetch-demo", "--out", "y"), "train"),
         (("run", ".", "--out", "y"), "flows"),
         (("verify", "--archive", "s3://bucket/archive"), "s3"),

@@ -20,7 +20,6 @@ from syllabary.workers.control.job import (
     AudioFormat,
     Beside,
     Blocks,
-    CodecRun,
     Device,
     EncoderRun,
     Encoding,
@@ -157,12 +156,23 @@ class TrainCodecJob(RecipeJob):
 
 
 class ExportJob(Job):
-    """Write the tokenizer directory of a stage-2 run."""
+    """Write the tokenizer directory of a stage-2 run, or a tokenizer as graphs that run without this package.
+
+    Graphs are ONNX, with a reader beside them that needs numpy and onnxruntime alone, or torch's own.
+    """
 
     verb: ClassVar[str] = "export"
     runs: ClassVar[str] = "training.export:export"
-    codec: CodecRun
+    codec: Annotated[str | None, Shown(uri="s3://bucket/run/codec")] = Field(
+        default=None, description="URI of the stage-2 run; empty for graphs of --tokenizer."
+    )
+    tokenizer: Annotated[str | None, Shown(uri="s3://bucket/run/tokenizer")] = Field(
+        default=None, description="URI of the tokenizer (builtin:NAME) to write as graphs; empty for --codec."
+    )
     out: Out
+    output_format: Annotated[Literal["directory", "onnx", "torch"], Shown(option="--format")] = Field(
+        default="directory", description="A tokenizer directory, or graphs for onnxruntime or torch.export."
+    )
     dtype: Literal["float32", "float16", "bfloat16"] = Field(
         default="float32",
         description="What weights are stored as. They are rounded before the digests are taken; fp32 computes.",

@@ -296,9 +296,9 @@ class Tokenizer:
             num_samples: of the utterance at ``sample_rate``; None for whole frames.
             sample_rate: to decode to, Hz; None is the model's own.
             packing: of the tokens, as for :meth:`decode`.
-            chunk_frames: frames a chunk. None is the model's window, as in :meth:`decode`, whose samples the chunks
-                together are then, bit for bit. Fewer come sooner and cost more, and differ from it by rounding
-                (at most 2e-4, at the peaks of pulses).
+            chunk_frames: frames a chunk, at most the model's window. None is that window, as in :meth:`decode`,
+                whose samples the chunks together are then, bit for bit. Fewer come sooner and cost more, and differ
+                from it by rounding (at most 2e-4, at the peaks of pulses).
 
         Raises:
             InputError (a ValueError): at once for what does not depend on the tokens, as for :meth:`decode`; as they
@@ -306,9 +306,12 @@ class Tokenizer:
         """
         rate = self._decoding_rate(sample_rate)
         length = None if num_samples is None else checked_length(num_samples)
-        size = self.framing.window_frames if chunk_frames is None else checked_length(chunk_frames, "chunk_frames")
+        window = self.framing.window_frames
+        size = window if chunk_frames is None else checked_length(chunk_frames, "chunk_frames")
+        if size > window:
+            raise InputError("chunk_frames", value=chunk_frames, expected=f"at most the model's window, {window}")
         is_whole = isinstance(tokens, np.ndarray) or (isinstance(tokens, Sequence) and np.ndim(tokens[0]) == 0)
-        pieces: Iterable[ArrayLike] = [tokens] if is_whole else cast("Iterable[ArrayLike]", tokens)
+        pieces = cast("Iterable[ArrayLike]", [tokens] if is_whole else tokens)
         digits = self._pieces(pieces, length, rate, packing)
         chunks = self._stream(digits, size)
         if length is not None:

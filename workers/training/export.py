@@ -1,4 +1,4 @@
-"""`python -m syllabary.workers export`: the tokenizer directory of a complete stage-2 run."""
+"""`python -m syllabary.workers export`: the tokenizer directory of a complete stage-2 run, or a tokenizer as graphs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,26 @@ from syllabary.workers.recipes.recipe import validate
 
 
 def export(job: ExportJob) -> dict[str, Any]:
-    """Write encoder and decoder of the run at ``job.codec`` as a tokenizer directory; returns its digests.
+    """Write what the job names and return its digests.
+
+    Raises:
+        InputError: a directory takes ``codec``, graphs take ``tokenizer``; or as below.
+        ExtraError, ConflictError: see ``syllabary.workers.portable.export_graphs`` and below.
+    """
+    form = job.output_format
+    wanted, other = ("codec", "tokenizer") if form == "directory" else ("tokenizer", "codec")
+    if getattr(job, wanted) is None or getattr(job, other) is not None:
+        given = f"--{other}" if getattr(job, other) is not None else "neither"
+        raise InputError(f"export --format {form} takes --{wanted}", value=given, fix=f"give --{wanted} alone")
+    if form == "directory":
+        return _export_directory(job, str(job.codec))
+    from syllabary.workers.portable.export_graphs import export_graphs
+
+    return export_graphs(str(job.tokenizer), job.out, form)
+
+
+def _export_directory(job: ExportJob, codec: str) -> dict[str, Any]:
+    """Write encoder and decoder of the run at ``codec`` as a tokenizer directory; returns its digests.
 
     Raises:
         InputError: the run is not complete.
@@ -25,16 +44,16 @@ def export(job: ExportJob) -> dict[str, Any]:
     from syllabary.workers.tokenizer.directory import save_tokenizer
     from syllabary.workers.training.initial_weights import CODEC_FILE, HEAD_FILE
 
-    outputs.read_claim(job.codec, "codec")
-    if outputs.read_done(job.codec) is None:
+    outputs.read_claim(codec, "codec")
+    if outputs.read_done(codec) is None:
         raise InputError(
-            "the stage-2 run is not complete", value=job.codec, fix="run `syllabary train-codec` again: it resumes"
+            "the stage-2 run is not complete", value=codec, fix="run `syllabary train-codec` again: it resumes"
         )
-    recipe = validate(outputs.read_json(store.join(job.codec, CONFIG_FILE)))
-    state = from_safetensors(store.read_bytes(store.join(job.codec, CODEC_FILE)))
+    recipe = validate(outputs.read_json(store.join(codec, CONFIG_FILE)))
+    state = from_safetensors(store.read_bytes(store.join(codec, CODEC_FILE)))
     encoder = {k.removeprefix("encoder."): v for k, v in state.items() if k.startswith("encoder.")}
     decoder = {k.removeprefix("generator."): v for k, v in state.items() if k.startswith("generator.")}
-    head = store.join(job.codec, HEAD_FILE)
+    head = store.join(codec, HEAD_FILE)
     digests = save_tokenizer(
         job.out,
         recipe.model,
