@@ -38,7 +38,7 @@ class Vocabulary:
 
         Raises:
             NotFoundError: there are none.
-            InputError: they are not complete, hold text as well, or are in another form than Parquet.
+            InputError: they are not complete, or are in another form than Parquet.
         """
         claim = outputs.read_claim(blocks, "packed")
         if claim["config"]["output_format"] != "parquet":
@@ -47,9 +47,6 @@ class Vocabulary:
         if outputs.read_done(blocks) is None:
             raise InputError("the blocks are not complete", value=blocks, fix="run `syllabary pack` again first")
         metadata = outputs.read_json(store.join(blocks, "blocks.json"))
-        if metadata["interleave"] != "none":
-            what = "blocks with text beside the speech: a model of speech alone has no masks for them"
-            raise InputError(what, value=blocks, fix="pack without --interleave, or train with a trainer of your own")
         metadata.pop("archives", None)
         return cls.of_metadata(metadata)
 
@@ -67,9 +64,29 @@ class Vocabulary:
         return int(self.metadata[name])
 
     @property
+    def with_text(self) -> bool:
+        """Whether there is text beside the speech."""
+        return self.metadata.get("interleave", "none") != "none"
+
+    @property
+    def num_text_ids(self) -> int:
+        """Ids of texts, from 0 on; 0 where there is no text."""
+        return self["text_vocabulary_size"] if self.with_text else 0
+
+    @property
     def ends(self) -> tuple[int, ...]:
-        """Ids that may stand where a frame would begin, beside its first token."""
-        return tuple(self[name] for name in ("gap", "end"))
+        """Ids of no text that may stand where a frame would begin, beside its first token."""
+        return tuple(self[name] for name in ("gap", "end", *(("speech", "text") if self.with_text else ())))
+
+    @property
+    def begin(self) -> tuple[int, ...]:
+        """What stands before the speech of a document that begins with speech."""
+        first = self["separator" if self.metadata["ends"] == "separator" else "begin"]
+        return (first, self["speech"]) if self.with_text else (first,)
+
+    def is_token(self, ids: Tensor) -> Tensor:
+        """Which ids are tokens of speech."""
+        return (ids >= self["id_offset"]) & (ids < self["id_offset"] + self.packing.vocabulary)
 
     @property
     def frames_per_s(self) -> float:

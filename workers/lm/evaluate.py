@@ -9,7 +9,7 @@ places: no structure is left there, and a model that was trained so (``lm-train 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ import torch
 from syllabary.model.measures.context import context_bits
 from syllabary.model.measures.usage import entropy_bits
 from syllabary.shards import outputs, store
+from syllabary.shards.blocks.blocks import IGNORED
 from syllabary.shards.errors import ConflictError, InputError
 from syllabary.workers.control.jobs import LmEvalJob
 from syllabary.workers.control.run_layout import LM_FIGURES
@@ -26,6 +27,7 @@ from syllabary.workers.lm.directory import load_model
 from syllabary.workers.lm.speech_lm import LmLoss
 
 STAGE = "lm-eval"
+Kind = Literal["all", "speech", "text"]
 
 
 def lm_eval(job: LmEvalJob) -> dict[str, Any]:
@@ -43,8 +45,9 @@ def lm_eval(job: LmEvalJob) -> dict[str, Any]:
     source = BlockSource(job.blocks, job.split, job.seed)
     count = len(source) if job.limit is None else min(job.limit, len(source))
     loss = LmLoss(loaded.model, loaded.vocabulary)
-    nats, num_labels = held_out_nats(loss, source, count, job.batch_size, device, say_progress=True)
-    shuffled, num_shuffled = held_out_nats(loss, source, count, job.batch_size, device, shuffle=vocabulary)
+    kind: Kind = "speech" if vocabulary.with_text else "all"
+    nats, num_labels = held_out_nats(loss, source, count, job.batch_size, device, kind=kind, say_progress=True)
+    shuffled, num_shuffled = held_out_nats(loss, source, count, job.batch_size, device, kind=kind, shuffle=True)
     found = entropies([run for i in range(count) for run in frames_of(source.block(i), vocabulary)], vocabulary)
     tokens_per_s = vocabulary.frames_per_s * vocabulary.packing.num_groups
     result = {
@@ -56,6 +59,9 @@ def lm_eval(job: LmEvalJob) -> dict[str, Any]:
         "shuffled_bits_per_s": shuffled / num_shuffled / math.log(2) * tokens_per_s,
         **found,
     }
+    if vocabulary.with_text:
+        text, num_text = held_out_nats(loss, source, count, job.batch_size, device, kind="text")
+        result |= {"num_text_labels": num_text, "bits_per_text_id": text / num_text / math.log(2)}
     result = {name: round(value, 4) if isinstance(value, float) else value for name, value in result.items()}
     for name in ("payload", "digit_entropy", "context_entropy"):
         say(STAGE, f"{name.replace('_', ' '):<16} {result[f'{name}_bits_per_s']:>9.1f} bit/s")
@@ -76,10 +82,23 @@ def held_out_nats(
     batch_size: int,
     device: torch.device,
     *,
-    shuffle: Vocabulary | None = None,
+    kind: Kind = "all",
+    shuffle: bool = False,
     say_progress: bool = False,
 ) -> tuple[float, int]:
-    """Sum of the negative log-likelihoods in nats over the first ``count`` blocks, and how many labels that is."""
+    """Sum of the negative log-likelihoods in nats over the first ``count`` blocks, and how many labels that is.
+
+    Args:
+        loss: of the model.
+        source: of the blocks.
+        count: how many of them.
+        batch_size: blocks at once.
+        device: of the model.
+        kind: which labels count: all, tokens of speech, or what is no token.
+        shuffle: measure on :func:`shuffled_batch`.
+        say_progress: to the log.
+    """
+    vocabulary = loss.vocabulary
     was_training = loss.training
     loss.eval()
     total, num_labels = 0.0, 0
@@ -89,7 +108,11 @@ def held_out_nats(
         for first in range(0, count, batch_size):
             size = min(batch_size, count - first)
             batch = source.batch(first, size, device)
-            nats, labels = loss(batch if shuffle is None else shuffled_batch(batch, shuffle, rng))
+            batch = shuffled_batch(batch, vocabulary, rng) if shuffle else batch
+            if kind != "all":
+                counts = vocabulary.is_token(batch["labels"]) == (kind == "speech")
+                batch |= {"labels": torch.where(counts, batch["labels"], IGNORED)}
+            nats, labels = loss(batch)
             total, num_labels = total + float(nats), num_labels + int(labels)
             if progress:
                 progress.add(size)
@@ -102,14 +125,13 @@ def held_out_nats(
 def shuffled_batch(batch: Batch, vocabulary: Vocabulary, rng: np.random.Generator) -> Batch:
     """The blocks with the tokens of each place in another order: each as frequent as before, nothing else as before."""
     ids, place, labels = (batch[name].clone() for name in ("input_ids", "place", "labels"))
-    groups, low = vocabulary.packing.num_groups, vocabulary["id_offset"]
-    is_token = (ids >= low) & (ids < low + vocabulary.packing.vocabulary)
+    groups, is_token = vocabulary.packing.num_groups, vocabulary.is_token(ids)
     own_place = torch.where(is_token, (place - 1) % groups, -1)
     for number in range(groups):
         at = torch.nonzero(own_place == number)
         order = torch.from_numpy(rng.permutation(len(at))).to(ids.device)
         ids[at[:, 0], at[:, 1]] = ids[at[order, 0], at[order, 1]]
-    follows = (labels[:, :-1] >= low) & (labels[:, :-1] < low + vocabulary.packing.vocabulary)
+    follows = vocabulary.is_token(labels[:, :-1])
     labels[:, :-1] = torch.where(follows, ids[:, 1:], labels[:, :-1])
     return batch | {"input_ids": ids, "labels": labels}
 
@@ -136,9 +158,9 @@ def entropies(runs: list[np.ndarray], vocabulary: Vocabulary) -> dict[str, float
 
 def _require_same(model: Vocabulary, blocks: Vocabulary) -> None:
     """Refuse blocks whose ids mean something else than the model's. Raises ConflictError."""
-    names = ("encoder_digest", "num_dims", "levels", "group_size", "digit_order", "id_offset")
+    names = ("encoder_digest", "num_dims", "levels", "group_size", "digit_order", "id_offset", "interleave")
     for name in names:
-        found, expected = blocks.metadata[name], model.metadata[name]
+        found, expected = blocks.metadata.get(name), model.metadata.get(name)
         if found != expected:
             what = f"blocks of other ids than the model's, {name.replace('_', ' ')}"
             raise ConflictError(what, value=found, expected=str(expected), fix="pack an archive of that tokenizer")

@@ -10,18 +10,22 @@ import torch
 from numpy.typing import NDArray
 
 from syllabary.shards.archive.packing import Packing
-from syllabary.shards.errors import ConflictError
+from syllabary.shards.blocks.blocks import IGNORED
+from syllabary.shards.errors import ConflictError, InputError
 from syllabary.workers.lm.blocks_data import Batch, Vocabulary
 from syllabary.workers.lm.directory import LoadedLm
 from syllabary.workers.lm.speech_lm import LmLoss
 
 
 def require_encoder(loaded: LoadedLm, encoder_digest: str) -> None:
-    """Refuse a model of another encoder's tokens. Raises ConflictError."""
+    """Refuse a model of another encoder's tokens. Raises ConflictError; InputError: it knows speech after text only."""
     own = str(loaded.vocabulary.metadata["encoder_digest"])
     if own != encoder_digest:
         what, fix = "a language model of another encoder's tokens", "train one on tokens of this encoder"
         raise ConflictError(what, value=own[:16], expected=encoder_digest[:16], fix=fix)
+    if loaded.vocabulary.metadata.get("interleave") == "text_to_speech":
+        what, fix = "a language model of speech that follows its text", "train one on blocks without --interleave"
+        raise InputError(what, value="text_to_speech", fix=fix)
 
 
 def utterance_bits(loaded: LoadedLm, utterances: Sequence[NDArray[np.uint16]], packing: Packing) -> float:
@@ -43,19 +47,17 @@ def utterance_bits(loaded: LoadedLm, utterances: Sequence[NDArray[np.uint16]], p
 
 def document_batches(tokens: NDArray[np.uint16], vocabulary: Vocabulary, device: torch.device) -> Iterator[Batch]:
     """Batches of one row: a document of tokens [F, G] as its blocks, each token once a label."""
-    groups, size = vocabulary.packing.num_groups, vocabulary["block_size"]
-    begin = vocabulary["separator" if vocabulary.metadata["ends"] == "separator" else "begin"]
-    labels = tokens.reshape(-1).astype(np.int64) + vocabulary["id_offset"]
-    ids = np.concatenate([[begin], labels[:-1]])
-    step = size - size % groups
-    for first in range(0, len(labels), step):
-        own = slice(first, first + step)
-        length = len(labels[own])
+    groups, before = vocabulary.packing.num_groups, vocabulary.begin
+    flat = tokens.reshape(-1).astype(np.int64) + vocabulary["id_offset"]
+    step = (vocabulary["block_size"] - len(before) + 1) // groups * groups
+    for first in range(0, len(flat), step):
+        head = before if first == 0 else (int(flat[first - 1]),)
+        labels = np.concatenate([np.full(len(head) - 1, IGNORED), flat[first : first + step]])
         columns = {
-            "input_ids": ids[own],
-            "labels": labels[own],
-            "position_ids": np.arange(length),
-            "place": np.arange(length) % groups,
-            "document_ids": np.zeros(length, np.int64),
+            "input_ids": np.concatenate([head, flat[first : first + step][:-1]]),
+            "labels": labels,
+            "position_ids": np.arange(len(labels)),
+            "place": np.maximum(np.arange(len(labels)) - len(head) + 1, 0) % groups,
+            "document_ids": np.zeros(len(labels), np.int64),
         }
         yield {name: torch.from_numpy(values[None]).to(device) for name, values in columns.items()}

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from syllabary.shards import audio, outputs, store
-from syllabary.shards.errors import ConflictError
+from syllabary.shards.errors import ConflictError, InputError
 from syllabary.workers.control.jobs import LmSampleJob
 from syllabary.workers.control.run_verb import Progress
 from syllabary.workers.lm.blocks_data import Vocabulary
@@ -23,14 +23,15 @@ STAGE = "lm-sample"
 
 
 class ValidIds(LogitsProcessor):
-    """Leaves of the logits those ids that the next place of a frame can have; documents begin with one id before it."""
+    """Leaves of the logits those ids that the next place of a frame can have; ``num_before`` ids stand before it."""
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(self, vocabulary: Vocabulary, num_before: int = 1) -> None:
         self._sizes, self._offset = vocabulary.packing.position_sizes, vocabulary["id_offset"]
+        self._num_before = num_before
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Scores [batch, ids] for what follows ``input_ids`` [batch, position]."""
-        place = (input_ids.shape[1] - 1) % len(self._sizes)
+        place = (input_ids.shape[1] - self._num_before) % len(self._sizes)
         first, stop = self._offset, self._offset + self._sizes[place]
         allowed = torch.full_like(scores, -torch.inf)
         allowed[:, first:stop] = scores[:, first:stop]
@@ -43,6 +44,7 @@ def lm_sample(job: LmSampleJob) -> dict[str, Any]:
     Raises:
         NotFoundError: there is no such model or tokenizer.
         ConflictError: the tokenizer is not the one whose tokens the model has learned.
+        InputError: the model knows speech only after its text.
     """
     device = torch.device(job.device)
     loaded, tokenizer = load_model(job.model, device), Tokenizer.load(job.tokenizer)
@@ -50,6 +52,9 @@ def lm_sample(job: LmSampleJob) -> dict[str, Any]:
     if tokenizer.encoder_digest != expected:
         what, fix = "tokenizer of another encoder", "use the tokenizer of the model's archive"
         raise ConflictError(what, value=tokenizer.encoder_digest[:16], expected=expected[:16], fix=fix)
+    if loaded.vocabulary.metadata.get("interleave") == "text_to_speech":
+        what, fix = "a model that speaks only after a text", "train one on blocks without --interleave, or with `both`"
+        raise InputError(what, value=job.model, fix=fix)
     inputs = {"encoder_digest": expected, "decoder_digest": tokenizer.decoder_digest}
     config = job.model_dump(mode="json", exclude={"model", "tokenizer", "out", "device"})
     outputs.claim(job.out, "report", inputs=inputs, config=config)
@@ -76,9 +81,9 @@ def sample_tokens(
     model: SpeechLm, vocabulary: Vocabulary, num_frames: int, temperature: float, top_p: float
 ) -> NDArray[np.uint16]:
     """Tokens uint16 [num_frames, num_groups] of a document of which nothing is given; draws from torch's generator."""
-    groups = vocabulary.packing.num_groups
-    begin = vocabulary["separator" if vocabulary.metadata["ends"] == "separator" else "begin"]
-    start = torch.full((1, 1), begin, device=model.device)
+    groups, begin = vocabulary.packing.num_groups, vocabulary.begin
+    model.num_before = len(begin) - 1
+    start = torch.tensor([begin], device=model.device)
     ids = model.generate(  # type: ignore[misc]
         start,
         attention_mask=torch.ones_like(start),
@@ -88,7 +93,7 @@ def sample_tokens(
         temperature=temperature,
         top_p=top_p,
         top_k=0,
-        logits_processor=LogitsProcessorList([ValidIds(vocabulary)]),
+        logits_processor=LogitsProcessorList([ValidIds(vocabulary, len(begin))]),
     )
-    tokens = (ids[0, 1:] - vocabulary["id_offset"]).cpu().numpy().astype(np.uint16)
+    tokens = (ids[0, len(begin) :] - vocabulary["id_offset"]).cpu().numpy().astype(np.uint16)
     return tokens.reshape(num_frames, groups)

@@ -1,8 +1,9 @@
 """A small decoder-only model of speech tokens: transformers' Llama with an embedding of the place in the frame.
 
 Its loss sees possible ids only: of a label at place g the first ``position_sizes[g]`` tokens, at place 0 also the gap
-and the end of a document. Positions of one size are multiplied with the rows of the head that they may have, so no mask
-over batch, position and vocabulary is made, and none is needed.
+and the end of a document, and where text stands beside speech its ids and what tells the two apart. Positions of one
+size are multiplied with the rows of the head that they may have, so no mask over batch, position and vocabulary is
+made, and none is needed.
 """
 
 from __future__ import annotations
@@ -17,7 +18,13 @@ from syllabary.workers.lm.blocks_data import Vocabulary
 
 
 class SpeechLm(LlamaForCausalLM):
-    """Llama whose inputs carry the place of the id that follows; ``config.num_groups`` says how many there are."""
+    """Llama whose inputs carry the place of the id that follows; ``config.num_groups`` says how many there are.
+
+    Attributes:
+        num_before: ids before the one that the first token follows, in generation; 0 after a separator alone.
+    """
+
+    num_before = 0
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__(config)
@@ -40,7 +47,8 @@ class SpeechLm(LlamaForCausalLM):
         seen = cache.get_seq_length() if cache is not None else 0
         if position_ids is None:
             position_ids = torch.arange(seen, seen + input_ids.shape[1], device=input_ids.device)[None]
-        place = position_ids[:, -input_ids.shape[1] :] % self.config.num_groups
+        spoken = position_ids[:, -input_ids.shape[1] :] - self.num_before
+        place = torch.where(spoken < 0, 0, spoken % self.config.num_groups)
         embedded = self.model.embed_tokens(input_ids) + self.place_embedding(place)
         return super().forward(inputs_embeds=embedded, position_ids=position_ids, **values)
 
@@ -71,13 +79,13 @@ class LmLoss(nn.Module):
     def __init__(self, model: SpeechLm, vocabulary: Vocabulary) -> None:
         super().__init__()
         self.model = model
-        self._vocabulary = vocabulary
+        self.vocabulary = vocabulary
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Sum of the negative log-likelihoods in nats of all labels, and their number."""
         names = ("input_ids", "position_ids", "place", "document_ids")
         hidden = self.model.hidden(*(batch[name] for name in names))
-        nats = label_nats(hidden, batch["labels"], batch["place"], self.model.lm_head.weight, self._vocabulary)
+        nats = label_nats(hidden, batch["labels"], batch["place"], self.model.lm_head.weight, self.vocabulary)
         return nats.sum(), torch.tensor(len(nats), device=nats.device)
 
 
@@ -97,6 +105,7 @@ def label_nats(hidden: Tensor, labels: Tensor, place: Tensor, head: Tensor, voca
     told = labels >= 0
     hidden, labels, place = hidden[told], labels[told], place[told]
     offset, ends = vocabulary["id_offset"], torch.tensor(vocabulary.ends, device=labels.device)
+    num_text_ids = vocabulary.num_text_ids
     found: list[Tensor] = []
     sizes = vocabulary.packing.position_sizes
     kinds: dict[tuple[int, bool], list[int]] = {}
@@ -106,9 +115,10 @@ def label_nats(hidden: Tensor, labels: Tensor, place: Tensor, head: Tensor, voca
         own = torch.isin(place, torch.tensor(places, device=place.device))
         weights, targets = head[offset : offset + size], labels[own] - offset
         if is_begin:
-            weights = torch.cat([weights, head[ends]])
+            weights = torch.cat([weights, head[:num_text_ids], head[ends]])
+            targets = torch.where(labels[own] < num_text_ids, size + labels[own], targets)
             for number, one in enumerate(vocabulary.ends):
-                targets = torch.where(labels[own] == one, size + number, targets)
+                targets = torch.where(labels[own] == one, size + num_text_ids + number, targets)
         if targets.numel() and not (int(targets.min()) >= 0 and int(targets.max()) < len(weights)):
             raise ValueError("a label that its place cannot have")
         found.append(nn.functional.cross_entropy((hidden[own] @ weights.T).float(), targets, reduction="none"))

@@ -151,9 +151,8 @@ def train_lm(
         if (step + 1) % job.checkpoint_every == 0 and step + 1 < job.num_steps and number == 0:
             _store(checkpoints, step + 1, model, optimizer, size)
     if number == 0:
-        shuffle = vocabulary if job.shuffled else None
         nats_sum, num_labels = held_out_nats(
-            loss, valid, min(_VALIDATION_BLOCKS, len(valid)), job.batch_size, device, shuffle=shuffle
+            loss, valid, min(_VALIDATION_BLOCKS, len(valid)), job.batch_size, device, shuffle=job.shuffled
         )
         save_model(store.join(run_uri, "model"), model, vocabulary, sizes)
         done = {"num_steps": job.num_steps, "valid_bits_per_token": nats_sum / num_labels / math.log(2)}
