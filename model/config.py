@@ -304,9 +304,12 @@ class IstftDecoderConfig(_SpectralStages):
 
     ``strides`` upsample from frames to STFT frames; the last one is the STFT hop in samples. All stages but the last
     are the trunk, which the bottleneck phase of stage 2 trains; the last stage and the head are the vocoder.
+    ``formant_gain`` is how far formants stand out more than they were learned, when tokens are decoded
+    (model/spectral/formants.py); 0 leaves them alone.
     """
 
     kind: Literal["istft"] = "istft"
+    formant_gain: float = Field(default=0.0, ge=0, le=2)
     channels: tuple[Count, ...] = (512, 512, 384, 384)
     strides: tuple[Count, ...] = (5, 4, 2, 160)
     num_blocks: tuple[Count, ...] = (2, 4, 4, 6)

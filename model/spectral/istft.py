@@ -25,6 +25,7 @@ from syllabary.model.initialize import unit_gain
 from syllabary.model.padding import frame_mask, stretch, valid_mask, zero_invalid
 from syllabary.model.precision import full_precision
 from syllabary.model.spectral.convnext import ChannelNorm, ConvNeXtStage
+from syllabary.model.spectral.formants import raise_formants
 from syllabary.model.spectral.pitch import PitchLayer, likeliest_hz
 from syllabary.model.spectral.source import NUM_SOURCE_CHANNELS, Source, source_channels
 
@@ -93,11 +94,13 @@ class IstftHead(nn.Module):
         mask: Bool[Tensor, "batch positions"] | None,
         pulses: Float[Tensor, "batch samples"],
         noise: Float[Tensor, "batch samples"],
+        formant_gain: float = 0.0,
     ) -> Float[Tensor, "batch samples"]:
         """``positions * hop_length`` samples; invalid positions add nothing to their neighbours."""
         shapes = self.project(self.norm(x)).float().split(self.bins, dim=1)
         with full_precision(x.device):
-            return self.stft(self._shaped(shapes, self.stft.spectra(pulses), self.stft.spectra(noise)), mask)
+            spectrum = self._shaped(shapes, self.stft.spectra(pulses), self.stft.spectra(noise))
+            return self.stft(raise_formants(spectrum, formant_gain) if formant_gain else spectrum, mask)
 
     def _shaped(self, shapes: Sequence[Tensor], pulses: Tensor, noise: Tensor) -> Tensor:
         pulse_gain, pulse_phase, noise_gain, magnitude, phase = shapes
@@ -179,17 +182,21 @@ class Vocoder(nn.Module):
         self.head = IstftHead(width, config.n_fft, stft_hop)
 
     def forward(
-        self, features: Float[Tensor, "batch channels positions"], mask: Bool[Tensor, "batch positions"] | None
+        self,
+        features: Float[Tensor, "batch channels positions"],
+        mask: Bool[Tensor, "batch positions"] | None,
+        formant_gain: float = 0.0,
     ) -> Float[Tensor, "batch samples"]:
         """``samples_per_position`` samples for each position of whole clips, or of crops of them.
 
         ``features``, as ``Trunk.with_source`` gives them, are zero at invalid positions. Near the ends of a crop
-        samples differ from those of the whole clip.
+        samples differ from those of the whole clip. Losses hear it without a ``formant_gain``, which they would undo.
         """
         finer = stretch(mask, self.stride)
         with full_precision(features.device):
             pulses, noise = self.source(features[:, -NUM_SOURCE_CHANNELS:].float())
-        return self.head(self.stage(self.up(features[:, :-NUM_SOURCE_CHANNELS]), finer), finer, pulses, noise)
+        channels = self.stage(self.up(features[:, :-NUM_SOURCE_CHANNELS]), finer)
+        return self.head(channels, finer, pulses, noise, formant_gain)
 
 
 class Generator(nn.Module):
@@ -201,6 +208,7 @@ class Generator(nn.Module):
         self.hop_length = math.prod(config.strides)
         self.context_frames = _context_frames(config)
         self.is_local = True
+        self.formant_gain = config.formant_gain
         self.trunk, self.vocoder = Trunk(config, latent_dim, sample_rate), Vocoder(config)
 
     def forward(
@@ -210,7 +218,7 @@ class Generator(nn.Module):
         frames, device = values.shape[-1], values.device
         mask = frame_mask(-(-num_samples.cpu() // self.hop_length), frames, device)
         features = self.trunk.with_source(self.trunk(values, mask), mask)
-        waveform = self.vocoder(features, stretch(mask, self.trunk.rate))
+        waveform = self.vocoder(features, stretch(mask, self.trunk.rate), self.formant_gain)
         return waveform.masked_fill(~valid_mask(num_samples, frames * self.hop_length, device), 0.0)
 
 

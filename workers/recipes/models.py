@@ -110,6 +110,9 @@ def tiny_model() -> ModelConfig:
     )
 
 
+FORMANT_GAIN = 1.0  # of spectral decoders (decision 0023)
+
+
 def _spectral(
     front_end: SpectralFrontEndConfig,
     decoder: IstftDecoderConfig,
@@ -124,7 +127,7 @@ def _spectral(
         jepa=JepaConfig(
             predictor=PredictorConfig(conv_kernel=SHORT_KERNEL, positions="rotary", reach=NEAR), mask_at="input"
         ),
-        decoder=decoder,
+        decoder=decoder.model_copy(update={"formant_gain": FORMANT_GAIN}),
         discriminator=DiscriminatorConfig(
             num_scales=0,
             spectral_ffts=(1024, 512, 256),
