@@ -38,7 +38,7 @@ def generator_of(checkpoint: Path, tokenizer: Tokenizer) -> Generator:
     generator = Generator(config, tokenizer.config.fsq.latent_dim, tokenizer.sample_rate)
     state = {}
     for part, prefix, target in (("bottleneck", "average.trunk.", "trunk."), ("vocoder", "average.", "vocoder.")):
-        found = torch.load(checkpoint / part / STATE, map_location="cpu", weights_only=False)["module"]
+        found = torch.load(checkpoint / part / STATE, map_location="cpu", weights_only=True)["module"]
         state |= {target + k.removeprefix(prefix): v for k, v in found.items() if k.startswith(prefix)}
     generator.load_state_dict(state)
     return generator.requires_grad_(False).eval()
