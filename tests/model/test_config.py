@@ -83,7 +83,7 @@ def test_the_message_names_the_value_and_the_rule(override: str, message: str) -
         ),
         (
             "model.decoder.attention_layers=[2, 0, 0, 0]",
-            "asks for 2 layers in a stage of 1 blocks; expected at most one a",
+            "asks for 2 layers in a stage of 1 blocks; expected at most one per block",
         ),
         ("model.decoder.attention_heads=3", "decoder: 256 channels do not divide into 3 heads of an even size"),
         (

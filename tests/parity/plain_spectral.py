@@ -101,4 +101,6 @@ def decode(generator: Generator, values: Tensor) -> Tensor:
         if up is trunk.ups[-1]:
             source = trunk.with_source(x, None)[:, -4:]
     pulses, noise = vocoder.source(source)
-    return vocoder.head(x, None, pulses, noise)
+    return vocoder.head(
+        x, None, pulses, noise, generator.formant_gain
+    )  # the filter: tests/model/spectral/test_formants.py
