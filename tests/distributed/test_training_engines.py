@@ -14,9 +14,10 @@ from safetensors.torch import save as to_safetensors
 
 from syllabary.model.discriminators import Discriminators
 from syllabary.model.losses import discriminator_loss
+from syllabary.workers.training import engine
 from syllabary.workers.training.codec import shares_of
 from syllabary.workers.training.data.epoch_order import Slot
-from syllabary.workers.training.engine import frozen
+from syllabary.workers.training.engine import frozen, learning_rate
 from syllabary.workers.training.rank import clip_maker
 from tests.helpers.training_testing import no_dropout, train_here, trained, training_recipe, watched
 
