@@ -63,5 +63,5 @@ def test_it_runs_to_its_end(name: str, quiet_kernel: None, tmp_path: Path) -> No
 SHOWN = {
     "1": ("5.67 s at 16000 Hz", "15 frames of 19 tokens, uint16", "480 bytes in all"),
     "2": ('"wrote": 2', '"num_new_parts": 2', '"payload_bits_per_s": 640.0'),
-    "3": ("4/4 steps", "before encoder 848d1d35b1293516 decoder 7718b6dfa17583c8", "of the digits differ"),
+    "3": ("4/4 steps", "before encoder 848d1d35b1293516 decoder ", "of the digits differ"),
 }

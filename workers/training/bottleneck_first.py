@@ -307,8 +307,13 @@ class PhasedCodecStage:
 
     def illustrate(self, step: int) -> None:
         """Reconstructions of the first held-out clips, once the vocoder has begun."""
-        if step > self._config.bottleneck_steps:
-            illustrate(self._averaged, self._setup, step, self._config.num_samples_kept)
+        if step <= self._config.bottleneck_steps:
+            return
+        generator, decoder = self._averaged.generator, self._model.decoder
+        assert isinstance(generator, Generator) and isinstance(decoder, IstftDecoderConfig)
+        generator.formant_gain = decoder.formant_gain
+        illustrate(self._averaged, self._setup, step, self._config.num_samples_kept)
+        generator.formant_gain = 0.0
 
     def publish(self) -> Mapping[str, Any]:
         """Averaged encoder and generator, the configuration they were trained by, and the head for those who go on."""
@@ -328,6 +333,7 @@ def _averaged_codec(codec: Codec, bottleneck: Bottleneck, vocoder: Vocoder) -> C
     assert isinstance(averaged.generator, Generator)
     averaged.encoder = bottleneck.encoder
     averaged.generator.trunk, averaged.generator.vocoder = bottleneck.trunk, vocoder
+    averaged.generator.formant_gain = 0.0  # validation hears what the losses hear; samples get it back
     return averaged
 
 
