@@ -26,6 +26,7 @@ from syllabary.model.codec import AnyGenerator
 from syllabary.model.convolution import SameConv1d
 from syllabary.model.encoder import Encoder
 from syllabary.model.fsq import Fsq
+from syllabary.model.spectral.formants import formant_factor
 from syllabary.model.spectral.front_end import LogSpectrum
 from syllabary.model.spectral.istft import InverseStft, IstftHead, bounded_gain
 from syllabary.model.spectral.source import NUM_SOURCE_CHANNELS, Source
@@ -67,7 +68,7 @@ class DecoderGraph(nn.Module):
         features = trunk.with_source(trunk(values, None), None)
         pulses, noise = vocoder.source(features[:, -NUM_SOURCE_CHANNELS:])
         x = vocoder.stage(vocoder.up(features[:, :-NUM_SOURCE_CHANNELS]), None)
-        return cast(Tensor, vocoder.head(x, None, pulses, noise))
+        return cast(Tensor, vocoder.head(x, None, pulses, noise, self.generator.formant_gain))
 
 
 def _hifigan(generator: hifigan.Generator, values: Float[Tensor, "1 dim frames"]) -> Float[Tensor, "1 samples"]:
@@ -172,7 +173,9 @@ class _RealIstftHead(nn.Module):
         envelope = stft.window.double().square().view(n_fft // hop, hop).sum(dim=0)
         self.register_buffer("envelope", envelope.float())
 
-    def forward(self, x: Tensor, mask: None, pulses: Tensor, noise: Tensor) -> Float[Tensor, "batch samples"]:
+    def forward(
+        self, x: Tensor, mask: None, pulses: Tensor, noise: Tensor, formant_gain: float
+    ) -> Float[Tensor, "batch samples"]:
         """``positions * hop_length`` samples."""
         shapes = self.project(self.norm(x)).split(self.bins, dim=1)
         pulse_gain, pulse_phase, noise_gain, magnitude, phase = shapes
@@ -183,6 +186,9 @@ class _RealIstftHead(nn.Module):
         gain = bounded_gain(noise_gain)
         real = filter_real * pulse_real - filter_imaginary * pulse_imaginary + gain * noise_real + real
         imaginary = filter_real * pulse_imaginary + filter_imaginary * pulse_real + gain * noise_imaginary + imaginary
+        if formant_gain:
+            factor = formant_factor(real.square() + imaginary.square(), formant_gain)
+            real, imaginary = factor * real, factor * imaginary
         return self._inverted(torch.cat([real, imaginary], dim=1))
 
     def _inverted(self, spectrum: Float[Tensor, "batch bins2 positions"]) -> Float[Tensor, "batch samples"]:

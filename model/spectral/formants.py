@@ -25,12 +25,16 @@ def raise_formants(
     spectrum: Complex[Tensor, "batch bins positions"], gain: float
 ) -> Complex[Tensor, "batch bins positions"]:
     """The spectra with peaks raised and valleys lowered by ``gain`` times their height, at the same energy."""
-    power = spectrum.real.square() + spectrum.imag.square()
+    return spectrum * formant_factor(spectrum.real.square() + spectrum.imag.square(), gain)
+
+
+def formant_factor(power: Float[Tensor, "batch bins positions"], gain: float) -> Float[Tensor, "batch bins positions"]:
+    """What spectra of that power are multiplied by."""
     log_magnitude = (power + _LEAST_POWER).log() / 2
     height = _smoothed(log_magnitude, NARROW) - _smoothed(log_magnitude, WIDE)
     factor = (gain * height).clamp(-_MOST, _MOST).exp()
     energy, filtered = power.sum(dim=1, keepdim=True), (power * factor.square()).sum(dim=1, keepdim=True)
-    return spectrum * (factor * (energy / (filtered + _LEAST_POWER)).sqrt())
+    return factor * (energy / (filtered + _LEAST_POWER)).sqrt()
 
 
 def _smoothed(
