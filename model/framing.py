@@ -92,17 +92,3 @@ class Framing:
             keep_stop = min(keep_start + window, num_frames)
             spans.append(Span(keep_stop - window, keep_stop, keep_start, keep_stop))
         return tuple(spans)
-
-    def decode_chunks(self, num_frames: int, context_frames: int) -> tuple[Span, ...]:
-        """The chunks in which tokens are decoded: ``window_frames`` kept frames each, with ``context_frames`` on either
-        side, as many as a sample of the generator depends on, so that chunks join without a seam."""
-        window = self.window_frames
-        return tuple(
-            Span(
-                max(0, start - context_frames),
-                min(start + window + context_frames, num_frames),
-                start,
-                min(start + window, num_frames),
-            )
-            for start in range(0, num_frames, window)
-        )

@@ -29,7 +29,7 @@ from syllabary.model.fsq import Fsq
 from syllabary.model.spectral.formants import formant_factor
 from syllabary.model.spectral.front_end import LogSpectrum
 from syllabary.model.spectral.istft import InverseStft, IstftHead, bounded_gain
-from syllabary.model.spectral.source import NUM_SOURCE_CHANNELS, Source
+from syllabary.model.spectral.source import Source
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -66,9 +66,7 @@ class DecoderGraph(nn.Module):
             return _hifigan(self.generator, values)
         trunk, vocoder = self.generator.trunk, self.generator.vocoder
         features = trunk.with_source(trunk(values, None), None)
-        pulses, noise = vocoder.source(features[:, -NUM_SOURCE_CHANNELS:])
-        x = vocoder.stage(vocoder.up(features[:, :-NUM_SOURCE_CHANNELS]), None)
-        return cast(Tensor, vocoder.head(x, None, pulses, noise, self.generator.formant_gain))
+        return cast(Tensor, vocoder(features, None, self.generator.formant_gain))
 
 
 def _hifigan(generator: hifigan.Generator, values: Float[Tensor, "1 dim frames"]) -> Float[Tensor, "1 samples"]:

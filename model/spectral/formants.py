@@ -13,10 +13,8 @@ import torch.nn.functional as F
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-NARROW, WIDE = (
-    0.035,
-    0.25,
-)  # shares of half the sample rate: at 16 kHz 280 Hz, wider than a harmonic's distance, and 2 kHz
+# Shares of half the sample rate; at 16 kHz 280 Hz, which is more than harmonics are apart, and 2 kHz.
+NARROW, WIDE = 0.035, 0.25
 _MOST = 1.5  # nepers, 13 dB either way
 _LEAST_POWER = 1e-12
 

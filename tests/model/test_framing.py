@@ -29,15 +29,6 @@ def test_encode_windows_cover_once_and_never_exceed_the_window(window: int, num_
     assert all(0 <= span.start <= span.keep_start < span.keep_stop <= span.stop <= num_frames for span in spans)
 
 
-@given(st.integers(1, 50), st.integers(1, 400), st.integers(0, 20))
-def test_decode_chunks_cover_once_with_context(window: int, num_frames: int, context: int) -> None:
-    spans = Framing(10, (10,), float(window)).decode_chunks(num_frames, context)
-    assert [f for span in spans for f in range(span.keep_start, span.keep_stop)] == list(range(num_frames))
-    for span in spans:
-        assert span.start == max(0, span.keep_start - context)
-        assert span.stop == min(num_frames, span.keep_start + window + context)
-
-
 def test_negative_length_is_refused() -> None:
     with pytest.raises(ValueError, match="num_samples is -1; expected 0 or more"):
         Framing(16_000, (8, 8)).num_frames(-1)

@@ -10,9 +10,9 @@ import torch
 
 from syllabary.model import hifigan
 from syllabary.model.config import HifiganDecoderConfig, IstftDecoderConfig
-from syllabary.model.framing import Framing
 from syllabary.model.spectral import istft
 from syllabary.workers.recipes.recipe import resolve
+from syllabary.workers.tokenizer.streaming import decoded_chunks
 from tests.helpers.small_models import CONFIGS
 
 DIM, SAMPLE_RATE = 4, 1600
@@ -104,14 +104,9 @@ def test_chunks_with_the_context_join_without_a_seam(name: str) -> None:
     whole = generator(values, torch.tensor([values.shape[-1] * hop]))[0].detach()
 
     def worst(context_frames: int) -> float:
-        framing = Framing(hop, (hop,), window_s=float(context))  # chunks of as many frames as the context has
-        seams = []
-        for chunk in framing.decode_chunks(values.shape[-1], context_frames):
-            part = values[..., chunk.start : chunk.stop]
-            found = generator(part, torch.tensor([part.shape[-1] * hop]))[0]
-            kept = found[(chunk.keep_start - chunk.start) * hop : (chunk.keep_stop - chunk.start) * hop]
-            seams.append((kept - whole[chunk.keep_start * hop : chunk.keep_stop * hop]).abs().max())
-        return float(torch.stack(seams).max().detach())
+        generator.context_frames = context_frames
+        joined = torch.cat(list(decoded_chunks([values], generator, chunk_frames=context)))
+        return float((joined - whole).abs().max().detach())
 
     scale = float(whole.abs().max())
     assert worst(context) < 5e-5 * scale

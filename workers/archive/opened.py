@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from syllabary.shards import outputs, store
 from syllabary.shards.archive.parts import ArchiveFormat, list_values, row_tokens
 from syllabary.shards.archive.reader import ArchiveReader
 from syllabary.shards.archive.where import Condition, parse_where
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from syllabary.workers.tokenizer.tokenizer import Tokenizer
 
 _ROWS_AT_ONCE = 256  # as Python objects
-_CONFIG, _DECODER = "config.json", "decoder.safetensors"
 
 
 class Sound(NamedTuple):
@@ -199,17 +197,13 @@ class Archive:
         Raises:
             NotFoundError: there is neither.
         """
+        from syllabary.workers.tokenizer.directory import at_hand
         from syllabary.workers.tokenizer.tokenizer import Tokenizer
 
         if self._whole is not self:
             return self._whole.tokenizer
-        own = store.join(self.uri, "tokenizer")
-        if store.exists(store.join(own, _DECODER)):
-            return Tokenizer.load(own)
-        for name in store.builtin_names():
-            described = outputs.read_json(store.join(f"{store.BUILTIN}{name}", _CONFIG))
-            if described["encoder_digest"] == self.format.encoder_digest:
-                return Tokenizer.load(f"{store.BUILTIN}{name}")
+        if uri := at_hand(self.uri, self.format.encoder_digest):
+            return Tokenizer.load(uri)
         digest, fix = self.format.encoder_digest[:16], "give to_audio(tokenizer=...) one trained with that encoder"
         raise NotFoundError("no tokenizer at hand has the archive's encoder, digest", value=digest, fix=fix)
 

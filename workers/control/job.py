@@ -87,7 +87,6 @@ LanguageModel = Annotated[
 EncoderRun = Annotated[
     str, Shown(uri="s3://bucket/run/pretrain"), Field(description="URI of the stage-1 run; none begins untrained.")
 ]
-CodecRun = Annotated[str, Shown(uri="s3://bucket/run/codec"), Field(description="URI of the stage-2 run.")]
 NumWorkers = Annotated[
     int | None,
     Shown(option="--workers"),

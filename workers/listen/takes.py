@@ -22,8 +22,8 @@ from syllabary.shards import audio, store
 from syllabary.shards.archive.parts import SOURCE_SUFFIX, ArchiveFormat
 from syllabary.shards.dataset import index, wds
 from syllabary.shards.errors import DamageError, FormatError, InputError, NotFoundError
-from syllabary.shards.outputs import read_json
 from syllabary.workers.listen.catalogue import Catalogue, Row
+from syllabary.workers.tokenizer.directory import at_hand, stated_encoder_digest
 from syllabary.workers.tokenizer.tokenizer import Tokenizer
 
 Sound = NDArray[np.int16]
@@ -159,19 +159,13 @@ def tokenizer_of(archive: str, form: ArchiveFormat, given: str | None) -> tuple[
         InputError: the one given has another encoder.
     """
     if given is not None:
-        if _digest(given) != form.encoder_digest:
-            found, fix = _digest(given)[:16], "give the one that the archive was made with, or leave --tokenizer out"
-            raise InputError("the tokenizer is another one", value=found, expected=form.encoder_digest[:16], fix=fix)
+        if (found := stated_encoder_digest(given)) != form.encoder_digest:
+            fix = "give the one that the archive was made with, or leave --tokenizer out"
+            raise InputError(
+                "the tokenizer is another one", value=found[:16], expected=form.encoder_digest[:16], fix=fix
+            )
         return given, ""
-    own = store.join(archive, "tokenizer")
-    if store.exists(store.join(own, "decoder.safetensors")) and _digest(own) == form.encoder_digest:
-        return own, ""
-    for name in store.builtin_names():
-        if _digest(store.BUILTIN + name) == form.encoder_digest:
-            return store.BUILTIN + name, ""
+    if uri := at_hand(archive, form.encoder_digest):
+        return uri, ""
     want = f"give --tokenizer: the one whose encoder digest begins with {form.encoder_digest[:16]}"
     return "", f"Nothing can be heard: neither the archive nor the package holds its tokenizer; {want}"
-
-
-def _digest(tokenizer: str) -> str:
-    return str(read_json(store.join(tokenizer, "config.json")).get("encoder_digest", ""))

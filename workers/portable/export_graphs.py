@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -82,11 +81,11 @@ def export_graphs(tokenizer: str, out: str, form: Form) -> dict[str, Any]:
 def _require_portable(files: TokenizerFiles) -> None:
     if files.config.encoder.precision != "fp32":
         raise InputError("export of an encoder in", value=files.config.encoder.precision, expected="fp32")
-    if not make_generator_of(files).is_local:
+    if not _empty_generator(files).is_local:
         raise InputError("export of a decoder with gates over whole clips", fix="train one with decoder.daam=false")
 
 
-def make_generator_of(files: TokenizerFiles) -> Any:
+def _empty_generator(files: TokenizerFiles) -> Any:
     """The generator without its weights."""
     with torch.device("meta"):
         return make_generator(files.config)
@@ -104,7 +103,7 @@ def _about(files: TokenizerFiles, form: Form) -> dict[str, Any]:
         "hop_length": config.framing.hop_length,
         "loudness_dbfs": config.encoder.loudness_dbfs,
         "window_frames": config.framing.window_frames,
-        "context_frames": make_generator_of(files).context_frames,
+        "context_frames": _empty_generator(files).context_frames,
         "num_dims": packing.num_dims,
         "levels": packing.levels,
         "packing": str(packing),
@@ -174,10 +173,7 @@ def _onnx(graph: nn.Module, example: Tensor, shape: dict[int, Any]) -> bytes:
 def _exported(graph: nn.Module, example: Tensor, shape: dict[int, Any]) -> bytes:
     program = torch.export.export(graph, (example,), dynamic_shapes=(shape,), strict=False)
     buffer = io.BytesIO()
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "graph.pt2"
-        torch.export.save(program, path)
-        buffer.write(path.read_bytes())
+    torch.export.save(program, buffer)
     return buffer.getvalue()
 
 

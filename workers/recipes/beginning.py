@@ -55,8 +55,9 @@ def described(uri: str) -> tuple[Kind, dict[str, Any]]:
     return kind, validate(description).model.model_dump(mode="json")
 
 
-def require_fitting(uri: str, part: Part, trained: Mapping[str, Any], recipe: Recipe) -> None:
-    """Refuse weights of another architecture: ``trained`` is the configuration of their encoder or decoder.
+def require_fitting(uri: str, part: Part, trained: Mapping[str, Any], recipe: Recipe, option: str = "init") -> None:
+    """Refuse weights of another architecture: ``trained`` is the configuration of their encoder or decoder, ``option``
+    what named them.
 
     Raises:
         ConfigError: it is not the recipe's; names the first value that differs.
@@ -67,5 +68,5 @@ def require_fitting(uri: str, part: Part, trained: Mapping[str, Any], recipe: Re
             raise ConfigError(
                 f"model.{part}.{key} is {wanted.get(key)!r}, but the {part} at {uri} was trained with "
                 f"{trained.get(key)!r}",
-                fix="use the recipe it was trained with, or begin with nothing (--init none)",
+                fix=f"use the recipe it was trained with, or begin with nothing (--{option} none)",
             )

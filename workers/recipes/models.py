@@ -23,6 +23,7 @@ from syllabary.model.config import (
 SAMPLE_RATE_16K = 16_000
 STRIDES_16K = (8, 8, 5, 5, 4)
 SHORT_KERNEL = 7  # of the Conformers' depthwise convolutions: a clip has 12 to 38 frames, the paper's kernel 31
+FORMANT_GAIN = 1.0  # of spectral decoders (decision 0023)
 NEAR = 12  # frames on either side that a Conformer attends to: no farther than a training clip of 6 s shows it
 
 
@@ -108,9 +109,6 @@ def tiny_model() -> ModelConfig:
         channel_divisor=16,
         window_s=6.0,
     )
-
-
-FORMANT_GAIN = 1.0  # of spectral decoders (decision 0023)
 
 
 def _spectral(

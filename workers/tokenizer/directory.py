@@ -230,6 +230,22 @@ def copy_tokenizer(uri: str, target: str, digests: Digests) -> None:
     store.publish_bytes(store.join(target, CONFIG), store.read_bytes(store.join(uri, CONFIG)))
 
 
+def at_hand(archive: str, encoder_digest: str) -> str | None:
+    """URI of a tokenizer with that encoder: the archive's own where it holds the weights, else a builtin; None for
+    neither."""
+    own = store.join(archive, "tokenizer")
+    places = [own] if store.exists(store.join(own, DECODER)) else []
+    for uri in (*places, *(store.BUILTIN + name for name in store.builtin_names())):
+        if stated_encoder_digest(uri) == encoder_digest:
+            return uri
+    return None
+
+
+def stated_encoder_digest(uri: str) -> str:
+    """What a tokenizer directory says of its encoder, without reading weights; empty where it says nothing."""
+    return str(read_json(store.join(uri, CONFIG)).get("encoder_digest", ""))
+
+
 def load_mel_head(uri: str) -> dict[str, Tensor]:
     """The mel head that the tokenizer's training ended with, in fp32; empty where there is none. Raises DamageError."""
     stated = _read_description(uri).get("mel_head_digest")

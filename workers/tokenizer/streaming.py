@@ -26,9 +26,9 @@ def decoded_chunks(
 ) -> Iterator[Float[Tensor, "samples"]]:
     """The waveform of values that come in pieces of any number of frames, ``chunk_frames`` at a time.
 
-    A chunk is computed as soon as the ``generator.context_frames`` frames behind it are there, and is exactly what
-    ``Framing.decode_chunks`` makes of the whole. DAAM gates in a generator see a whole chunk; such chunks are faded
-    into one another over one frame.
+    A chunk is computed as soon as the ``generator.context_frames`` frames behind it are there, with as many before it:
+    as far as a sample depends on, so that chunks join without a seam. DAAM gates in a generator see a whole chunk; such
+    chunks are faded into one another over one frame.
     """
     hop, context = generator.hop_length, generator.context_frames
     fade = 0 if generator.is_local else hop

@@ -89,7 +89,10 @@ class PhasedCodecStage:
         self._discriminators = Discriminators(self._model.discriminator).to(setup.device)
         self._mel = bottleneck_mel(self._model).to(setup.device)
         self._mels = mel_windows(self._model.losses, self._model.encoder.sample_rate, setup.device)
-        self._averaged = _averaged_codec(codec, self._bottleneck.average, self._vocoder.average)
+        averages = self._bottleneck.average, self._vocoder.average
+        # Validation hears what losses hear; samples have the formants that decoding will give them.
+        self._averaged = _averaged_codec(codec, *averages, formant_gain=0.0)
+        self._played = _averaged_codec(codec, *averages, formant_gain=decoder.formant_gain)
         self.engines: Mapping[str, Any] = self._build_engines()
 
     def _build_engines(self) -> dict[str, Any]:
@@ -307,13 +310,8 @@ class PhasedCodecStage:
 
     def illustrate(self, step: int) -> None:
         """Reconstructions of the first held-out clips, once the vocoder has begun."""
-        if step <= self._config.bottleneck_steps:
-            return
-        generator, decoder = self._averaged.generator, self._model.decoder
-        assert isinstance(generator, Generator) and isinstance(decoder, IstftDecoderConfig)
-        generator.formant_gain = decoder.formant_gain
-        illustrate(self._averaged, self._setup, step, self._config.num_samples_kept)
-        generator.formant_gain = 0.0
+        if step > self._config.bottleneck_steps:
+            illustrate(self._played, self._setup, step, self._config.num_samples_kept)
 
     def publish(self) -> Mapping[str, Any]:
         """Averaged encoder and generator, the configuration they were trained by, and the head for those who go on."""
@@ -327,13 +325,13 @@ class PhasedCodecStage:
         return [(first, "vocoder"), (first + self._config.vocoder.discriminator_start_step, "discriminators")]
 
 
-def _averaged_codec(codec: Codec, bottleneck: Bottleneck, vocoder: Vocoder) -> Codec:
+def _averaged_codec(codec: Codec, bottleneck: Bottleneck, vocoder: Vocoder, *, formant_gain: float) -> Codec:
     """A codec around averaged weights, which stay the very tensors that follow."""
     averaged: Codec = copy.deepcopy(codec).requires_grad_(False).eval()
     assert isinstance(averaged.generator, Generator)
     averaged.encoder = bottleneck.encoder
     averaged.generator.trunk, averaged.generator.vocoder = bottleneck.trunk, vocoder
-    averaged.generator.formant_gain = 0.0  # validation hears what the losses hear; samples get it back
+    averaged.generator.formant_gain = formant_gain
     return averaged
 
 

@@ -115,7 +115,7 @@ def encoder_digest(job: TrainCodecJob, recipe: Recipe) -> str:
         raise InputError(
             "the stage-1 run is not complete", value=encoder_uri, fix="run `syllabary pretrain` again first: it resumes"
         )
-    require_fitting(encoder_uri, "encoder", claim["config"]["encoder"], recipe)
+    require_fitting(encoder_uri, "encoder", claim["config"]["encoder"], recipe, option="encoder")
     return sha256_of(store.join(encoder_uri, "encoder.safetensors"))
 
 
