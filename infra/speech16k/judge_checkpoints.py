@@ -2,8 +2,9 @@
 
     python -m infra.speech16k.judge_checkpoints TOKENIZER SHARDS RUN CHECKPOINT... [--limit N]
 
-TOKENIZER is what RUN began with: its encoder makes the tokens, its decoder is step 0. A CHECKPOINT is a folder
-``step-<number>`` of RUN, or a copy of one. Judged on one held-out utterance each of the first N speakers.
+TOKENIZER is what RUN began with: its encoder makes the tokens, its decoder is step 0, and all have its formant gain. A
+CHECKPOINT is a folder ``step-<number>`` of RUN, or a copy of one. Judged on one held-out utterance each of the first N
+speakers.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from pystoi import stoi
 
 from infra.speech16k.make_curve import hours_of
-from syllabary.model.config import IstftDecoderConfig
+from syllabary.model.codec import make_generator
 from syllabary.model.spectral.istft import Generator
 from syllabary.shards import audio
 from syllabary.shards.dataset import index, wds
@@ -33,9 +34,8 @@ Decode = Callable[[NDArray[np.uint16], int], NDArray[np.float32]]
 
 def generator_of(checkpoint: Path, tokenizer: Tokenizer) -> Generator:
     """The averaged trunk and vocoder of a checkpoint of a training by its bottleneck first."""
-    config = tokenizer.config.decoder
-    assert isinstance(config, IstftDecoderConfig)
-    generator = Generator(config, tokenizer.config.fsq.latent_dim, tokenizer.sample_rate)
+    generator = make_generator(tokenizer.config)
+    assert isinstance(generator, Generator)
     state = {}
     for part, prefix, target in (("bottleneck", "average.trunk.", "trunk."), ("vocoder", "average.", "vocoder.")):
         found = torch.load(checkpoint / part / STATE, map_location="cpu", weights_only=True)["module"]
