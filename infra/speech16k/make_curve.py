@@ -79,9 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             panels.append((title, [(asked.before + float(row["hours"]), float(row[name])) for row in rows]))
     lines = [f"{title},{hours:.3f},{value:.4f}\n" for title, points in panels for hours, value in points]
     store.publish_bytes(str(asked.out / "speech16k-curve.png"), draw(panels))
-    store.publish_bytes(
-        str(asked.out / "speech16k-curve.csv"), "".join(["figure,cpu_hours,value\n", *lines]).encode()
-    )
+    store.publish_bytes(str(asked.out / "speech16k-curve.csv"), "".join(["figure,cpu_hours,value\n", *lines]).encode())
 
 
 if __name__ == "__main__":
