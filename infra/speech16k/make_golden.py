@@ -27,7 +27,7 @@ from syllabary.workers.tokenizer.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parent.parent.parent
 SOUNDS, FOLDER = ROOT / "docs" / "sounds", ROOT / "tests" / "golden" / "builtin"
-NARROW = 1e-5  # latents of one CPU's instruction sets differ by less (infra/benchmarks/instruction_sets.py)
+NARROW = 1e-5  # latents of one CPU's instruction sets differ by less (infra/benchmarks/studies/instruction_sets.py)
 HELD_BY_NOBODY = "?"
 
 

@@ -1,6 +1,6 @@
 """How many small faults the tests notice: random changes of the code, one at a time, each against its own tests.
 
-    python -m infra.benchmarks.mutations --out FOLDER [--count 100] [--seed 0] [--limit-s 90]
+    python -m infra.benchmarks.studies.mutations --out FOLDER [--count 100] [--seed 0] [--limit-s 90]
 
 A change is a flipped comparison, a number off by one, another operator, a condition turned round, or a statement left
 out, somewhere in ``TARGETS``. It is made in a copy of the project below FOLDER, never here. Messages of errors and log
@@ -37,7 +37,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent.parent
 # What is changed, and the tests that concern it.
 TARGETS = {
     "shards": ("tests/shards", "tests/property", "tests/workers/archive"),

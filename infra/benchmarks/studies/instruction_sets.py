@@ -1,6 +1,6 @@
 """How many digits differ between two instruction sets of this CPU, and by how much the latents do.
 
-    python infra/benchmarks/instruction_sets.py SPEECH [--recipe small] [--clips 260] [--seconds 8]
+    python infra/benchmarks/studies/instruction_sets.py SPEECH [--recipe small] [--clips 260] [--seconds 8]
 
 The same clips of SPEECH, a folder of FLAC, through the same random weights in two processes: one as the machine is,
 one with SSE4.1 alone. Prints both counts; the digits that differ are luck by their number, not a promise.

@@ -1,6 +1,7 @@
 """Whether stage 1 helps stage 2: the bottleneck from a stage-1 encoder and from nothing, at equal CPU time.
 
-    python infra/benchmarks/warm_start.py SHARDS OUT [--recipe tiny] [--seeds 3] [--pretrain-steps 150] [--steps 400]
+    python infra/benchmarks/studies/warm_start.py SHARDS OUT [--recipe tiny] [--seeds 3] [--pretrain-steps 150]
+        [--steps 400]
 
 For each seed: `pretrain`, `train-codec` from its encoder, and `train-codec` from nothing, all of one rank. A pilot of
 both stages measures a step of each, so that the cold run has as many steps more as stage 1 took time. Only the first

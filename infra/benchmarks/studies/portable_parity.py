@@ -1,4 +1,6 @@
-"""Digits and sound of an exported tokenizer against the tokenizer: python infra/benchmarks/portable_parity.py SPEECH.
+"""Digits and sound of an exported tokenizer against the tokenizer.
+
+    python infra/benchmarks/studies/portable_parity.py SPEECH
 
 Of ``--count`` utterances of at most 10 s, spread over the folder, by the reader that the export ships: every frame
 whose digits differ, with its margin, every utterance whose sound differs by more than 1e-4, and the time of both.

@@ -1,7 +1,8 @@
 """How much of the signal is left at each depth of an encoder: share of variance that lies between clips at one place.
 
-    python infra/benchmarks/variance_by_layer.py --shards URI [--recipes small fast16k] [--run RUN] [--json OUT.json]
-    python infra/benchmarks/variance_by_layer.py --draw OUT.png --json BEFORE.json AFTER.json
+    python infra/benchmarks/studies/variance_by_layer.py --shards URI [--recipes small fast16k] [--run RUN]
+        [--json OUT.json]
+    python infra/benchmarks/studies/variance_by_layer.py --draw OUT.png --json BEFORE.json AFTER.json
 
 Untrained encoders of the recipes (or the trained one of ``--run``) hear held-out clips of equal length at the model's
 loudness. After each stage of the front end and each Conformer layer the variance over clips and places is divided into

@@ -1,6 +1,6 @@
 """Linear probes on frozen latents: who speaks, and what sounds. Used by bench_jepa_ablation.py, and by itself:
 
-    python infra/benchmarks/latent_probes.py --shards URI RUN [RUN ...]
+    python infra/benchmarks/studies/latent_probes.py --shards URI RUN [RUN ...]
 
 prints a line each for stage-1 or stage-2 runs, for the same encoder untrained, and for the log-mel spectrum itself.
 
