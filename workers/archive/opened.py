@@ -191,11 +191,11 @@ class Archive:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer that makes sound of the tokens: the archive's own where its weights lie beside them, else the
-        builtin of its encoder digest.
+        """The tokenizer that makes sound of the tokens, by their encoder's digest: the archive's own where it holds the
+        weights, the run's that it belongs to, or a builtin.
 
         Raises:
-            NotFoundError: there is neither.
+            NotFoundError: there is none.
         """
         from syllabary.workers.tokenizer.directory import at_hand
         from syllabary.workers.tokenizer.tokenizer import Tokenizer

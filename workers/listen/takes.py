@@ -153,7 +153,7 @@ def _fitting(row: Row, samples: audio.Samples, rate: int) -> Sound:
 def tokenizer_of(archive: str, form: ArchiveFormat, given: str | None) -> tuple[str, str]:
     """URI of the tokenizer that an archive's tokens are of, or an empty text and what to do in one line.
 
-    Looked at are what the user gives, what the archive keeps beside its tokens, and what ships with the package.
+    Looked at are what the user gives, what the archive keeps, what its run has made, and what ships with the package.
 
     Raises:
         InputError: the one given has another encoder.
@@ -168,4 +168,4 @@ def tokenizer_of(archive: str, form: ArchiveFormat, given: str | None) -> tuple[
     if uri := at_hand(archive, form.encoder_digest):
         return uri, ""
     want = f"give --tokenizer: the one whose encoder digest begins with {form.encoder_digest[:16]}"
-    return "", f"Nothing can be heard: neither the archive nor the package holds its tokenizer; {want}"
+    return "", f"Nothing can be heard: neither the archive, nor its run, nor the package holds its tokenizer; {want}"

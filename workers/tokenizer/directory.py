@@ -231,10 +231,11 @@ def copy_tokenizer(uri: str, target: str, digests: Digests) -> None:
 
 
 def at_hand(archive: str, encoder_digest: str) -> str | None:
-    """URI of a tokenizer with that encoder: the archive's own where it holds the weights, else a builtin; None for
-    neither."""
-    own = store.join(archive, "tokenizer")
-    places = [own] if store.exists(store.join(own, DECODER)) else []
+    """URI of a tokenizer with that encoder: the archive's own where it holds the weights, the one beside it in a run's
+    folder, or a builtin; None for none."""
+    beside = archive.rstrip("/").rpartition("/")[0] or "."
+    places = [uri for uri in (store.join(folder, "tokenizer") for folder in (archive, beside))
+              if store.exists(store.join(uri, DECODER))]  # fmt: skip
     for uri in (*places, *(store.BUILTIN + name for name in store.builtin_names())):
         if stated_encoder_digest(uri) == encoder_digest:
             return uri

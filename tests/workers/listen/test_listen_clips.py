@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import shutil
 import wave
 from pathlib import Path
 
@@ -171,9 +172,11 @@ def test_no_name_of_an_archive_leads_out_of_the_folder(tmp_path: Path, source: s
         from_folder(str(inside))(ROWS[0] | {"recording_id": "x", "source": source, "crc32c": 1})
 
 
-def test_the_tokenizer_is_found_by_the_archives_digest(base: Path, shown: Shown) -> None:
+def test_the_tokenizer_is_found_by_the_archives_digest(base: Path, shown: Shown, tmp_path: Path) -> None:
     archive, form = str(base / "archive"), shown.catalogue.reader.format
-    assert tokenizer_of(archive, form, str(base / "tokenizer")) == (str(base / "tokenizer"), "")
+    for given in (str(base / "tokenizer"), None):  # the one of the run, too
+        assert tokenizer_of(archive, form, given) == (str(base / "tokenizer"), "")
+    archive = shutil.copytree(archive, tmp_path / "alone").as_posix()
     uri, missing = tokenizer_of(archive, form, None)
     assert uri == "" and form.encoder_digest[:16] in missing and "--tokenizer" in missing and "\n" not in missing
     with pytest.raises(InputError, match="another one"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import re
+import shutil
 import socket
 import wave
 from pathlib import Path
@@ -247,8 +248,11 @@ def test_names_and_titles_are_shown_and_not_run(shown: Shown) -> None:
     assert page.count("<script") == 1 and " style=" not in page and " on" not in re.sub(r">[^<]*<", "><", page)
 
 
-def test_without_its_tokenizer_an_archive_is_looked_at_and_the_page_says_what_to_give(base: Path) -> None:
-    looked_at = prepare(ListenJob(archive=str(base / "archive")))
+def test_without_its_tokenizer_an_archive_is_looked_at_and_the_page_says_what_to_give(
+    base: Path, tmp_path: Path
+) -> None:
+    alone = shutil.copytree(base / "archive", tmp_path / "alone")
+    looked_at = prepare(ListenJob(archive=str(alone)))
     client = client_of(looked_at)
     assert "give --tokenizer" in client.get("/").text
     told = client.get("/api/archive").json()
