@@ -1,10 +1,11 @@
 """How far more hours would go: what a training heard of held-out speech against its CPU-hours, on a logarithmic axis.
 
-    python -m infra.speech16k.make_curve --bottleneck RUN --out DOCS [--judged FILE] [--before HOURS]
+    python -m infra.speech16k.make_curve --bottleneck RUN [--bottleneck RUN] --out DOCS [--judged FILE HOURS] ...
 
-RUN is the output of the run, of one rank of one thread, that trained the bottleneck: its log-mel distance is drawn.
-FILE (CSV: step, hours, estoi, distill_mos) is what `judge_checkpoints` printed of a later run, which began when HOURS
-were spent. DOCS receives ``speech16k-curve.png`` and the same numbers as ``speech16k-curve.csv``.
+RUN is the output of a run, of one rank of one thread, that trained the bottleneck, each going on from the one before:
+the log-mel distance is drawn against the hours of all of them. FILE (CSV: step, hours, estoi, distill_mos) is what
+`judge_checkpoints` printed of a decoder's run, which began when HOURS had been spent on everything before it. DOCS
+receives ``speech16k-curve.png`` and the same numbers as ``speech16k-curve.csv``.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from syllabary.shards import store
 from syllabary.workers.training.history import METRICS, TIMINGS, History, Split
 
 SECONDS_AN_HOUR = 3600.0
+Line = list[tuple[float, float]]
 
 
 def series_of(run: str, file: str, split: Split, name: str) -> list[tuple[int, float]]:
@@ -39,22 +41,36 @@ def hours_of(run: str) -> dict[int, float]:
     return hours
 
 
-def curve_of(run: str, name: str) -> list[tuple[float, float]]:
-    """(CPU-hours, value) of each validation after the first step."""
-    hours = hours_of(run)
-    return [(hours[step], value) for step, value in series_of(run, METRICS, "valid", name) if step in hours]
+def curve_of(runs: Sequence[str], name: str) -> list[Line]:
+    """A line per run of (CPU-hours, value) of each validation after its first step; hours go on from run to run."""
+    lines, before = [], 0.0
+    for run in runs:
+        hours = hours_of(run)
+        lines.append([(before + hours[s], value) for s, value in series_of(run, METRICS, "valid", name) if s in hours])
+        before += max(hours.values())
+    return lines
 
 
-def draw(panels: Sequence[tuple[str, list[tuple[float, float]]]]) -> bytes:
+def judged(files: Sequence[tuple[str, str]], name: str) -> list[Line]:
+    """A line per file of (CPU-hours, value) of its checkpoints; a file comes with the hours before it."""
+    lines = []
+    for file, before in files:
+        with Path(file).open() as rows:
+            lines.append([(float(before) + float(row["hours"]), float(row[name])) for row in csv.DictReader(rows)])
+    return lines
+
+
+def draw(panels: Sequence[tuple[str, list[Line]]]) -> bytes:
     """The figures side by side, as PNG."""
     matplotlib.use("agg")
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(1, len(panels), figsize=(4 * len(panels), 3), layout="constrained", squeeze=False)
-    for axis, (title, points) in zip(axes[0], panels, strict=True):
-        axis.semilogx(*zip(*points, strict=True), marker="o", color="#2b6cb0")
+    for axis, (title, lines) in zip(axes[0], panels, strict=True):
+        for line in lines:
+            axis.semilogx(*zip(*line, strict=True), marker="o", color="#2b6cb0")
         axis.set(title=title, xlabel="CPU-hours")
-        shown = [points[0][0], points[len(points) // 2][0], points[-1][0]]  # a logarithm's own ticks overlap
+        shown = sorted({line[at][0] for line in lines for at in (0, -1)})  # a logarithm's own ticks overlap
         axis.set_xticks(shown, [f"{hours:.2f}" for hours in shown])
         axis.xaxis.set_minor_formatter("")
         axis.grid(visible=True, which="both", alpha=0.3)
@@ -67,17 +83,17 @@ def draw(panels: Sequence[tuple[str, list[tuple[float, float]]]]) -> bytes:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Draw and write."""
     parser = argparse.ArgumentParser(description="How far more hours would go.")
-    parser.add_argument("--bottleneck", required=True)
-    parser.add_argument("--judged", type=Path)
-    parser.add_argument("--before", type=float, default=0.0)
+    parser.add_argument("--bottleneck", action="append", required=True)
+    parser.add_argument("--judged", action="append", nargs=2, default=[], metavar=("FILE", "HOURS"))
     parser.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args(arguments)
     panels = [("bottleneck: held-out mel L1", curve_of(asked.bottleneck, "mel_head"))]
     if asked.judged:
-        rows = list(csv.DictReader(asked.judged.open()))
-        for name, title in (("estoi", "decoder: ESTOI"), ("distill_mos", "decoder: DistillMOS")):
-            panels.append((title, [(asked.before + float(row["hours"]), float(row[name])) for row in rows]))
-    lines = [f"{title},{hours:.3f},{value:.4f}\n" for title, points in panels for hours, value in points]
+        panels += [
+            ("decoder: ESTOI", judged(asked.judged, "estoi")),
+            ("decoder: DistillMOS", judged(asked.judged, "distill_mos")),
+        ]
+    lines = [f"{title},{hours:.3f},{value:.4f}\n" for title, drawn in panels for line in drawn for hours, value in line]
     store.publish_bytes(str(asked.out / "speech16k-curve.png"), draw(panels))
     store.publish_bytes(str(asked.out / "speech16k-curve.csv"), "".join(["figure,cpu_hours,value\n", *lines]).encode())
 
