@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -83,3 +86,29 @@ def test_readers_of_years_ago_read_every_token(archive, package: str, tmp_path: 
     )
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert {name: np.array(own).tolist() for name, own in eval(finished.stdout).items()} == expected
+
+
+SPARK = """
+import json, sys
+from pyspark.sql import SparkSession
+spark = (SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false")
+         .config("spark.driver.bindAddress", "127.0.0.1").config("spark.driver.host", "127.0.0.1").getOrCreate())
+rows = spark.read.parquet(sys.argv[1] + "/parts").select("utterance_id", "tokens").collect()
+print(json.dumps({row["utterance_id"]: list(row["tokens"]) for row in rows}))
+spark.stop()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("java") is None, reason="Spark needs a Java runtime (default-jre-headless)")
+def test_spark_reads_every_token(archive, tmp_path: Path) -> None:
+    """Its vectorized reader, on one machine; fetched into a folder of its own, since nothing else here needs a JVM."""
+    folder, expected = archive
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(tmp_path), "pyspark==3.5.3"]
+    subprocess.run(pip, check=True)
+    surroundings = {"PYTHONPATH": str(tmp_path), "SPARK_LOCAL_IP": "127.0.0.1", "PYSPARK_PYTHON": sys.executable}
+    finished = subprocess.run(
+        [sys.executable, "-c", SPARK, str(folder)], capture_output=True, text=True, check=True,
+        env={**os.environ, **surroundings},
+    )  # fmt: skip
+    assert json.loads(finished.stdout.splitlines()[-1]) == expected
