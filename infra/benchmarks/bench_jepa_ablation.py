@@ -52,9 +52,9 @@ class Mailbox:
     def __post_init__(self) -> None:
         self.put = self
 
-    def remote(self, line: str) -> None:
-        """One progress line."""
-        print(f"{self.name}: {line}", file=sys.stderr, flush=True)
+    def remote(self, said: object) -> None:
+        """A line, or how far the run is."""
+        print(f"{self.name}: {said}", file=sys.stderr, flush=True)
 
 
 def recipe_of(variant: str, seed: int, steps: int) -> Any:

@@ -8,7 +8,7 @@ from syllabary.shards import outputs, store
 from syllabary.shards.about.bag import write_bag
 from syllabary.shards.errors import NotFoundError
 from syllabary.workers.control.jobs import BagJob
-from syllabary.workers.control.run_verb import say
+from syllabary.workers.control.log import say
 
 
 def bag(job: BagJob) -> dict[str, Any]:

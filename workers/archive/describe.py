@@ -12,7 +12,7 @@ from syllabary.shards.archive.card import archive_files
 from syllabary.shards.archive.reader import ArchiveReader
 from syllabary.shards.errors import FormatError, NotFoundError
 from syllabary.shards.outputs import read_json
-from syllabary.workers.control.run_verb import say
+from syllabary.workers.control.log import say
 
 _TOKENIZER_FILES = ("README.md", "config.json")
 _WEIGHTS = ("encoder.safetensors", "decoder.safetensors")

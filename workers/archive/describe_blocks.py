@@ -12,7 +12,7 @@ from syllabary.shards.archive.parts import ArchiveFormat
 from syllabary.shards.blocks.card import blocks_files
 from syllabary.shards.errors import NotFoundError
 from syllabary.workers.control.jobs import PackJob
-from syllabary.workers.control.run_verb import say
+from syllabary.workers.control.log import say
 
 
 def describe_blocks(job: PackJob, form: ArchiveFormat, metadata: Mapping[str, Any], summary: Mapping[str, Any]) -> None:

@@ -26,8 +26,8 @@ from syllabary.shards.errors import NotFoundError, StorageError, SyllabaryError
 from syllabary.workers.cluster.actors import refused
 from syllabary.workers.cluster.devices import assigned_device
 from syllabary.workers.cluster.memory import keep_freed_memory
+from syllabary.workers.control.log import say
 from syllabary.workers.control.patience import patiently
-from syllabary.workers.control.run_verb import say
 from syllabary.workers.recipes.bitrates import packing_of
 
 if TYPE_CHECKING:

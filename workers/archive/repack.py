@@ -22,7 +22,8 @@ from syllabary.shards.errors import DamageError, InputError
 from syllabary.shards.outputs import mark_done, read_done
 from syllabary.workers.archive.describe import carry_description
 from syllabary.workers.control.jobs import RepackJob
-from syllabary.workers.control.run_verb import Progress, say
+from syllabary.workers.control.log import say
+from syllabary.workers.control.progress import Progress
 
 _SAMPLE_FRAMES = 20_000
 

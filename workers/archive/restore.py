@@ -18,7 +18,8 @@ from syllabary.workers.archive.selection import Selected, joins, select, selecti
 from syllabary.workers.cluster.actors import error_of, through_actors
 from syllabary.workers.cluster.session import ray_session
 from syllabary.workers.control.jobs import RestoreJob
-from syllabary.workers.control.run_verb import Progress, say
+from syllabary.workers.control.log import say
+from syllabary.workers.control.progress import Progress
 from syllabary.workers.tokenizer.directory import Digests, TokenizerFiles, load_tokenizer
 from syllabary.workers.tokenizer.tokenizer import Tokenizer
 

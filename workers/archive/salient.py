@@ -24,7 +24,7 @@ from syllabary.shards.archive.where import Condition, parse_where
 from syllabary.shards.blocks.dealing import BUCKET, Dealer
 from syllabary.shards.errors import NotFoundError
 from syllabary.workers.control.jobs import SalientJob
-from syllabary.workers.control.run_verb import say
+from syllabary.workers.control.log import say
 
 SPANS = pa.schema(
     [

@@ -18,7 +18,7 @@ from syllabary.shards.errors import ConfigError, ConflictError, InputError, firs
 from syllabary.shards.ingest.recordings import Recording
 from syllabary.shards.ingest.sources.folder import list_recordings
 from syllabary.workers.control.jobs import PlanJob
-from syllabary.workers.control.run_verb import say
+from syllabary.workers.control.log import say
 from syllabary.workers.forecast.actual import actual_of, killed_attempts, restored_fraction
 from syllabary.workers.forecast.formulas import Corpus, Machine, Sizes, StageRates, predict
 from syllabary.workers.forecast.page import page

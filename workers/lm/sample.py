@@ -13,7 +13,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 from syllabary.shards import audio, outputs, store
 from syllabary.shards.errors import ConflictError, InputError
 from syllabary.workers.control.jobs import LmSampleJob
-from syllabary.workers.control.run_verb import Progress
+from syllabary.workers.control.progress import Progress
 from syllabary.workers.lm.blocks_data import Vocabulary
 from syllabary.workers.lm.directory import load_model
 from syllabary.workers.lm.speech_lm import SpeechLm

@@ -23,7 +23,8 @@ from torch.nn.parallel import DistributedDataParallel
 from syllabary.shards import outputs, store
 from syllabary.shards.errors import ConfigError, DamageError
 from syllabary.workers.control.jobs import LmTrainJob
-from syllabary.workers.control.run_verb import say
+from syllabary.workers.control.log import say
+from syllabary.workers.control.progress import Reached
 from syllabary.workers.lm.blocks_data import BlockSource, Vocabulary
 from syllabary.workers.lm.directory import save_model
 from syllabary.workers.lm.evaluate import held_out_nats, shuffled_batch
@@ -101,15 +102,15 @@ def _rank_main(rank: LmRank) -> None:
     join_process_group(device)
     number, size = world()
 
-    def tell(line: str) -> None:
+    def tell(said: str | Reached) -> None:
         if number == 0:
-            rank.mailbox.put.remote(line)
+            rank.mailbox.put.remote(said)
 
     train_lm(job, rank.run_uri, device, number, size, tell)
 
 
 def train_lm(
-    job: LmTrainJob, run_uri: str, device: torch.device, number: int, size: int, tell: Callable[[str], Any]
+    job: LmTrainJob, run_uri: str, device: torch.device, number: int, size: int, tell: Callable[[str | Reached], Any]
 ) -> None:
     """What rank ``number`` of ``size`` does. Raises DivergedError, DamageError, StorageError."""
     vocabulary = Vocabulary.of_blocks(job.blocks)
@@ -145,9 +146,12 @@ def train_lm(
         optimizer.step()
         tokens += int(total[1])
         if (step + 1) % _SAID_EVERY == 0 or step + 1 == job.num_steps:
-            speed = tokens / (time.monotonic() - since)
-            tell(f"step {step + 1:,}/{job.num_steps:,}: {bits:.3f} bits a token, {speed:,.0f} tokens/s")
-            rows.append({"step": step + 1, "bits_per_token": bits, "tokens_per_s": speed})
+            elapsed = time.monotonic() - since
+            steps_per_s = (step + 1 - first) / elapsed
+            figures = {"bits_per_token": bits, "tokens_per_s": tokens / elapsed}
+            left_s = (job.num_steps - step - 1) / steps_per_s
+            tell(Reached(STAGE, "steps", step + 1, job.num_steps, steps_per_s, left_s, figures))
+            rows.append({"step": step + 1, **figures})
         if (step + 1) % job.checkpoint_every == 0 and step + 1 < job.num_steps and number == 0:
             _store(checkpoints, step + 1, model, optimizer, size)
     if number == 0:

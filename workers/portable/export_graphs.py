@@ -26,7 +26,7 @@ from syllabary.model.portable.graphs import DecoderGraph, EncoderGraph
 from syllabary.shards import outputs, store
 from syllabary.shards.errors import ConflictError, InputError
 from syllabary.workers.control.extras import require_extras
-from syllabary.workers.control.run_verb import say
+from syllabary.workers.control.log import say
 from syllabary.workers.recipes.bitrates import packing_of
 from syllabary.workers.tokenizer.directory import TokenizerFiles, load_tokenizer
 

@@ -7,7 +7,7 @@ from typing import Any
 from syllabary.shards import outputs, store
 from syllabary.shards.errors import InputError
 from syllabary.workers.control.jobs import ExportJob
-from syllabary.workers.control.run_verb import say
+from syllabary.workers.control.log import say
 from syllabary.workers.recipes.beginning import CONFIG_FILE
 from syllabary.workers.recipes.recipe import validate
 

@@ -19,6 +19,7 @@ import torch
 from syllabary.shards import store
 from syllabary.shards.errors import ConfigError, DamageError, StorageError, SyllabaryError
 from syllabary.shards.outputs import mark_done
+from syllabary.workers.control.progress import Reached
 from syllabary.workers.recipes.training import TrainConfig
 from syllabary.workers.training.checkpoints import CheckpointStore, Manifest, StoredFile
 from syllabary.workers.training.curves import dims, loss_curve, overview
@@ -81,7 +82,7 @@ class Run:
         run_uri: the output folder.
         train: the stage's training configuration.
         loader: this rank's steps.
-        say: called on rank 0 with each progress line.
+        say: called on rank 0 with each line and with how far the run is.
         advance: called with the seconds of audio since the last call, over all ranks, and audio-seconds per second.
         identity: digest of what the weights depend on; a checkpoint of another one is not resumed from.
         history: every metric so far, on rank 0; other ranks keep an equal one.
@@ -92,7 +93,7 @@ class Run:
     run_uri: str
     train: TrainConfig
     loader: TrainLoader
-    say: Callable[[str], None]
+    say: Callable[[str | Reached], None]
     advance: Callable[[float, float], None] = lambda audio_s, rate: None
     identity: str = ""
     step: int = 0
@@ -202,13 +203,13 @@ def _step(stage: Stage, run: Run, pace: Pace) -> None:
     run.step = step
     pace.count(batches)
     if logged:
-        _log(run, pace, f"{stage.headline} {stats[stage.headline]:.4f}")
+        _log(stage, run, pace, stats[stage.headline])
 
 
-def _log(run: Run, pace: Pace, note: str) -> None:
+def _log(stage: Stage, run: Run, pace: Pace, headline: float) -> None:
     measures = pace.measures(run.train.num_steps - run.step)
     run.history.add(run.step, "timing", measures.as_metrics())
-    run.say(measures.line(run.step, run.train.num_steps, note))
+    run.say(measures.reached(stage.name, run.step, run.train.num_steps, {stage.headline: headline}))
     run.advance(measures.audio_s, measures.audio_s_per_s)
     pace.restart()
 
