@@ -65,7 +65,12 @@ def _tell_status(
     from syllabary.workers.control.submit import submit
 
     result = submit(job)
-    typer.echo(json.dumps(result["outputs"], indent=2, ensure_ascii=False) if as_json else result["text"])
+    if as_json or not sys.stdout.isatty():
+        typer.echo(json.dumps(result["outputs"], indent=2, ensure_ascii=False) if as_json else result["text"])
+        return
+    from syllabary.workers.operate.status_table import Status, print_table
+
+    print_table([Status.read(values) for values in result["outputs"]])
 
 
 def recipes() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import pyarrow as pa
@@ -23,48 +23,19 @@ from syllabary.shards.ingest import ledger as ingest_ledger
 from syllabary.shards.ingest.planning import read_plans
 from syllabary.workers.control.jobs import StatusJob
 from syllabary.workers.control.run_layout import LM_FIGURES, POINTER, PipelineLayout
+from syllabary.workers.operate.status_table import (
+    COMPLETE,
+    DAMAGED,
+    UNFINISHED,
+    Failure,
+    Status,
+    as_table,
+    next_step,
+)
 from syllabary.workers.report.card import REPORT, UTTERANCES
 from syllabary.workers.training.checkpoints import CheckpointStore, Manifest
 
-COMPLETE, UNFINISHED, DAMAGED = "complete", "unfinished", "damaged"
 _READERS = 16
-_MOST_FAILURES = 20
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why something of an output failed: how many items for that reason, and their seconds where known."""
-
-    reason: str
-    count: int
-    duration_s: float | None = None
-
-
-@dataclass(frozen=True)
-class Status:
-    """What one folder holds.
-
-    Attributes:
-        uri: of the folder.
-        holds: the kind of output.
-        state: complete, unfinished or damaged.
-        progress: how far it is, in words.
-        done, total: the same in numbers of ``unit``, where known.
-        duration_s: of the audio in it, where it has any.
-        size_bytes: of all its files.
-        failures: what failed, most frequent first.
-    """
-
-    uri: str
-    holds: str
-    state: str = UNFINISHED
-    progress: str = ""
-    done: int | None = None
-    total: int | None = None
-    unit: str = ""
-    duration_s: float | None = None
-    size_bytes: int = 0
-    failures: tuple[Failure, ...] = ()
 
 
 def status(job: StatusJob) -> dict[str, Any]:
@@ -84,11 +55,13 @@ def look(uri: str) -> list[Status]:
     holds = kind_of(uri)
     if holds is None:
         raise _nothing(uri)
+    own = _described(uri, holds)
+    own = replace(own, next_step=next_step(own))
     if holds != "run":
-        return [_described(uri, holds)]
+        return [own]
     stages = [_described(place, kind) for place in _places(uri) if (kind := kind_of(place)) is not None]
     stages = [_of_run(stage, stages) for stage in stages]
-    return [replace(_described(uri, holds), size_bytes=_size_bytes(uri)), *stages]
+    return [own, *(replace(stage, next_step=next_step(stage, own)) for stage in stages)]
 
 
 def kind_of(uri: str) -> str | None:
@@ -98,28 +71,6 @@ def kind_of(uri: str) -> str | None:
         if store.exists(target) and isinstance(kind := outputs.read_json(target).get("kind"), str):
             return kind
     return "registry" if store.exists(store.join(uri, POINTER)) else None
-
-
-def as_table(found: list[Status]) -> str:
-    """One line an output, and below it why what failed, failed."""
-    names = _names(found)
-    width = max(len(name) for name in (*names, "output"))
-    lines = [f"{'output':<{width}}  {'holds':<10} {'state':<10} {'audio':>12} {'bytes':>17}  progress"]
-    for name, one in zip(names, found, strict=True):
-        audio = _clock(one.duration_s) if one.duration_s is not None else "-"
-        line = f"{name:<{width}}  {one.holds:<10} {one.state:<10} {audio:>12} {one.size_bytes:>17,}  {one.progress}"
-        lines.append(line.rstrip())
-        for failure in one.failures[:_MOST_FAILURES]:
-            span = f", {_clock(failure.duration_s)}" if failure.duration_s is not None else ""
-            lines.append(f"{'':<{width}}  failed: {failure.count:,} x {failure.reason}{span}")
-        if (more := len(one.failures) - _MOST_FAILURES) > 0:
-            lines.append(f"{'':<{width}}  failed: {more:,} other reasons; --json has them all")
-    return "\n".join(lines)
-
-
-def _names(found: list[Status]) -> list[str]:
-    root = found[0].uri
-    return [root, *(f"  {one.uri[len(root) + 1 :]}" for one in found[1:])]
 
 
 def _nothing(uri: str) -> NotFoundError:
@@ -326,9 +277,3 @@ _DESCRIBERS: dict[str, Callable[[Status], Status]] = {
 
 def _size_bytes(uri: str) -> int:
     return sum(entry.size_bytes for entry in store.list_files(uri))
-
-
-def _clock(seconds: float) -> str:
-    """Hours, minutes, seconds."""
-    whole = round(seconds)
-    return f"{whole // 3600:,}:{whole % 3600 // 60:02}:{whole % 60:02}"
