@@ -26,6 +26,7 @@ from syllabary.shards.archive.ledger import TOKENIZED, Ledger, ledger_name, sha2
 from syllabary.shards.archive.parts import LEDGER, PARTS, SUMS, ArchiveFormat, PartMetadata, open_part, part_name
 from syllabary.shards.dataset import index
 from syllabary.shards.errors import FormatError, NotFoundError, SyllabaryError
+from syllabary.shards.folder import Folder
 
 _READ_ERRORS = (pa.ArrowException, OSError, ValueError, ArithmeticError)  # the last: lengths and rates without sense
 _SHOWN_SPANS = 3
@@ -110,7 +111,7 @@ def audit_archive(
 
 def _part_sizes(archive_uri: str) -> dict[str, int]:
     """Bytes of every part, by shard."""
-    entries = store.list_files(store.join(archive_uri, PARTS), suffix=".parquet")
+    entries = (Folder(archive_uri) / PARTS).list(suffix=".parquet")
     return {entry.name.removesuffix(".parquet"): entry.size_bytes for entry in entries}
 
 
@@ -166,7 +167,7 @@ def _audit_part(archive_uri: str, shard: str, form: ArchiveFormat, rows: pa.Tabl
 
 def _read(archive_uri: str, name: str) -> bytes | None:
     try:
-        return store.read_bytes(store.join(archive_uri, name))
+        return Folder(archive_uri).read(name)
     except NotFoundError:
         return None
 

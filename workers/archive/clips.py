@@ -18,12 +18,13 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from syllabary.shards import audio, store
+from syllabary.shards import audio
 from syllabary.shards.archive import parts as token_archive
 from syllabary.shards.archive.packing import Packing
 from syllabary.shards.archive.reader import ArchiveReader
 from syllabary.shards.archive.where import Condition
 from syllabary.shards.errors import DamageError, InputError, SyllabaryError
+from syllabary.shards.folder import Folder
 from syllabary.workers.archive.selection import joins, selection
 from syllabary.workers.cluster.actors import refused
 from syllabary.workers.cluster.memory import keep_freed_memory
@@ -64,7 +65,7 @@ class Restorer:
     @classmethod
     def open(cls, job: RestoreJob, reader: ArchiveReader, tokenizer: Tokenizer) -> Restorer:
         """The restorer of a job. Raises InputError: the selection does not parse."""
-        present = frozenset(entry.name for entry in store.list_files(store.join(job.out, "audio")))
+        present = frozenset(entry.name for entry in (Folder(job.out) / "audio").list())
         return cls(job, reader, tokenizer, selection(job, reader.schema), present)
 
     def restore(
@@ -96,7 +97,7 @@ class Restorer:
         if name not in self.present:
             samples = samples_of(clip, self.tokenizer, self.reader.format.packing)
             data = _encoded(samples, clip.rows[0]["sample_rate"], self.job.audio_format)
-            store.publish_bytes(store.join(self.job.out, "audio", name), data)
+            (Folder(self.job.out) / "audio").publish(name, data)
         return _manifest_rows(clip, f"audio/{name}")
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from syllabary.shards import outputs, store
+from syllabary.shards import outputs
 from syllabary.shards.archive import parts as token_archive
 from syllabary.shards.archive.parts import ArchiveFormat
 from syllabary.shards.archive.reader import ArchiveReader
@@ -20,6 +20,7 @@ from syllabary.shards.blocks.dealing import BUCKET
 from syllabary.shards.blocks.splits import KEY_RANGE, num_copies, shuffle_key
 from syllabary.shards.blocks.tape import ROWS
 from syllabary.shards.errors import ConflictError, InputError
+from syllabary.shards.folder import Folder
 from syllabary.workers.archive.split_chooser import SplitChooser
 from syllabary.workers.control.jobs import PackJob
 
@@ -84,7 +85,7 @@ def open_sources(job: PackJob) -> list[Source]:
 def _open(job: PackJob, number: int, uri: str, weight: float) -> Source:
     reader = ArchiveReader.open(uri)
     known = {f"{shard}.parquet" for shard in reader.shards}  # one published since is not among them
-    entries = store.list_files(store.join(uri, token_archive.PARTS), suffix=".parquet")
+    entries = (Folder(uri) / token_archive.PARTS).list(suffix=".parquet")
     own = [entry for entry in entries if entry.name in known]
     sizes = [[entry.name, entry.size_bytes] for entry in own]
     condition = parse_where(job.where, reader.schema) if job.where is not None else None

@@ -203,7 +203,7 @@ def _resume(
         tell(report)
     if step is None:
         if reports:
-            raise DamageError("no checkpoint is whole", value=checkpoints.uri, fix="delete them to begin anew")
+            raise DamageError("no checkpoint is whole", value=checkpoints.folder.uri, fix="delete them to begin anew")
         return 0
     with checkpoints.fetched(step) as folder:
         tensors: Mapping[str, Tensor] = safetensors.torch.load_file(folder / "state.safetensors")

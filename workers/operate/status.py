@@ -19,6 +19,7 @@ from syllabary.shards import outputs, store
 from syllabary.shards.archive.ledger import QUARANTINED, TOKENIZED, read_ledger, shards_in
 from syllabary.shards.dataset import index
 from syllabary.shards.errors import NotFoundError, StorageError, SyllabaryError
+from syllabary.shards.folder import Folder
 from syllabary.shards.ingest import ledger as ingest_ledger
 from syllabary.shards.ingest.planning import read_plans
 from syllabary.workers.control.jobs import StatusJob
@@ -66,11 +67,11 @@ def look(uri: str) -> list[Status]:
 
 def kind_of(uri: str) -> str | None:
     """The kind of output at a URI, or None where it is none of ours."""
+    folder = Folder(uri)
     for name in (outputs.CLAIM, "config.json"):  # a tokenizer directory has only the latter
-        target = store.join(uri, name)
-        if store.exists(target) and isinstance(kind := outputs.read_json(target).get("kind"), str):
+        if folder.exists(name) and isinstance(kind := folder.read_json(name).get("kind"), str):
             return kind
-    return "registry" if store.exists(store.join(uri, POINTER)) else None
+    return "registry" if folder.exists(POINTER) else None
 
 
 def _nothing(uri: str) -> NotFoundError:
@@ -188,13 +189,13 @@ def _learned(done: dict[str, Any]) -> str:
 
 
 def _quarantined(checkpoints: CheckpointStore, steps: list[int]) -> dict[str, str]:
-    return dict(Manifest.read(checkpoints.step_uri(steps[-1])).state["quarantined"]) if steps else {}
+    return dict(Manifest.read(checkpoints.of_step(steps[-1])).state["quarantined"]) if steps else {}
 
 
 def _tokenizer(blank: Status) -> Status:
-    config = outputs.read_json(store.join(blank.uri, "config.json"))
+    config = blank.folder.read_json("config.json")
     needed = ("encoder.safetensors", "decoder.safetensors")
-    missing = [name for name in needed if not store.exists(store.join(blank.uri, name))]
+    missing = [name for name in needed if not blank.folder.exists(name)]
     digests = " · ".join(f"{part} {str(config.get(f'{part}_digest'))[:12]}" for part in ("encoder", "decoder"))
     failures = tuple(Failure(f"missing {name}", 1) for name in missing)
     return replace(blank, state=UNFINISHED if missing else COMPLETE, progress=digests, failures=failures)
@@ -208,13 +209,13 @@ def _evaluation(blank: Status) -> Status:
     """What could not be scored is in the report; before there is one, how many utterances have results."""
     if outputs.read_done(blank.uri) is None:
         return _so_far(blank, UTTERANCES, "utterances scored")
-    failed = outputs.read_json(store.join(blank.uri, REPORT))["failures"]
+    failed = blank.folder.read_json(REPORT)["failures"]
     reasons = Counter(f"{one['system']} {one['metric']}: {one['reason']}" for one in failed)
     return replace(_plain(blank), failures=tuple(Failure(why, count) for why, count in reasons.most_common()))
 
 
 def _so_far(blank: Status, folder: str, unit: str) -> Status:
-    count = len(store.list_files(store.join(blank.uri, folder)))
+    count = len((blank.folder / folder).list())
     return replace(blank, done=count, unit=unit, progress=f"{count:,} {unit} so far")
 
 
@@ -227,12 +228,12 @@ def _packed(blank: Status) -> Status:
 def _spans(blank: Status) -> Status:
     """Salient spans are one file, whole or not there; so are the figures of a language model. Its samples are done when
     they say so."""
-    if store.exists(store.join(blank.uri, LM_FIGURES)):
-        told = outputs.read_json(store.join(blank.uri, LM_FIGURES))
+    if blank.folder.exists(LM_FIGURES):
+        told = blank.folder.read_json(LM_FIGURES)
         return replace(blank, state=COMPLETE, progress=f"a language model's {told['bits_per_s']:.1f} bit/s")
     if outputs.read_done(blank.uri) is not None:
         return _plain(blank)
-    there = store.exists(store.join(blank.uri, "spans.parquet"))
+    there = blank.folder.exists("spans.parquet")
     return replace(blank, state=COMPLETE if there else UNFINISHED, progress="salient spans")
 
 
@@ -248,7 +249,7 @@ def _language_model(blank: Status) -> Status:
 
 
 def _registry(blank: Status) -> Status:
-    pointer = outputs.read_json(store.join(blank.uri, POINTER))
+    pointer = blank.folder.read_json(POINTER)
     return replace(blank, state=COMPLETE, progress=f"in use: {pointer['tokenizer']}")
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from syllabary.shards.folder import Folder
+
 COMPLETE, UNFINISHED, DAMAGED = "complete", "unfinished", "damaged"
 _MOST_FAILURES = 20
 _STYLES = {COMPLETE: "green", UNFINISHED: "yellow", DAMAGED: "red"}
@@ -77,6 +79,11 @@ class Status:
     size_bytes: int = 0
     failures: tuple[Failure, ...] = ()
     next_step: str = ""
+
+    @property
+    def folder(self) -> Folder:
+        """The folder as a value to read from."""
+        return Folder(self.uri)
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> Status:

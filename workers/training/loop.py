@@ -16,8 +16,8 @@ from typing import Any, Protocol
 
 import torch
 
-from syllabary.shards import store
 from syllabary.shards.errors import ConfigError, DamageError, StorageError, SyllabaryError
+from syllabary.shards.folder import Folder
 from syllabary.shards.outputs import mark_done
 from syllabary.workers.control.progress import Reached
 from syllabary.workers.recipes.training import TrainConfig
@@ -127,7 +127,7 @@ def find_resume_step(run_uri: str, say: Callable[[str], None]) -> int | None:
         if found is None and reports:
             raise DamageError(
                 f"none of {len(reports)} checkpoints is whole; {reports[0]}",
-                value=checkpoints.uri,
+                value=checkpoints.folder.uri,
                 fix="restore one, or delete that folder to begin anew",
             )
         swept = checkpoints.sweep(keep=found)
@@ -138,11 +138,11 @@ def find_resume_step(run_uri: str, say: Callable[[str], None]) -> int | None:
 
 def resume(stage: Stage, run: Run, step: int) -> None:
     """Put the run where the checkpoint of ``step`` left it. Raises ConfigError: it is of another recipe."""
-    manifest = Manifest.read(run.checkpoints.step_uri(step))
+    manifest = Manifest.read(run.checkpoints.of_step(step))
     if manifest.state["identity"] != run.identity:
         raise ConfigError(
             f"the checkpoint of step {step:,} is of another recipe",
-            value=run.checkpoints.step_uri(step),
+            value=run.checkpoints.of_step(step).uri,
             fix="train with the recipe it was written by, or choose another --out",
         )
     with run.checkpoints.fetched(step) as folder:
@@ -352,6 +352,7 @@ def _draw(stage: Stage, run: Run) -> None:
     picture = loss_curve(
         run.history, stage.headline, title=f"{stage.name}: {stage.headline}", unit=stage.unit, marks=stage.marks()
     )
-    store.publish_bytes(store.join(run.run_uri, CURVES, f"{stage.headline}.png"), picture)
-    store.publish_bytes(store.join(run.run_uri, CURVES, "overview.png"), overview(run.history, title=stage.name))
-    store.publish_bytes(store.join(run.run_uri, CURVES, "dims.png"), dims(run.history, title=stage.name))
+    curves = Folder(run.run_uri) / CURVES
+    curves.publish(f"{stage.headline}.png", picture)
+    curves.publish("overview.png", overview(run.history, title=stage.name))
+    curves.publish("dims.png", dims(run.history, title=stage.name))

@@ -186,7 +186,7 @@ def clip_maker(encoder: EncoderConfig, config: TrainConfig) -> ClipMaker:
 def _is_from_other_world(job: RankJob, config: TrainConfig, step: int | None) -> bool:
     if step is None:
         return False
-    written_by = Manifest.read(CheckpointStore(job.run_uri).step_uri(step)).world_size
+    written_by = Manifest.read(CheckpointStore(job.run_uri).of_step(step)).world_size
     return needs_universal(config.zero_stage, written_by)
 
 
