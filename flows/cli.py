@@ -75,7 +75,7 @@ def _tell_status(
 
 def recipes() -> None:
     """List the recipes, a line each."""
-    from syllabary.workers.recipes.recipe import RECIPES
+    from syllabary.workers.recipes.named import RECIPES
 
     for name, make in sorted(RECIPES.items()):
         typer.echo(f"{name:<24} {(make.__doc__ or '').strip().splitlines()[0]}")

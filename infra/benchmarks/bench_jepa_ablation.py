@@ -59,7 +59,7 @@ class Mailbox:
 
 def recipe_of(variant: str, seed: int, steps: int) -> Any:
     """``tiny_paper`` with the variant's changes and the budget that all share."""
-    from syllabary.workers.recipes.recipe import resolve
+    from syllabary.workers.recipes.named import resolve
 
     every = max(1, steps // 6)
     shared = (

@@ -23,7 +23,8 @@ from syllabary.workers.forecast.actual import actual_of, killed_attempts, restor
 from syllabary.workers.forecast.formulas import Corpus, Machine, Sizes, StageRates, predict
 from syllabary.workers.forecast.page import page
 from syllabary.workers.operate.show import parameters_of
-from syllabary.workers.recipes.recipe import Recipe, resolve
+from syllabary.workers.recipes.named import resolve
+from syllabary.workers.recipes.recipe import Recipe
 
 PLAN, PAGE = "plan.json", "plan.md"
 _HOUR, _SAMPLED, _HEADER = 3600, 200, 1 << 16

@@ -23,7 +23,7 @@ from syllabary.workers.control.log import say
 from syllabary.workers.control.progress import Progress
 from syllabary.workers.ingest.stream_tar import shard_stream
 from syllabary.workers.ingest.tasks import run_all, write_planned_shard
-from syllabary.workers.recipes.recipe import resolve
+from syllabary.workers.recipes.named import resolve
 
 STAGE = "shard"
 

@@ -22,7 +22,7 @@ from syllabary.workers.control.timings import STAGE_TIMINGS, StageTime, read_tim
 from syllabary.workers.forecast.forecast import PRESETS, counted, plan
 from syllabary.workers.forecast.formulas import FORMULAS, StageRates
 from syllabary.workers.forecast.probe import probe, what_is_probed
-from syllabary.workers.recipes.recipe import resolve
+from syllabary.workers.recipes.named import resolve
 from syllabary.workers.training.checkpoints import CheckpointStore
 from syllabary.workers.training.history import TIMINGS, History
 from tests.helpers.archive_corpus import make_archive
