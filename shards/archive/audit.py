@@ -22,7 +22,16 @@ from numpy.typing import NDArray
 from syllabary.shards import outputs, store
 from syllabary.shards.about.files import CARD, check_about
 from syllabary.shards.archive import parts as token_archive
-from syllabary.shards.archive.ledger import TOKENIZED, Ledger, ledger_name, sha256, shards_in, sums_name, sums_text
+from syllabary.shards.archive.ledger import (
+    TOKENIZED,
+    Ledger,
+    ledger_name,
+    part_sizes,
+    sha256,
+    shards_in,
+    sums_name,
+    sums_text,
+)
 from syllabary.shards.archive.parts import LEDGER, PARTS, SUMS, ArchiveFormat, PartMetadata, open_part, part_name
 from syllabary.shards.dataset import index
 from syllabary.shards.errors import FormatError, NotFoundError, SyllabaryError
@@ -86,7 +95,7 @@ def audit_archive(
         NotFoundError, FormatError, VersionError: there is no archive of a known version.
     """
     form = read_format(archive_uri)
-    sizes = _part_sizes(archive_uri)
+    sizes = part_sizes(archive_uri)
     names = {PARTS: list(sizes), **{folder: shards_in(archive_uri, folder) for folder in (LEDGER, SUMS)}}
     indexed = set(index.committed_shards(shards_uri)) if shards_uri else None
     told_of = set[str]().union(*names.values(), indexed or ())
@@ -107,12 +116,6 @@ def audit_archive(
     damaged = {PurePosixPath(finding.file).stem for finding in audit.findings}
     audit.intact = {shard: size for shard, size in audit.intact.items() if shard not in damaged}
     return audit
-
-
-def _part_sizes(archive_uri: str) -> dict[str, int]:
-    """Bytes of every part, by shard."""
-    entries = (Folder(archive_uri) / PARTS).list(suffix=".parquet")
-    return {entry.name.removesuffix(".parquet"): entry.size_bytes for entry in entries}
 
 
 def _done_findings(archive_uri: str, num_shards: int) -> Iterable[Finding]:

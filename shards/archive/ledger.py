@@ -139,6 +139,12 @@ def read_ledger(archive_uri: str, shard: str) -> Ledger:
     return Ledger.decode(archive.read(name), archive.join(name))
 
 
+def part_sizes(archive_uri: str) -> dict[str, int]:
+    """Bytes of every part of the archive, by shard, sorted."""
+    entries = (Folder(archive_uri) / PARTS).list(suffix=".parquet")
+    return {entry.name.removesuffix(".parquet"): entry.size_bytes for entry in entries}
+
+
 def shards_in(archive_uri: str, folder: str = PARTS) -> list[str]:
     """Names of the shards that have a file in ``folder`` of the archive, sorted."""
     suffix = ".sha256" if folder == SUMS else ".parquet"

@@ -63,10 +63,12 @@ class Restorer:
     present: frozenset[str]
 
     @classmethod
-    def open(cls, job: RestoreJob, reader: ArchiveReader, tokenizer: Tokenizer) -> Restorer:
-        """The restorer of a job. Raises InputError: the selection does not parse."""
+    def open(
+        cls, job: RestoreJob, reader: ArchiveReader, tokenizer: Tokenizer, condition: Condition | None
+    ) -> Restorer:
+        """The restorer of a job, for the rows that meet the condition (None for all)."""
         present = frozenset(entry.name for entry in (Folder(job.out) / "audio").list())
-        return cls(job, reader, tokenizer, selection(job, reader.schema), present)
+        return cls(job, reader, tokenizer, condition, present)
 
     def restore(
         self, shards: Sequence[str], recordings: Counter[str], on_clip: Callable[[int], None] = lambda _: None
@@ -113,7 +115,8 @@ class ShardRestorer:
         torch.set_num_threads(1)
         keep_freed_memory()
         values = RestoreJob.model_validate_json(job)
-        self._restorer = Restorer.open(values, ArchiveReader.open(values.archive), Tokenizer.load(values.tokenizer))
+        reader, tokenizer = ArchiveReader.open(values.archive), Tokenizer.load(values.tokenizer)
+        self._restorer = Restorer.open(values, reader, tokenizer, selection(values, reader.schema))
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Manifest rows as JSON and bytes read; ``error`` is the line of a failure of its ``kind``, or empty."""

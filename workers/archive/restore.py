@@ -43,7 +43,7 @@ def restore(job: RestoreJob) -> dict[str, Any]:
     num_workers = min(job.num_workers, len(selected.shards))
     if num_workers == 1 or (joins(job) and selected.is_divided):
         progress = Progress("restore", selected.num_utterances, "utterances")
-        restorer = Restorer.open(job, reader, Tokenizer(files))
+        restorer = Restorer.open(job, reader, Tokenizer(files), condition)
         manifest = restorer.restore(list(selected.shards), selected.recordings, progress.add)
         progress.finish()
     else:
