@@ -21,7 +21,7 @@ KIND = "language-model"
 _CARD = """# A language model of speech tokens
 
 A decoder-only model ({num_layers} layers of {hidden_size}, {num_parameters:,} parameters) of the tokens of the encoder
-`{encoder_digest}`. `syllabary lm-eval` says how many bits a second it needs, `syllabary lm-sample` lets it speak.
+`{encoder_digest}`. `syllabary lm-eval` says how many bits per second it needs, `syllabary lm-sample` lets it speak.
 
 `config.json` holds its sizes and what each id means (`blocks`), `model.safetensors` its weights.
 """

@@ -1,7 +1,7 @@
-"""``lm-train``: a small language model of blocks, data-parallel on Ray Train, resumed from its newest checkpoint.
+"""``lm-train``: train a small language model on blocks, data-parallel on Ray Train, resumed from the newest checkpoint.
 
-The batch of step n is blocks n * batch_size and following, whatever the number of ranks; so a run that was cut short
-goes on with what it would have seen.
+Step n takes the ``batch_size`` blocks from n * batch_size on, whatever the number of ranks, so that a run that was cut
+short goes on with the blocks that it would have seen.
 """
 
 from __future__ import annotations
@@ -62,13 +62,13 @@ class LmRank:
 
 
 def lm_train(job: LmTrainJob) -> dict[str, Any]:
-    """Train at ``job.out``, or go on where it was left; returns the content of done.json.
+    """Train a model at ``job.out``, or go on where a run has stopped; returns the content of done.json.
 
     Raises:
         InputError, NotFoundError: there are no such blocks, or none of the split ``valid``.
-        ConfigError: sizes that do not fit one another.
+        ConfigError: sizes that do not go together.
         ConflictError: ``out`` belongs to another run.
-        DivergedError: the loss is not finite any more.
+        DivergedError: the loss is no longer finite.
     """
     vocabulary = Vocabulary.of_blocks(job.blocks)
     if job.hidden_size % (2 * job.num_heads):
@@ -95,7 +95,7 @@ def lm_train(job: LmTrainJob) -> dict[str, Any]:
 
 
 def _rank_main(rank: LmRank) -> None:
-    """One rank from the newest checkpoint to the end."""
+    """Train on one rank, from the newest checkpoint to the end."""
     job = rank.job
     torch.set_num_threads(job.threads_per_worker)
     device = torch.device("cuda", torch.cuda.current_device()) if rank.device == "cuda" else torch.device("cpu")
@@ -112,7 +112,7 @@ def _rank_main(rank: LmRank) -> None:
 def train_lm(
     job: LmTrainJob, run_uri: str, device: torch.device, number: int, size: int, tell: Callable[[str | Reached], Any]
 ) -> None:
-    """What rank ``number`` of ``size`` does. Raises DivergedError, DamageError, StorageError."""
+    """Train as rank ``number`` of ``size``. Raises DivergedError, DamageError, StorageError."""
     vocabulary = Vocabulary.of_blocks(job.blocks)
     torch.manual_seed(job.seed)
     sizes = {"hidden_size": job.hidden_size, "num_layers": job.num_layers, "num_heads": job.num_heads}
@@ -141,7 +141,7 @@ def train_lm(
         (nats * size / total[1]).backward()  # the mean over all ranks: gradients are averaged over these
         bits = float(total[0] / total[1]) / math.log(2)
         if not math.isfinite(bits):
-            raise DivergedError("the loss of a language model", value=bits, fix="use a smaller --learning-rate")
+            raise DivergedError("the loss is not finite", value=bits, fix="use a smaller --learning-rate")
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         tokens += int(total[1])
@@ -166,7 +166,7 @@ def train_lm(
 
 
 def learning_rate(job: LmTrainJob, step: int) -> float:
-    """Linear over the first steps, then a cosine to a tenth."""
+    """The learning rate of a step: a linear warm-up, then a cosine down to a tenth."""
     if step < job.warmup_steps:
         return job.learning_rate * (step + 1) / job.warmup_steps
     share = (step - job.warmup_steps) / max(job.num_steps - job.warmup_steps, 1)
@@ -197,7 +197,7 @@ def _resume(
     number: int,
     tell: Callable[[str], Any],
 ) -> int:
-    """Load the newest whole checkpoint; returns the steps that are done. Raises DamageError: none is whole."""
+    """Load the newest undamaged checkpoint and return how many steps are done. Raises DamageError: all are damaged."""
     step, reports = checkpoints.newest_whole()
     for report in reports:
         tell(report)

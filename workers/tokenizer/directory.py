@@ -2,13 +2,13 @@
 
 The *encoder digest* is the sha256 of the encoder's and FSQ's configuration and every encoder tensor (name, shape, and
 its numbers as fp32): it fixes the tokens. The *decoder digest* is that of the decoder's: it fixes the sound only. Both
-stand in ``config.json``, which is written last, so that its presence says the directory is whole.
+stand in ``config.json``, which is written last: where it is, the directory is complete.
 
-Weights may be stored in half precision. They are rounded first, and what is computed with, and what the digests are of,
-are the rounded numbers as fp32: the file's type changes neither tokens nor digests, only its size.
+Weights may be stored in half precision. They are rounded first; the tokenizer computes with the rounded numbers as
+fp32, and the digests are taken from these. So the type of the files changes their size, and neither tokens nor digests.
 
-``mel_head.safetensors`` is there when the training had one: no part of the tokenizer, but a training that begins with
-it goes on where this one ended.
+``mel_head.safetensors`` is there when the training had one. It is no part of the tokenizer; a training that begins with
+this tokenizer goes on with it.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ Speech to tokens and back. In Python: `from syllabary import Tokenizer`, then
 | --- | --- |
 | sample rate | {sample_rate:,} Hz mono |
 | hop length | {hop_length:,} samples |
-| frames | {frame_rate:g} a second |
-| tokens | {num_groups} a frame, {tokens_per_s:g} a second, vocabulary {vocabulary:,} |
+| frames | {frame_rate:g} per second |
+| tokens | {num_groups} per frame, {tokens_per_s:g} per second, vocabulary {vocabulary:,} |
 | bit rate | {payload:g} bit/s payload, {nominal:g} nominal, {stored:g} as uint16 |
 | levels, group size, digit order | {levels}, {group_size}, {digit_order} |
 | longest clip encoded whole | {window_s:g} s |
@@ -245,7 +245,7 @@ def at_hand(archive: str, encoder_digest: str) -> str | None:
 
 
 def stated_encoder_digest(uri: str) -> str:
-    """What a tokenizer directory says of its encoder, without reading weights; empty where it says nothing."""
+    """The encoder digest that a tokenizer directory states, without reading weights; empty where it states none."""
     return str(Folder(uri).read_json(CONFIG).get("encoder_digest", ""))
 
 
@@ -261,7 +261,7 @@ def load_mel_head(uri: str) -> dict[str, Tensor]:
 
 
 def _publish_mel_head(folder: Folder, state: State) -> str:
-    """Returns its digest."""
+    """Write the mel head and return its digest."""
     head = rounded_weights("mel head", state, "float32")
     folder.publish(MEL_HEAD, safetensors.torch.save(head))
     return digest(_tensor_digests(head))
@@ -286,9 +286,9 @@ def _tensor_digests(state: State) -> dict[str, list[Any]]:
 
 
 def rounded_weights(what: str, state: State, stored_as: Stored) -> dict[str, Tensor]:
-    """What a file of that type gives back: each number rounded to it, in fp32, contiguous, on the CPU, sorted by name.
+    """Round every number to the type of the file; returns fp32 tensors, contiguous, on the CPU, sorted by name.
 
-    Equal weights give equal bytes, and what is rounded already stays as it is.
+    Equal weights give equal bytes, and weights that are rounded already stay as they are.
 
     Raises:
         InputError: values that are not finite, or too large for the type; ``what`` and the weight are named.
@@ -382,7 +382,7 @@ def _read_state(folder: Folder, name: str, expected: Mapping[str, list[int]]) ->
 
 
 def _read_safetensors(folder: Folder, name: str) -> dict[str, Tensor]:
-    """The tensors of a file in fp32, of whichever of the types they are stored as."""
+    """The tensors of a file in fp32, whichever type they are stored as."""
     target = folder.join(name)
     try:
         state = safetensors.torch.load(folder.read(name))
