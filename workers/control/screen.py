@@ -55,12 +55,12 @@ class _Bars:
             self._move(told.reached)
 
     def _move(self, reached: Reached) -> None:
-        stage, words = reached.stage, str(reached)
+        share = min(1.0, reached.done / reached.total) if reached.total else 1.0
         if not self._begun:
             self._bars.start()
-        if stage not in self._begun:
-            self._begun[stage] = self._bars.add_task(stage, total=None, words=words)
-        self._bars.update(self._begun[stage], completed=reached.done, total=reached.total, words=words, refresh=True)
+        if reached.stage not in self._begun:
+            self._begun[reached.stage] = self._bars.add_task(reached.stage, total=1.0, words="")
+        self._bars.update(self._begun[reached.stage], completed=share, words=str(reached), refresh=True)
 
     def stop(self) -> None:
         """Leave the bars as they are and give the terminal back."""

@@ -15,12 +15,13 @@ from syllabary.workers.control.progress import Reached, Told
 from syllabary.workers.control.screen import on_screen
 with on_screen() as show:
     show(Told("shard  [bold]3[/bold] recordings"))
-    for done in (60, 240):
-        show(Told(f"tokenize  {done}/240 s", Reached("tokenize", "s of audio", done, 240, 12, 15, note="1/3 shards")))
+    for done in (60.3, 240.57):
+        reached = Reached("tokenize", "s of audio", done, 240.57, 12, 15, note="1/3 shards")
+        show(Told(f"tokenize  {done:.0f}/240 s", reached))
     show(Told("tokenize  done"))
     show(Told("restore  8/8", Reached("restore", "utterances", 8, 8, 2)))
 """
-PLAIN = "shard  [bold]3[/bold] recordings\ntokenize  60/240 s\ntokenize  240/240 s\ntokenize  done\nrestore  8/8\n"
+PLAIN = "shard  [bold]3[/bold] recordings\ntokenize  60/240 s\ntokenize  241/240 s\ntokenize  done\nrestore  8/8\n"
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 
 
@@ -47,7 +48,7 @@ def test_a_terminal_shows_one_bar_per_stage_below_the_lines() -> None:
     assert "\x1b[2K" in shown, "no line was drawn anew"
     *_, last_move = shown.split("\x1b[2K")
     bars = [line for line in ESCAPES.sub("", last_move).replace("\r", "").split("\n") if line.strip()]
-    assert len(bars) == 2 and re.match(r"tokenize +━{24} +100% 240/240 s of audio · 12/s · 0:00:15 left", bars[0])
+    assert len(bars) == 2 and re.match(r"tokenize +━{24} +100% 241/241 s of audio · 12/s · 0:00:15 left", bars[0])
     assert re.match(r"restore +━{24} +100% 8/8 utterances", bars[1])
     lines = ESCAPES.sub("", shown)
     assert "shard  [bold]3[/bold] recordings" in lines and "tokenize  done" in lines
