@@ -28,7 +28,7 @@ from prefect.logging import get_run_logger
 
 from syllabary.shards import store
 from syllabary.shards.errors import JobError, StorageError
-from syllabary.workers.control.log import parse_progress
+from syllabary.workers.control.progress import Reached
 
 _EVERY_S = 2.0
 _LARGEST_PICTURE = 1 << 20
@@ -36,22 +36,21 @@ _MOST_SAMPLES = 40
 
 
 class ProgressBars:
-    """One progress artifact for each stage that a job's lines mention."""
+    """One progress artifact for each stage of a job."""
 
     def __init__(self) -> None:
         self._bars: dict[str, tuple[UUID, float, str]] = {}
 
-    def tell(self, line: str) -> None:
-        """Move the bar of the stage that a progress line belongs to, at most every two seconds."""
-        reached = parse_progress(line)
-        if reached is None or not reached.total:
+    def tell(self, reached: Reached) -> None:
+        """Move the bar of the stage, at most every two seconds."""
+        if not reached.total:
             return
         percent = min(100.0, 100 * reached.done / reached.total)
         known = self._bars.get(reached.stage)
         if known and percent < 100 and time.monotonic() - known[1] < _EVERY_S:
             return
         with _kept_going(f"progress of {reached.stage}"):
-            self._show(reached.stage, percent, reached.text, known[0] if known else None)
+            self._show(reached.stage, percent, str(reached), known[0] if known else None)
 
     def finish(self) -> None:
         """All the way: the job has succeeded."""

@@ -65,12 +65,17 @@ def _tell_status(
     from syllabary.workers.control.submit import submit
 
     result = submit(job)
-    typer.echo(json.dumps(result["outputs"], indent=2, ensure_ascii=False) if as_json else result["text"])
+    if as_json or not sys.stdout.isatty():
+        typer.echo(json.dumps(result["outputs"], indent=2, ensure_ascii=False) if as_json else result["text"])
+        return
+    from syllabary.workers.operate.status_table import Status, print_table
+
+    print_table([Status.read(values) for values in result["outputs"]])
 
 
 def recipes() -> None:
     """List the recipes, a line each."""
-    from syllabary.workers.recipes.recipe import RECIPES
+    from syllabary.workers.recipes.named import RECIPES
 
     for name, make in sorted(RECIPES.items()):
         typer.echo(f"{name:<24} {(make.__doc__ or '').strip().splitlines()[0]}")

@@ -16,7 +16,7 @@ from pydantic import Field
 from pydantic.fields import FieldInfo
 
 from syllabary.workers.control.declaration import in_order, shown
-from syllabary.workers.recipes.recipe import RECIPES
+from syllabary.workers.recipes.named import RECIPES
 
 P = ParamSpec("P")
 R = TypeVar("R")

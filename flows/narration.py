@@ -7,7 +7,7 @@ only there: a refused input, damaged data or a bug fails at once.
 from __future__ import annotations
 
 import os
-import sys
+from contextlib import nullcontext
 from typing import Any
 
 from prefect import task
@@ -17,7 +17,8 @@ from prefect.logging import get_run_logger
 from syllabary.flows import artifacts
 from syllabary.shards.errors import JobError
 from syllabary.workers.control.jobs import Job
-from syllabary.workers.control.log import without_ray_prefix
+from syllabary.workers.control.progress import Told
+from syllabary.workers.control.screen import on_screen
 from syllabary.workers.control.submit import submit
 
 ECHO_VARIABLE = "SYLLABARY_ECHO"
@@ -57,22 +58,23 @@ def _submit(job: Job) -> dict[str, Any]:
     logger = get_run_logger()
     logger.info("job %s %s", job.verb, job.model_dump_json())
     bars = artifacts.ProgressBars()
+    echoed = on_screen() if os.environ.get(ECHO_VARIABLE) else nullcontext()
+    with echoed as echo:
 
-    def tell(line: str) -> None:
-        line = without_ray_prefix(line)
-        logger.info("%s", line)
-        bars.tell(line)
-        if os.environ.get(ECHO_VARIABLE):
-            sys.stderr.write(line + "\n")
-            sys.stderr.flush()
+        def tell(told: Told) -> None:
+            logger.info("%s", told.line)
+            if told.reached:
+                bars.tell(told.reached)
+            if echo:
+                echo(told)
 
-    try:
-        result = submit(job, tell)
-    except JobError as error:
-        artifacts.failure(job.verb, error)
-        if error.may_pass:
-            tell(f"{job.verb}  {error}")
-        raise
+        try:
+            result = submit(job, tell)
+        except JobError as error:
+            artifacts.failure(job.verb, error)
+            if error.may_pass:
+                tell(Told(f"{job.verb}  {error}"))
+            raise
     bars.finish()
     return result
 

@@ -11,7 +11,7 @@ from syllabary.workers.control.extras import require_extras
 from syllabary.workers.control.jobs import PipelineParameters
 from syllabary.workers.control.log import emit
 from syllabary.workers.control.run_layout import PipelineLayout, claim_run, is_done
-from syllabary.workers.recipes.recipe import resolve
+from syllabary.workers.recipes.named import resolve
 
 _PREFECT = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",

@@ -19,7 +19,7 @@ from syllabary.workers.control.jobs import FetchDemoJob, PipelineParameters, Rec
 from syllabary.workers.control.run_layout import PipelineLayout, claim_run
 from syllabary.workers.control.timings import timed
 from syllabary.workers.recipes.beginning import described
-from syllabary.workers.recipes.recipe import resolve
+from syllabary.workers.recipes.named import resolve
 from syllabary.workers.recipes.shipped import NOTHING
 
 

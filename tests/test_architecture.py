@@ -92,7 +92,7 @@ def test_the_model_touches_no_files_and_no_environment(path: Path) -> None:
 TORCH_FREE = (
     "syllabary", "syllabary.flows.cli", "syllabary.flows.run_pipeline", "syllabary.flows.run_command",
     "syllabary.shards.store", "syllabary.shards.outputs", "syllabary.shards.archive.packing",
-    "syllabary.workers.recipes.recipe", "syllabary.workers.control.submit", "syllabary.workers.control.jobs",
+    "syllabary.workers.recipes.named", "syllabary.workers.control.submit", "syllabary.workers.control.jobs",
     "syllabary.workers.control.run_verb", "syllabary.workers.control.run_layout", "syllabary.workers.__main__",
     "syllabary.model.config", "syllabary.model.framing",
 )  # fmt: skip

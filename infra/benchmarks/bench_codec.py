@@ -23,7 +23,7 @@ import torch
 
 from syllabary.model.codec import Codec
 from syllabary.workers.operate.show import gflop_of
-from syllabary.workers.recipes.recipe import RECIPES
+from syllabary.workers.recipes.named import RECIPES
 from syllabary.workers.tokenizer.networks import build_encoder, build_generator
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "parity"))

@@ -18,7 +18,7 @@ def waits(shards: str, recipe_name: str, steps: int, clips: int, out: str) -> tu
     """(seconds, share of them spent waiting) of each step of stage 1."""
     import torch
 
-    from syllabary.workers.recipes.recipe import resolve
+    from syllabary.workers.recipes.named import resolve
     from syllabary.workers.training.driver import RankJob
     from syllabary.workers.training.engine import join_process_group
     from syllabary.workers.training.history import TIMINGS, History

@@ -52,14 +52,14 @@ class Mailbox:
     def __post_init__(self) -> None:
         self.put = self
 
-    def remote(self, line: str) -> None:
-        """One progress line."""
-        print(f"{self.name}: {line}", file=sys.stderr, flush=True)
+    def remote(self, said: object) -> None:
+        """A line, or how far the run is."""
+        print(f"{self.name}: {said}", file=sys.stderr, flush=True)
 
 
 def recipe_of(variant: str, seed: int, steps: int) -> Any:
     """``tiny_paper`` with the variant's changes and the budget that all share."""
-    from syllabary.workers.recipes.recipe import resolve
+    from syllabary.workers.recipes.named import resolve
 
     every = max(1, steps // 6)
     shared = (

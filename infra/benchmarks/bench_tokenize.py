@@ -34,7 +34,7 @@ from syllabary.shards.dataset import index
 from syllabary.shards.dataset.wds import ShardWriter
 from syllabary.workers.cluster.memory import keep_freed_memory
 from syllabary.workers.control.jobs import TokenizeJob
-from syllabary.workers.recipes.recipe import resolve
+from syllabary.workers.recipes.named import resolve
 
 RATE, UTTERANCE_S = 16_000, 12
 

@@ -36,7 +36,7 @@ def make_variant(name: str, recipe_name: str, seconds: float, clips: int, folder
     """A function that takes one step and returns its loss."""
     import torch
 
-    from syllabary.workers.recipes.recipe import resolve
+    from syllabary.workers.recipes.named import resolve
 
     torch.set_num_threads(1)
     section = "pretrain" if name.startswith("jepa") else "codec"

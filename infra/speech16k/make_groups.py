@@ -23,7 +23,7 @@ from infra.speech16k.make_manifest import lines_of
 from syllabary.shards import audio, store
 from syllabary.shards.ingest.config import IngestConfig
 from syllabary.shards.ingest.splits import split_of
-from syllabary.workers.recipes.recipe import resolve
+from syllabary.workers.recipes.named import resolve
 
 SNR_DB = 10.0
 

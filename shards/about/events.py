@@ -12,8 +12,9 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
-from syllabary.shards import outputs, store
+from syllabary.shards import store
 from syllabary.shards.errors import FormatError
+from syllabary.shards.folder import Folder
 
 FOLDER = "events"
 FIXITY_CHECK = "fixity check"
@@ -61,13 +62,13 @@ def record_event(
         ],
     }
     name = f"{FOLDER}/{stamp}-{event_type.replace(' ', '-')}.json"
-    store.publish_bytes(store.join(uri, name), outputs.pretty_json(event))
+    Folder(uri).publish_json(name, event)
     return name
 
 
 def read_events(uri: str) -> Iterator[dict[str, Any]]:
     """The events of a folder, oldest first. Raises FormatError: one does not parse."""
-    for entry in store.list_files(store.join(uri, FOLDER), suffix=".json"):
+    for entry in (Folder(uri) / FOLDER).list(suffix=".json"):
         try:
             yield json.loads(store.read_bytes(entry.uri))
         except ValueError as error:

@@ -10,8 +10,8 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping
 
-from syllabary.shards import store
 from syllabary.shards.errors import FormatError, InputError, NotFoundError
+from syllabary.shards.folder import Folder
 
 CARD, SUMS = "README.md", "about.sha256"
 _LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
@@ -25,30 +25,31 @@ def publish_about(uri: str, files: Mapping[str, bytes]) -> bool:
     Returns:
         Whether the card was kept so.
     """
-    kept = False
+    folder, kept = Folder(uri), False
     for name, data in sorted(files.items()):
-        found = _read(uri, name)
+        found = _read(folder, name)
         if name == CARD and found not in (None, data) and _sha256(found or b"") != _known(uri).get(CARD):
             kept = True
         elif found != data:
-            store.publish_bytes(store.join(uri, name), data)
+            folder.publish(name, data)
     text = "".join(f"{_sha256(data)}  {name}\n" for name, data in sorted(files.items()))
-    if _read(uri, SUMS) != text.encode():
-        store.publish_bytes(store.join(uri, SUMS), text.encode())
+    if _read(folder, SUMS) != text.encode():
+        folder.publish(SUMS, text.encode())
     return kept
 
 
 def check_about(uri: str) -> Iterator[tuple[str, str]]:
     """Name and fault of every file that is not as it was written; nothing where a folder has no checksums of them."""
+    folder = Folder(uri)
     try:
         sums = read_sums(uri)
     except FormatError:
         yield SUMS, "the checksums of the folder's own text do not parse"
         return
-    if not sums and _read(uri, CARD) is not None:
+    if not sums and _read(folder, CARD) is not None:
         yield SUMS, "the checksums of the folder's own text are missing"
     for name, expected in sums.items():
-        data = _read(uri, name)
+        data = _read(folder, name)
         if data is None:
             yield name, "is missing"
         elif _sha256(data) != expected:
@@ -57,17 +58,18 @@ def check_about(uri: str) -> Iterator[tuple[str, str]]:
 
 def read_sums(uri: str) -> dict[str, str]:
     """sha256 of each of the folder's own texts, by name; empty where there are none. Raises FormatError."""
-    data = _read(uri, SUMS)
+    folder = Folder(uri)
+    data = _read(folder, SUMS)
     try:
         lines = [] if data is None else data.decode().splitlines()
         found = [_LINE.fullmatch(line) for line in lines]
         sums = {match[2]: match[1] for match in found if match is not None}
         for name in sums:
-            store.join(uri, name)  # refuses a name that leaves the folder
+            folder.join(name)  # refuses a name that leaves the folder
     except (UnicodeDecodeError, InputError) as error:
-        raise FormatError("checksums do not parse", value=store.join(uri, SUMS)) from error
+        raise FormatError("checksums do not parse", value=folder.join(SUMS)) from error
     if len(sums) != len(lines) or (data is not None and not sums):
-        raise FormatError("checksums do not parse", value=store.join(uri, SUMS))
+        raise FormatError("checksums do not parse", value=folder.join(SUMS))
     return sums
 
 
@@ -78,9 +80,9 @@ def _known(uri: str) -> dict[str, str]:
         return {}
 
 
-def _read(uri: str, name: str) -> bytes | None:
+def _read(folder: Folder, name: str) -> bytes | None:
     try:
-        return store.read_bytes(store.join(uri, name))
+        return folder.read(name)
     except NotFoundError:
         return None
 

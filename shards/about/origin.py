@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Self
 
-from syllabary.shards import outputs, store
+from syllabary.shards import outputs
 from syllabary.shards.errors import FormatError
+from syllabary.shards.folder import Folder
 
 NAME = "origin.json"
 
@@ -40,12 +41,12 @@ class Origin:
     @classmethod
     def read(cls, uri: str) -> Self:
         """The origin that the folder at ``uri`` states. Raises FormatError."""
-        target = store.join(uri, NAME)
-        if not store.exists(target):
+        folder = Folder(uri)
+        if not folder.exists(NAME):
             return cls()
-        found = outputs.read_json(target)
+        found = folder.read_json(NAME)
         if not {*found} <= {"title", "licence", "origin"} or not all(isinstance(v, str) for v in found.values()):
             raise FormatError(
-                "not a description of an origin", value=target, expected="title, licence, origin as texts"
+                "not a description of an origin", value=folder.join(NAME), expected="title, licence, origin as texts"
             )
         return cls(**found)

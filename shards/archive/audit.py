@@ -22,10 +22,20 @@ from numpy.typing import NDArray
 from syllabary.shards import outputs, store
 from syllabary.shards.about.files import CARD, check_about
 from syllabary.shards.archive import parts as token_archive
-from syllabary.shards.archive.ledger import TOKENIZED, Ledger, ledger_name, sha256, shards_in, sums_name, sums_text
+from syllabary.shards.archive.ledger import (
+    TOKENIZED,
+    Ledger,
+    ledger_name,
+    part_sizes,
+    sha256,
+    shards_in,
+    sums_name,
+    sums_text,
+)
 from syllabary.shards.archive.parts import LEDGER, PARTS, SUMS, ArchiveFormat, PartMetadata, open_part, part_name
 from syllabary.shards.dataset import index
 from syllabary.shards.errors import FormatError, NotFoundError, SyllabaryError
+from syllabary.shards.folder import Folder
 
 _READ_ERRORS = (pa.ArrowException, OSError, ValueError, ArithmeticError)  # the last: lengths and rates without sense
 _SHOWN_SPANS = 3
@@ -85,7 +95,7 @@ def audit_archive(
         NotFoundError, FormatError, VersionError: there is no archive of a known version.
     """
     form = read_format(archive_uri)
-    sizes = _part_sizes(archive_uri)
+    sizes = part_sizes(archive_uri)
     names = {PARTS: list(sizes), **{folder: shards_in(archive_uri, folder) for folder in (LEDGER, SUMS)}}
     indexed = set(index.committed_shards(shards_uri)) if shards_uri else None
     told_of = set[str]().union(*names.values(), indexed or ())
@@ -106,12 +116,6 @@ def audit_archive(
     damaged = {PurePosixPath(finding.file).stem for finding in audit.findings}
     audit.intact = {shard: size for shard, size in audit.intact.items() if shard not in damaged}
     return audit
-
-
-def _part_sizes(archive_uri: str) -> dict[str, int]:
-    """Bytes of every part, by shard."""
-    entries = store.list_files(store.join(archive_uri, PARTS), suffix=".parquet")
-    return {entry.name.removesuffix(".parquet"): entry.size_bytes for entry in entries}
 
 
 def _done_findings(archive_uri: str, num_shards: int) -> Iterable[Finding]:
@@ -166,7 +170,7 @@ def _audit_part(archive_uri: str, shard: str, form: ArchiveFormat, rows: pa.Tabl
 
 def _read(archive_uri: str, name: str) -> bytes | None:
     try:
-        return store.read_bytes(store.join(archive_uri, name))
+        return Folder(archive_uri).read(name)
     except NotFoundError:
         return None
 

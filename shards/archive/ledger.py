@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from syllabary.shards import outputs, store
+from syllabary.shards import outputs
 from syllabary.shards.archive.parts import (
     LEDGER,
     METADATA_KEY,
@@ -30,6 +30,7 @@ from syllabary.shards.archive.parts import (
     part_name,
 )
 from syllabary.shards.errors import ConflictError, DamageError, FormatError, NotFoundError
+from syllabary.shards.folder import Folder
 
 LEDGER_SCHEMA = pa.schema(
     [
@@ -126,23 +127,28 @@ def sums_text(shard: str, part_sha256: str, ledger_sha256: str) -> bytes:
 
 def publish_part(archive_uri: str, part: bytes, ledger: Ledger) -> None:
     """Publish ledger, checksums and, last, the part, whose presence commits the shard."""
-    encoded = ledger.encode()
-    store.publish_bytes(store.join(archive_uri, ledger_name(ledger.shard)), encoded)
-    sums = sums_text(ledger.shard, ledger.part_sha256, sha256(encoded))
-    store.publish_bytes(store.join(archive_uri, sums_name(ledger.shard)), sums)
-    store.publish_bytes(store.join(archive_uri, part_name(ledger.shard)), part)
+    archive, encoded = Folder(archive_uri), ledger.encode()
+    archive.publish(ledger_name(ledger.shard), encoded)
+    archive.publish(sums_name(ledger.shard), sums_text(ledger.shard, ledger.part_sha256, sha256(encoded)))
+    archive.publish(part_name(ledger.shard), part)
 
 
 def read_ledger(archive_uri: str, shard: str) -> Ledger:
     """The ledger of a shard. Raises NotFoundError, DamageError."""
-    uri = store.join(archive_uri, ledger_name(shard))
-    return Ledger.decode(store.read_bytes(uri), uri)
+    archive, name = Folder(archive_uri), ledger_name(shard)
+    return Ledger.decode(archive.read(name), archive.join(name))
+
+
+def part_sizes(archive_uri: str) -> dict[str, int]:
+    """Bytes of every part of the archive, by shard, sorted."""
+    entries = (Folder(archive_uri) / PARTS).list(suffix=".parquet")
+    return {entry.name.removesuffix(".parquet"): entry.size_bytes for entry in entries}
 
 
 def shards_in(archive_uri: str, folder: str = PARTS) -> list[str]:
     """Names of the shards that have a file in ``folder`` of the archive, sorted."""
     suffix = ".sha256" if folder == SUMS else ".parquet"
-    entries = store.list_files(store.join(archive_uri, folder), suffix=suffix)
+    entries = (Folder(archive_uri) / folder).list(suffix=suffix)
     return [entry.name.removesuffix(suffix) for entry in entries]
 
 
@@ -153,10 +159,9 @@ def intact_ledger(archive_uri: str, shard: str, form: ArchiveFormat) -> Ledger |
         ConflictError: they are intact, but those of an archive of another format than ``form``.
         StorageError: the store fails; not knowing is not the same as damaged.
     """
+    archive = Folder(archive_uri)
     try:
-        part, encoded, sums = (
-            store.read_bytes(store.join(archive_uri, name(shard))) for name in (part_name, ledger_name, sums_name)
-        )
+        part, encoded, sums = (archive.read(name(shard)) for name in (part_name, ledger_name, sums_name))
         ledger = Ledger.decode(encoded, ledger_name(shard))
         if sums != sums_text(shard, sha256(part), sha256(encoded)) or ledger.part_sha256 != sha256(part):
             return None
@@ -164,7 +169,7 @@ def intact_ledger(archive_uri: str, shard: str, form: ArchiveFormat) -> Ledger |
     except (NotFoundError, FormatError):
         return None
     if metadata.format != form or metadata.shard != shard:
-        uri = store.join(archive_uri, part_name(shard))
+        uri = archive.join(part_name(shard))
         fix = "move it away with its ledger and checksums"
         raise ConflictError("a foreign part", value=uri, expected=f"the format of {archive_uri}", fix=fix)
     return ledger

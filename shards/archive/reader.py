@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from syllabary.shards import outputs, store
 from syllabary.shards.archive.audit import read_format
-from syllabary.shards.archive.ledger import shards_in
+from syllabary.shards.archive.ledger import part_sizes
 from syllabary.shards.archive.parts import REBUILD, ArchiveFormat, PartMetadata, open_part, part_name
 from syllabary.shards.archive.where import Condition
 from syllabary.shards.errors import DamageError, FormatError, NotFoundError
@@ -61,7 +61,7 @@ class ArchiveReader:
     Attributes:
         uri: of the archive.
         format: of its tokens.
-        shards: names of its parts, sorted.
+        part_sizes: bytes of each part, by shard, sorted.
         schema: the columns of the rows.
         bytes_read: so far.
         num_row_groups_read: so far.
@@ -69,7 +69,7 @@ class ArchiveReader:
 
     uri: str
     format: ArchiveFormat
-    shards: list[str]
+    part_sizes: dict[str, int]
     schema: pa.Schema
     bytes_read: int = field(default=0)
     num_row_groups_read: int = field(default=0)
@@ -84,16 +84,21 @@ class ArchiveReader:
             DamageError: parts are missing.
         """
         form = read_format(uri)
-        shards = shards_in(uri)
-        if not shards:
+        sizes = part_sizes(uri)
+        if not sizes:
             raise NotFoundError("an archive without parts", value=uri, fix="run `syllabary tokenize` first")
         done = outputs.read_done(uri)
-        if done is not None and done["num_parts"] > len(shards):  # more there may be: a run that is adding them
-            raise DamageError(f"parts of {uri}", value=len(shards), expected=str(done["num_parts"]), fix=REBUILD)
-        reader = cls(uri, form, shards, pa.schema([]))
-        with reader._part(shards[0]) as file:
+        if done is not None and done["num_parts"] > len(sizes):  # more there may be: a run that is adding them
+            raise DamageError(f"parts of {uri}", value=len(sizes), expected=str(done["num_parts"]), fix=REBUILD)
+        reader = cls(uri, form, sizes, pa.schema([]))
+        with reader._part(reader.shards[0]) as file:
             reader.schema = file.schema_arrow
         return reader
+
+    @property
+    def shards(self) -> list[str]:
+        """Names of the parts, sorted."""
+        return list(self.part_sizes)
 
     def scan(
         self, condition: Condition | None = None, columns: Sequence[str] | None = None, shards: Sequence[str] = ()

@@ -7,7 +7,7 @@ FLAC file inside the tar, so that any utterance is one range request away.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -93,11 +93,21 @@ def find_utterance(shards_uri: str, utterance_id: str) -> dict[str, Any]:
     Raises:
         NotFoundError: no such utterance, or no index.
     """
+    return find_utterances(shards_uri, [utterance_id])[utterance_id]
+
+
+def find_utterances(shards_uri: str, utterance_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The index rows of some utterances, by id; the index is read once.
+
+    Raises:
+        NotFoundError: one of them is not there, or there is no index.
+    """
     table = read_index(shards_uri)
-    rows: list[dict[str, Any]] = table.filter(pc.equal(table["utterance_id"], utterance_id)).to_pylist()
-    if not rows:
-        raise NotFoundError("no such utterance", value=utterance_id, expected=f"one of those in {shards_uri}")
-    return rows[0]
+    rows = table.filter(pc.is_in(table["utterance_id"], pa.array(utterance_ids, pa.string()))).to_pylist()
+    found = {str(row["utterance_id"]): row for row in rows}
+    if missing := [one for one in utterance_ids if one not in found]:
+        raise NotFoundError("no such utterance", value=missing[0], expected=f"one of those in {shards_uri}")
+    return found
 
 
 def read_index_part(shards_uri: str, shard: str) -> pa.Table:

@@ -13,6 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import pyarrow as pa
+
 from syllabary.shards import store
 from syllabary.shards.dataset import index
 from syllabary.shards.errors import DamageError
@@ -64,14 +66,19 @@ class ShardWriter:
         return offset
 
 
-def iter_shard(shards_uri: str, shard: str) -> Iterator[tuple[dict[str, Any], bytes]]:
+def iter_shard(shards_uri: str, shard: str, part: pa.Table | None = None) -> Iterator[tuple[dict[str, Any], bytes]]:
     """The samples of a shard in order, each with its index row and its FLAC bytes, in one sequential read.
+
+    Args:
+        shards_uri: of the corpus.
+        shard: its name.
+        part: its index part, where the caller has read it.
 
     Raises:
         NotFoundError: no such shard.
         DamageError: a FLAC file is not what the index says.
     """
-    rows = index.read_index_part(shards_uri, shard).to_pylist()
+    rows = (index.read_index_part(shards_uri, shard) if part is None else part).to_pylist()
     if not rows:
         return
     with store.open_read(index.shard_uri(shards_uri, shard)) as tar:

@@ -101,7 +101,7 @@ def test_a_damaged_newest_checkpoint_is_skipped_and_named(single, shards, encode
     out = str(tmp_path / "cut")
     _run(single, "pretrain", out, (shards, encoder), 4)
     checkpoints = CheckpointStore(out)
-    weights = store.join(checkpoints.step_uri(4), "jepa", "mp_rank_00_model_states.pt")
+    weights = checkpoints.of_step(4).join("jepa/mp_rank_00_model_states.pt")
     data = bytearray(store.read_bytes(weights))
     data[len(data) // 2] ^= 1
     store.publish_bytes(weights, bytes(data))

@@ -194,7 +194,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew(gang, shard
     gang.run(train_here, "pretrain", recipe, out, shards, None, 4)
     checkpoints = CheckpointStore(out)
     for step in (2, 4):
-        _flip(store.join(checkpoints.step_uri(step), "metrics.parquet"))
+        _flip(checkpoints.of_step(step).join("metrics.parquet"))
     (error,) = gang.run(_train, contextlib.nullcontext, recipe, out, shards)
     assert error.startswith(
         "DamageError: none of 2 checkpoints is whole; skipped the damaged checkpoint of step 4: met"

@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from syllabary.flows import artifacts
+from syllabary.workers.control.progress import Reached
 
 
 @pytest.fixture
@@ -35,15 +36,14 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any, dict[str, Any
     return sent
 
 
-def test_a_bar_a_stage_moves_with_the_lines_and_ends_full(shown: list) -> None:
+def test_a_bar_per_stage_moves_with_the_events_and_ends_full(shown: list) -> None:
     bars = artifacts.ProgressBars()
-    for line in (
-        "tokenize  3 of 3 shards to do, 241 s of audio",
-        "tokenize  60/240 s of audio · 12/s · 0:00:15 left · 1/3 shards",
-        "tokenize  120/240 s of audio · 12/s · 0:00:10 left · 2/3 shards",  # within two seconds: not sent
-        "restore  8/8 utterances · 2/s · 0:00:00 left",
+    for reached in (
+        Reached("tokenize", "s of audio", 60, 240, note="1/3 shards"),
+        Reached("tokenize", "s of audio", 120, 240, note="2/3 shards"),  # within two seconds: not sent
+        Reached("restore", "utterances", 8, 8),
     ):
-        bars.tell(line)
+        bars.tell(reached)
     bars.finish()
     assert [(kind, percent) for kind, percent, _ in shown] == [
         ("progress", 25.0), ("progress", 100.0), ("update", 100.0), ("update", 100.0)
@@ -52,7 +52,7 @@ def test_a_bar_a_stage_moves_with_the_lines_and_ends_full(shown: list) -> None:
 
 
 def test_a_total_of_nothing_is_no_division(shown: list) -> None:
-    artifacts.ProgressBars().tell("tokenize  0/0 s of audio · 0/s · 0:00:00 left")
+    artifacts.ProgressBars().tell(Reached("tokenize", "s of audio", 0, 0))
     assert shown == []
 
 
@@ -103,7 +103,7 @@ def test_a_server_that_is_away_is_a_warning(
     for name in ("create_table_artifact", "create_progress_artifact"):
         monkeypatch.setattr(artifacts, name, fail)
     artifacts.ledger("shard", [])
-    artifacts.ProgressBars().tell("tokenize  60/240 s of audio · 12/s")
+    artifacts.ProgressBars().tell(Reached("tokenize", "s of audio", 60, 240, rate=12.0))
     assert caplog.text.count("could not be shown in Prefect") == 2
 
 

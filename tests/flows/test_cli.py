@@ -12,7 +12,7 @@ import pytest
 import soundfile as sf
 
 from infra.stack.object_store import ObjectStore
-from syllabary.workers.recipes.recipe import resolve
+from syllabary.workers.recipes.named import resolve
 from tests.helpers.standin import save_untrained
 
 ROOT = Path(__file__).parent.parent.parent
@@ -73,7 +73,7 @@ def test_an_interrupt_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys:
 
 
 def test_every_recipe_is_listed_with_what_it_is() -> None:
-    from syllabary.workers.recipes.recipe import RECIPES
+    from syllabary.workers.recipes.named import RECIPES
 
     listing = syllabary("recipes").stdout
     assert len(listing.splitlines()) == len(RECIPES)
@@ -119,7 +119,7 @@ def test_a_recipe_that_does_not_resolve_is_refused(
 
 def test_an_output_of_another_recipe_is_refused_and_kept(corpus: Path, tmp_path: Path) -> None:
     from syllabary.workers.control.run_layout import PipelineLayout, claim_run
-    from syllabary.workers.recipes.recipe import resolve
+    from syllabary.workers.recipes.named import resolve
 
     claim_run(PipelineLayout(str(tmp_path / "out")), str(corpus), resolve("tiny"))
     before = (tmp_path / "out" / "output.json").read_bytes()
@@ -131,7 +131,7 @@ def test_an_output_of_another_recipe_is_refused_and_kept(corpus: Path, tmp_path:
 
 def test_a_source_that_grew_is_another_run(tmp_path: Path) -> None:
     from syllabary.workers.control.run_layout import PipelineLayout, claim_run
-    from syllabary.workers.recipes.recipe import resolve
+    from syllabary.workers.recipes.named import resolve
 
     source = tmp_path / "speech"
     source.mkdir()
@@ -151,7 +151,7 @@ def test_wrong_s3_keys_name_the_variables(s3: ObjectStore, corpus: Path) -> None
 def test_too_little_disk_is_refused(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from syllabary.shards.errors import StorageError
     from syllabary.workers.control import run_layout as pipeline_layout
-    from syllabary.workers.recipes.recipe import resolve
+    from syllabary.workers.recipes.named import resolve
 
     monkeypatch.setattr(pipeline_layout, "_NEEDED_BYTES", 1 << 60)
     layout = pipeline_layout.PipelineLayout(str(tmp_path / "out"))

@@ -26,7 +26,7 @@ from syllabary.shards import outputs, store
 from syllabary.shards.archive.packing import Packing
 from syllabary.workers.control.timings import read_timings
 from syllabary.workers.forecast.actual import actual_of, restored_fraction
-from syllabary.workers.recipes.recipe import resolve
+from syllabary.workers.recipes.named import resolve
 from tests.helpers.standin import save_untrained
 
 SYLLABARY = str(Path(sys.executable).parent / "syllabary")

@@ -26,7 +26,7 @@ import os, sys, time
 from pathlib import Path
 from typing import ClassVar
 from syllabary.shards.errors import InputError, UnavailableError
-from syllabary.workers.control.run_verb import say
+from syllabary.workers.control.log import say
 from syllabary.workers.control.jobs import Job
 
 class ProbeJob(Job):

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from syllabary.shards.outputs import pretty_json
-from syllabary.workers.recipes.recipe import RECIPES, resolve, validate
+from syllabary.workers.recipes.named import RECIPES, resolve
+from syllabary.workers.recipes.recipe import validate
 
 FOLDER = Path(__file__).parent / "recipes"
 

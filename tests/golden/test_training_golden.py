@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from syllabary.workers.recipes.recipe import Recipe, resolve
+from syllabary.workers.recipes.named import resolve
+from syllabary.workers.recipes.recipe import Recipe
 from syllabary.workers.training.history import History
 from tests.helpers.training_testing import Gang, prepare_encoder, train_here, trained, write_training_shards
 

@@ -158,9 +158,9 @@ class Lines:
         """As an actor's method."""
         return self
 
-    def remote(self, line: str) -> None:
+    def remote(self, said: object) -> None:
         """As an actor's call."""
-        self.said.append(line)
+        self.said.append(str(said))
 
 
 def free_port() -> int:

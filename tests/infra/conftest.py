@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from syllabary.workers.recipes.recipe import resolve
+from syllabary.workers.recipes.named import resolve
 from tests.helpers.installed import TRAP, build_wheel, copy_sources
 from tests.helpers.standin import NAME, save_untrained
 

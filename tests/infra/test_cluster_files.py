@@ -18,7 +18,7 @@ from kuberay_schema import RAY_CLUSTER, RAY_JOB
 from infra.stack.key_blocks import blocks
 from syllabary.workers.cluster.devices import MAX_GPUS_VARIABLE
 from syllabary.workers.control import jobs
-from syllabary.workers.recipes.recipe import resolve
+from syllabary.workers.recipes.named import resolve
 
 ROOT = Path(__file__).parent.parent.parent
 INFRA = ROOT / "infra"

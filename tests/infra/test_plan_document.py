@@ -10,7 +10,7 @@ import pytest
 
 from syllabary.workers.forecast.forecast import PRESETS, sizes_of
 from syllabary.workers.forecast.formulas import Machine, Prediction, StageRates, predict
-from syllabary.workers.recipes.recipe import resolve
+from syllabary.workers.recipes.named import resolve
 
 DOCUMENT = (Path(__file__).parent.parent.parent / "docs" / "plan-librilight.md").read_text()
 SIZES = ("small", "medium", "large")

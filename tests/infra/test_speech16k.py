@@ -18,7 +18,7 @@ from syllabary.shards import audio, outputs, store
 from syllabary.shards.dataset import index, wds
 from syllabary.shards.errors import InputError
 from syllabary.shards.ingest.config import IngestConfig
-from syllabary.workers.recipes.recipe import resolve
+from syllabary.workers.recipes.named import resolve
 from syllabary.workers.report.card import publish_card, read_card
 from syllabary.workers.tokenizer.tokenizer import Tokenizer
 from syllabary.workers.training.history import History

@@ -71,7 +71,7 @@ def test_a_script_beside_files_of_like_names_imports_the_package(bin_folder: Pat
     (tmp_path / "workers").mkdir()
     (tmp_path / "script.py").write_text(
         "import model\nfrom syllabary.model.config import ModelConfig\n"
-        "from syllabary.workers.recipes.recipe import resolve\n"
+        "from syllabary.workers.recipes.named import resolve\n"
         "assert isinstance(resolve('tiny').model, ModelConfig)\nprint(model.WIDTH)\n"
     )
     assert run(str(bin_folder / "python"), "script.py", folder=tmp_path).stdout == "3\n"

@@ -11,7 +11,7 @@ import pytest
 from syllabary.model.config import EncoderConfig, HifiganDecoderConfig
 from syllabary.shards.errors import ConfigError
 from syllabary.workers.operate.show import parameters_of
-from syllabary.workers.recipes.recipe import RECIPES, resolve
+from syllabary.workers.recipes.named import RECIPES, resolve
 
 
 def leaves(values: Mapping[str, Any], path: str = "model") -> Iterator[tuple[str, Any]]:

@@ -11,7 +11,7 @@ from torch import nn
 from syllabary.model.config import EncoderConfig
 from syllabary.model.encoder import Encoder
 from syllabary.model.measures.place import between_clips, group_by_place
-from syllabary.workers.recipes.recipe import RECIPES
+from syllabary.workers.recipes.named import RECIPES
 from tests.helpers.small_models import CONFIGS, HOP
 from tests.helpers.speech_like import speech_like
 

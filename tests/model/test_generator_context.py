@@ -11,7 +11,7 @@ import torch
 from syllabary.model import hifigan
 from syllabary.model.config import HifiganDecoderConfig, IstftDecoderConfig
 from syllabary.model.spectral import istft
-from syllabary.workers.recipes.recipe import resolve
+from syllabary.workers.recipes.named import resolve
 from syllabary.workers.tokenizer.streaming import decoded_chunks
 from tests.helpers.small_models import CONFIGS
 

@@ -8,7 +8,7 @@ from syllabary.model.config import ModelConfig
 from syllabary.model.discriminators import Discriminators
 from syllabary.model.jepa import Jepa
 from syllabary.workers.recipes.bitrates import packing_of, rates_of
-from syllabary.workers.recipes.recipe import paper
+from syllabary.workers.recipes.named import paper
 
 
 def millions(module: torch.nn.Module) -> float:

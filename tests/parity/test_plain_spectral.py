@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from syllabary.model.codec import Codec
-from syllabary.workers.recipes.recipe import resolve
+from syllabary.workers.recipes.named import resolve
 from tests.helpers.small_models import CONFIGS, HOP, small_codec
 
 

@@ -7,7 +7,7 @@ import torch
 from syllabary.model.codec import Codec
 from syllabary.model.cpu.front_end import FusedFrontEnd
 from syllabary.model.cpu.generator import FusedGenerator
-from syllabary.workers.recipes.recipe import tiny_paper
+from syllabary.workers.recipes.named import tiny_paper
 from tests.helpers.small_models import CONFIGS, HOP, small_codec
 
 

@@ -19,7 +19,7 @@ from syllabary.workers.forecast.formulas import (
     training_audio_h,
 )
 from syllabary.workers.recipes.bitrates import rates_of
-from syllabary.workers.recipes.recipe import RECIPES, resolve
+from syllabary.workers.recipes.named import RECIPES, resolve
 
 positive = st.floats(1e-3, 1e6)
 corpora = st.builds(

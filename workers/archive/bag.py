@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from syllabary.shards import outputs, store
+from syllabary.shards import outputs
 from syllabary.shards.about.bag import write_bag
 from syllabary.shards.errors import NotFoundError
+from syllabary.shards.folder import Folder
 from syllabary.workers.control.jobs import BagJob
-from syllabary.workers.control.run_verb import say
+from syllabary.workers.control.log import say
 
 
 def bag(job: BagJob) -> dict[str, Any]:
@@ -21,7 +22,7 @@ def bag(job: BagJob) -> dict[str, Any]:
     try:
         kind = outputs.read_claim(job.folder)["kind"]
     except NotFoundError:
-        kind = outputs.read_json(store.join(job.folder, "config.json")).get("kind", "folder")
+        kind = Folder(job.folder).read_json("config.json").get("kind", "folder")
     written = write_bag(job.folder, job.out, f"syllabary {kind}")
     say("bag", f"{written['num_files']:,} files, {written['size_bytes']:,} bytes")
     return dict(written)

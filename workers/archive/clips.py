@@ -18,12 +18,13 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from syllabary.shards import audio, store
+from syllabary.shards import audio
 from syllabary.shards.archive import parts as token_archive
 from syllabary.shards.archive.packing import Packing
 from syllabary.shards.archive.reader import ArchiveReader
 from syllabary.shards.archive.where import Condition
 from syllabary.shards.errors import DamageError, InputError, SyllabaryError
+from syllabary.shards.folder import Folder
 from syllabary.workers.archive.selection import joins, selection
 from syllabary.workers.cluster.actors import refused
 from syllabary.workers.cluster.memory import keep_freed_memory
@@ -62,10 +63,12 @@ class Restorer:
     present: frozenset[str]
 
     @classmethod
-    def open(cls, job: RestoreJob, reader: ArchiveReader, tokenizer: Tokenizer) -> Restorer:
-        """The restorer of a job. Raises InputError: the selection does not parse."""
-        present = frozenset(entry.name for entry in store.list_files(store.join(job.out, "audio")))
-        return cls(job, reader, tokenizer, selection(job, reader.schema), present)
+    def open(
+        cls, job: RestoreJob, reader: ArchiveReader, tokenizer: Tokenizer, condition: Condition | None
+    ) -> Restorer:
+        """The restorer of a job, for the rows that meet the condition (None for all)."""
+        present = frozenset(entry.name for entry in (Folder(job.out) / "audio").list())
+        return cls(job, reader, tokenizer, condition, present)
 
     def restore(
         self, shards: Sequence[str], recordings: Counter[str], on_clip: Callable[[int], None] = lambda _: None
@@ -96,7 +99,7 @@ class Restorer:
         if name not in self.present:
             samples = samples_of(clip, self.tokenizer, self.reader.format.packing)
             data = _encoded(samples, clip.rows[0]["sample_rate"], self.job.audio_format)
-            store.publish_bytes(store.join(self.job.out, "audio", name), data)
+            (Folder(self.job.out) / "audio").publish(name, data)
         return _manifest_rows(clip, f"audio/{name}")
 
 
@@ -112,7 +115,8 @@ class ShardRestorer:
         torch.set_num_threads(1)
         keep_freed_memory()
         values = RestoreJob.model_validate_json(job)
-        self._restorer = Restorer.open(values, ArchiveReader.open(values.archive), Tokenizer.load(values.tokenizer))
+        reader, tokenizer = ArchiveReader.open(values.archive), Tokenizer.load(values.tokenizer)
+        self._restorer = Restorer.open(values, reader, tokenizer, selection(values, reader.schema))
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Manifest rows as JSON and bytes read; ``error`` is the line of a failure of its ``kind``, or empty."""

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from syllabary.shards import store
 from syllabary.shards.about.files import CARD, publish_about
 from syllabary.shards.about.origin import Origin
 from syllabary.shards.archive.card import archive_files
 from syllabary.shards.archive.reader import ArchiveReader
-from syllabary.shards.errors import FormatError, NotFoundError
-from syllabary.shards.outputs import read_json
-from syllabary.workers.control.run_verb import say
+from syllabary.shards.errors import FormatError
+from syllabary.shards.folder import Folder
+from syllabary.workers.control.log import say
 
 _TOKENIZER_FILES = ("README.md", "config.json")
 _WEIGHTS = ("encoder.safetensors", "decoder.safetensors")
@@ -37,14 +36,15 @@ def describe(
         StorageError: storage refuses.
     """
     reader = ArchiveReader.open(archive)
-    description = read_json(store.join(tokenizer, "config.json"))
+    folder = Folder(tokenizer)
+    description = folder.read_json("config.json")
     digest = description.get("encoder_digest")
     if digest != reader.format.encoder_digest:
         expected = reader.format.encoder_digest[:16]
         raise FormatError("encoder digest of the tokenizer", value=str(digest)[:16], expected=expected)
     weights = (*_WEIGHTS, *(("mel_head.safetensors",) if "mel_head_digest" in description else ()))
     names = (*_TOKENIZER_FILES, *(weights if with_weights else ()))
-    files = {name: store.read_bytes(store.join(tokenizer, name)) for name in names}
+    files = {name: folder.read(name) for name in names}
     about = archive_files(reader.format, reader.schema, reader.shards, totals, told, files, tokenizer)
     if publish_about(archive, about):
         say(stage, f"{CARD} has been edited since it was written: it stays as it is")
@@ -56,13 +56,8 @@ def carry_description(stage: str, source: str, archive: str, totals: Mapping[str
     Raises:
         NotFoundError, FormatError, StorageError: as for :func:`describe`.
     """
-    tokenizer = store.join(source, "tokenizer")
-    if not store.exists(store.join(tokenizer, "config.json")):
+    tokenizer = Folder(source) / "tokenizer"
+    if not tokenizer.exists("config.json"):
         say(stage, f"{source} holds no description, so {archive} gets none: `syllabary tokenize` again writes it")
         return
-    try:
-        store.size_bytes(store.join(tokenizer, _WEIGHTS[1]))
-        with_weights = True
-    except NotFoundError:
-        with_weights = False
-    describe(stage, archive, totals, Origin.read(source), tokenizer, with_weights)
+    describe(stage, archive, totals, Origin.read(source), tokenizer.uri, tokenizer.exists(_WEIGHTS[1]))

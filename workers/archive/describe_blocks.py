@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from syllabary.shards import store
 from syllabary.shards.about.files import CARD, publish_about
 from syllabary.shards.about.origin import Origin
 from syllabary.shards.archive.parts import ArchiveFormat
 from syllabary.shards.blocks.card import blocks_files
 from syllabary.shards.errors import NotFoundError
+from syllabary.shards.folder import Folder
 from syllabary.workers.control.jobs import PackJob
-from syllabary.workers.control.run_verb import say
+from syllabary.workers.control.log import say
 
 
 def describe_blocks(job: PackJob, form: ArchiveFormat, metadata: Mapping[str, Any], summary: Mapping[str, Any]) -> None:
@@ -33,6 +33,6 @@ def _joined(values: tuple[str, ...]) -> str:
 
 def _read(archive: str, name: str) -> bytes | None:
     try:
-        return store.read_bytes(store.join(archive, "tokenizer", name))
+        return (Folder(archive) / "tokenizer").read(name)
     except NotFoundError:
         return None

@@ -26,8 +26,8 @@ from syllabary.shards.errors import NotFoundError, StorageError, SyllabaryError
 from syllabary.workers.cluster.actors import refused
 from syllabary.workers.cluster.devices import assigned_device
 from syllabary.workers.cluster.memory import keep_freed_memory
+from syllabary.workers.control.log import say
 from syllabary.workers.control.patience import patiently
-from syllabary.workers.control.run_verb import say
 from syllabary.workers.recipes.bitrates import packing_of
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def encode_shard(
     """
     rows = index.read_index_part(shards_uri, shard)
     form = archive_format(tokenizer, encoding)
-    utterances = prefetched(decoded_utterances(shards_uri, shard, form.model_sample_rate), _PREFETCHED)
+    utterances = prefetched(decoded_utterances(shards_uri, shard, form.model_sample_rate, rows), _PREFETCHED)
     encoded = [encode_utterance(tokenizer, utterance) for utterance in utterances]
     _require_exact_frames(encoded, rows, form)
     metadata = PartMetadata(form, shard, token_archive.shard_digest(rows), tokenizer.computed_on)
@@ -95,9 +95,11 @@ def encode_shard(
     return part, _ledger(rows, encoded, metadata, part)
 
 
-def decoded_utterances(shards_uri: str, shard: str, sample_rate: int) -> Iterator[Utterance]:
-    """The utterances of a shard in order, decoded and resampled to ``sample_rate``."""
-    for row, flac in wds.iter_shard(shards_uri, shard):
+def decoded_utterances(
+    shards_uri: str, shard: str, sample_rate: int, part: pa.Table | None = None
+) -> Iterator[Utterance]:
+    """The utterances of a shard in order, decoded and resampled to ``sample_rate``; ``part`` as for ``iter_shard``."""
+    for row, flac in wds.iter_shard(shards_uri, shard, part):
         if row["num_samples"] > MAX_UTTERANCE_S * row["sample_rate"]:
             yield Utterance(error=f"longer than {MAX_UTTERANCE_S:.0f} s: shard it into shorter utterances")
             continue

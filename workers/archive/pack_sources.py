@@ -11,8 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from syllabary.shards import outputs, store
-from syllabary.shards.archive import parts as token_archive
+from syllabary.shards import outputs
 from syllabary.shards.archive.parts import ArchiveFormat
 from syllabary.shards.archive.reader import ArchiveReader
 from syllabary.shards.archive.where import Condition, parse_where
@@ -38,16 +37,22 @@ class Source:
         reader: of it.
         condition: which of its rows are taken; None for all.
         weight: how often each of its documents comes, on average.
-        size_bytes: of its parts.
-        parts_digest: of their names and sizes.
     """
 
     number: int
     reader: ArchiveReader
     condition: Condition | None
     weight: float
-    size_bytes: int
-    parts_digest: str
+
+    @property
+    def size_bytes(self) -> int:
+        """Of its parts."""
+        return sum(self.reader.part_sizes.values())
+
+    @property
+    def parts_digest(self) -> str:
+        """Of the names and sizes of its parts."""
+        return outputs.digest([[f"{shard}.parquet", size] for shard, size in self.reader.part_sizes.items()])
 
     @property
     def text_columns(self) -> list[str]:
@@ -83,12 +88,8 @@ def open_sources(job: PackJob) -> list[Source]:
 
 def _open(job: PackJob, number: int, uri: str, weight: float) -> Source:
     reader = ArchiveReader.open(uri)
-    known = {f"{shard}.parquet" for shard in reader.shards}  # one published since is not among them
-    entries = store.list_files(store.join(uri, token_archive.PARTS), suffix=".parquet")
-    own = [entry for entry in entries if entry.name in known]
-    sizes = [[entry.name, entry.size_bytes] for entry in own]
     condition = parse_where(job.where, reader.schema) if job.where is not None else None
-    return Source(number, reader, condition, weight, sum(entry.size_bytes for entry in own), outputs.digest(sizes))
+    return Source(number, reader, condition, weight)
 
 
 def require_one_tokenizer(sources: list[Source]) -> ArchiveFormat:

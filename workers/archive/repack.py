@@ -19,10 +19,12 @@ from syllabary.shards.archive.packing import Packing
 from syllabary.shards.archive.parts import ArchiveFormat, PartMetadata, open_part, part_name
 from syllabary.shards.archive.reader import ArchiveReader
 from syllabary.shards.errors import DamageError, InputError
+from syllabary.shards.folder import Folder
 from syllabary.shards.outputs import mark_done, read_done
 from syllabary.workers.archive.describe import carry_description
 from syllabary.workers.control.jobs import RepackJob
-from syllabary.workers.control.run_verb import Progress, say
+from syllabary.workers.control.log import say
+from syllabary.workers.control.progress import Progress
 
 _SAMPLE_FRAMES = 20_000
 
@@ -114,7 +116,7 @@ def _write(job: RepackJob, reader: ArchiveReader, form: ArchiveFormat, out: str)
     progress.finish()
     done = read_done(job.archive)
     if done is not None:
-        done = done | {"size_bytes": sum(e.size_bytes for e in store.list_files(store.join(out, "parts")))}
+        done = done | {"size_bytes": sum(e.size_bytes for e in (Folder(out) / "parts").list())}
         carry_description("repack", job.archive, out, done)
         mark_done(out, done)
 

@@ -13,12 +13,14 @@ import pyarrow.parquet as pq
 from syllabary.shards import outputs, store
 from syllabary.shards.archive.reader import ArchiveReader
 from syllabary.shards.errors import ConflictError, InputError
+from syllabary.shards.folder import Folder
 from syllabary.workers.archive.clips import Manifest, Restorer, ShardRestorer
 from syllabary.workers.archive.selection import Selected, joins, select, selection
 from syllabary.workers.cluster.actors import error_of, through_actors
 from syllabary.workers.cluster.session import ray_session
 from syllabary.workers.control.jobs import RestoreJob
-from syllabary.workers.control.run_verb import Progress, say
+from syllabary.workers.control.log import say
+from syllabary.workers.control.progress import Progress
 from syllabary.workers.tokenizer.directory import Digests, TokenizerFiles, load_tokenizer
 from syllabary.workers.tokenizer.tokenizer import Tokenizer
 
@@ -41,7 +43,7 @@ def restore(job: RestoreJob) -> dict[str, Any]:
     num_workers = min(job.num_workers, len(selected.shards))
     if num_workers == 1 or (joins(job) and selected.is_divided):
         progress = Progress("restore", selected.num_utterances, "utterances")
-        restorer = Restorer.open(job, reader, Tokenizer(files))
+        restorer = Restorer.open(job, reader, Tokenizer(files), condition)
         manifest = restorer.restore(list(selected.shards), selected.recordings, progress.add)
         progress.finish()
     else:
@@ -110,7 +112,7 @@ def _claim(job: RestoreJob, digests: Digests, selected: Selected) -> None:
 def _publish_manifest(job: RestoreJob, manifest: Manifest) -> dict[str, Any]:
     """Publish where each utterance is (``file`` is null where there are no samples); returns the totals."""
     rows = sorted(manifest, key=lambda row: row["utterance_id"])
-    store.publish_bytes(store.join(job.out, "manifest.parquet"), _parquet(pa.Table.from_pylist(rows)))
+    Folder(job.out).publish("manifest.parquet", _parquet(pa.Table.from_pylist(rows)))
     duration_s = sum(row["num_samples"] / row["sample_rate"] for row in rows)
     num_files = len({row["file"] for row in rows} - {None})
     return {"num_utterances": len(rows), "num_files": num_files, "duration_s": round(duration_s, 3)}

@@ -17,14 +17,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from syllabary.shards import outputs, store
+from syllabary.shards import outputs
 from syllabary.shards.archive import parts as token_archive
 from syllabary.shards.archive.reader import ArchiveReader
 from syllabary.shards.archive.where import Condition, parse_where
 from syllabary.shards.blocks.dealing import BUCKET, Dealer
 from syllabary.shards.errors import NotFoundError
+from syllabary.shards.folder import Folder
 from syllabary.workers.control.jobs import SalientJob
-from syllabary.workers.control.run_verb import say
+from syllabary.workers.control.log import say
 
 SPANS = pa.schema(
     [
@@ -155,7 +156,7 @@ def _publish(job: SalientJob, reader: ArchiveReader, tables: Iterator[pa.Table])
     inputs = {"encoder_digest": reader.format.encoder_digest}
     outputs.claim(job.out, "report", inputs=inputs, config={"top_percent": job.top_percent, "where": job.where})
     with (
-        store.publishing(store.join(job.out, "spans.parquet")) as path,
+        Folder(job.out).publishing("spans.parquet") as path,
         pq.ParquetWriter(path, SPANS, compression="zstd", write_page_checksum=True) as writer,
     ):
         for found in told():

@@ -22,9 +22,8 @@ def selection(job: RestoreJob, schema: pa.Schema) -> Condition | None:
     if job.start_s is not None and job.end_s is not None and job.start_s >= job.end_s:
         what, fix = "a time range that ends before it begins", "give a later end"
         raise InputError(what, value=f"{job.start_s} to {job.end_s} s", fix=fix)
-    texts = [f"({job.where})"] if job.where is not None else []
-    if job.where is not None:
-        parse_where(job.where, schema)  # so that an error shows the user's own text
+    asked = parse_where(job.where, schema) if job.where is not None else None
+    texts = []
     if job.ids:
         texts.append(f"utterance_id in ({', '.join(_quoted(i) for i in job.ids)})")
     if job.recording is not None:
@@ -33,7 +32,10 @@ def selection(job: RestoreJob, schema: pa.Schema) -> Condition | None:
         texts.append(f"end_s > {float(job.start_s)!r}")
     if job.end_s is not None:
         texts.append(f"start_s < {float(job.end_s)!r}")
-    return parse_where(" and ".join(texts), schema) if texts else None
+    if not texts:
+        return asked
+    own = parse_where(" and ".join(texts), schema)
+    return own if asked is None else asked & own
 
 
 def _quoted(text: str) -> str:

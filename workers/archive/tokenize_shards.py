@@ -8,8 +8,9 @@ always comes out the same. So killing and repeating this verb, or running it twi
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 from syllabary.shards import outputs, store
@@ -26,8 +27,8 @@ from syllabary.workers.cluster.devices import ClusterGpus, choose_device
 from syllabary.workers.cluster.prometheus import Meter
 from syllabary.workers.cluster.session import ray_session
 from syllabary.workers.control.jobs import TokenizeJob
-from syllabary.workers.control.log import record
-from syllabary.workers.control.run_verb import Progress, say
+from syllabary.workers.control.log import record, say
+from syllabary.workers.control.progress import Progress
 
 _READERS = 8
 
@@ -40,11 +41,12 @@ def tokenize(job: TokenizeJob) -> dict[str, Any]:
         FormatError: a shard is damaged, or more utterances are quarantined than allowed.
         StorageError: the store fails and does not come back in time.
     """
-    seconds = _seconds_by_shard(job.shards)
+    shards = _read_shards(job.shards)
+    seconds = {shard: own.duration_s for shard, own in shards.items()}
     form = _claim(job)
     if orphans := store.sweep_temporary(job.archive):
         say("tokenize", f"removed {orphans} half-written files of killed writers")
-    done = _intact_parts(job, form, sorted(seconds))
+    done = _intact_parts(job, form, shards)
     todo = [shard for shard in sorted(seconds) if shard not in done]
     totals = list(done.values())
     if todo:
@@ -63,20 +65,28 @@ def _describe(job: TokenizeJob, summary: dict[str, Any]) -> None:
     describe("tokenize", job.archive, summary, Origin.read(job.shards), job.tokenizer, job.with_tokenizer)
 
 
-def _seconds_by_shard(shards_uri: str) -> dict[str, float]:
-    """Seconds of audio of every committed shard."""
+@dataclass(frozen=True)
+class _Shard:
+    """What the index says of a shard: seconds of audio, and the digest of what a part would be made from."""
+
+    duration_s: float
+    digest: str
+
+    @classmethod
+    def read(cls, shards_uri: str, shard: str) -> _Shard:
+        part = index.read_index_part(shards_uri, shard)
+        pairs = zip(part["num_samples"].to_pylist(), part["sample_rate"].to_pylist(), strict=True)
+        return cls(float(sum(num / rate for num, rate in pairs)), token_archive.shard_digest(part))
+
+
+def _read_shards(shards_uri: str) -> dict[str, _Shard]:
+    """Every committed shard by name; each index part is read once."""
     outputs.read_claim(shards_uri, "shards")
     names = index.committed_shards(shards_uri)
     if not names:
         raise NotFoundError("no index of shards", value=shards_uri, fix="run `syllabary shard` to write it")
     with ThreadPoolExecutor(_READERS) as pool:
-        seconds = pool.map(lambda name: _seconds(index.read_index_part(shards_uri, name)), names)
-        return dict(zip(names, seconds, strict=True))
-
-
-def _seconds(table: Any) -> float:
-    pairs = zip(table["num_samples"].to_pylist(), table["sample_rate"].to_pylist(), strict=True)
-    return float(sum(num / rate for num, rate in pairs))
+        return dict(zip(names, pool.map(lambda name: _Shard.read(shards_uri, name), names), strict=True))
 
 
 def _claim(job: TokenizeJob) -> ArchiveFormat:
@@ -87,7 +97,7 @@ def _claim(job: TokenizeJob) -> ArchiveFormat:
     return form
 
 
-def _intact_parts(job: TokenizeJob, form: ArchiveFormat, shards: list[str]) -> dict[str, dict[str, Any]]:
+def _intact_parts(job: TokenizeJob, form: ArchiveFormat, shards: Mapping[str, _Shard]) -> dict[str, dict[str, Any]]:
     """Figures of the parts that need no work. Every part there is read: a damaged one is not skipped but remade."""
     present = shards_in(job.archive, token_archive.PARTS)
     if foreign := sorted(set(present) - set(shards)):
@@ -100,7 +110,8 @@ def _intact_parts(job: TokenizeJob, form: ArchiveFormat, shards: list[str]) -> d
         )
     intact: dict[str, dict[str, Any]] = {}
     with ThreadPoolExecutor(_READERS) as pool:
-        for shard, found in zip(present, pool.map(lambda s: _figures_if_intact(job, form, s), present), strict=True):
+        read = pool.map(lambda name: _figures_if_intact(job, form, name, shards[name]), present)
+        for shard, found in zip(present, read, strict=True):
             if found is None:
                 say("tokenize", f"part {shard} is damaged: making it again")
             else:
@@ -108,12 +119,12 @@ def _intact_parts(job: TokenizeJob, form: ArchiveFormat, shards: list[str]) -> d
     return intact
 
 
-def _figures_if_intact(job: TokenizeJob, form: ArchiveFormat, shard: str) -> dict[str, Any] | None:
+def _figures_if_intact(job: TokenizeJob, form: ArchiveFormat, shard: str, own: _Shard) -> dict[str, Any] | None:
     """Figures of a shard's part, or None when it is damaged; its rows are not kept. Raises ConflictError."""
     ledger = intact_ledger(job.archive, shard, form)
     if ledger is None:
         return None
-    if ledger.shard_digest != token_archive.shard_digest(index.read_index_part(job.shards, shard)):
+    if ledger.shard_digest != own.digest:
         fix = "use another --archive, or put the shard back"
         raise ConflictError("the shard has changed since it was tokenized", value=shard, fix=fix)
     return figures(ledger)

@@ -9,7 +9,8 @@ from syllabary.shards.archive.audit import Audit, audit_archive
 from syllabary.shards.archive.verified import read_verified, record_verified
 from syllabary.shards.errors import DamageError, FormatError, StorageError
 from syllabary.workers.control.jobs import VerifyJob
-from syllabary.workers.control.run_verb import Progress, say
+from syllabary.workers.control.log import say
+from syllabary.workers.control.progress import Progress
 
 
 def verify(job: VerifyJob) -> dict[str, Any]:

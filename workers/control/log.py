@@ -1,8 +1,9 @@
 """What a job tells while it runs: lines for people, or JSON lines for a log store. Free of torch and ray.
 
 With ``SYLLABARY_LOG=json`` every line is one JSON object: ``time`` (UTC), ``level``, ``stage``, ``message``, and where
-known ``run`` (the output's URI), ``recipe``, ``shard``, ``done`` and ``total``. The run's own fields travel to Ray's
-workers in the environment. What libraries print by themselves (Ray's notices, a traceback) stays as it is.
+known ``run`` (the output's URI), ``recipe`` and ``shard``; how far a stage is (``progress.py``) has its fields there,
+too. The run's own fields travel to Ray's workers in the environment. What libraries print by themselves (Ray's notices,
+a traceback) stays as it is.
 """
 
 from __future__ import annotations
@@ -13,21 +14,12 @@ import os
 import re
 import sys
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 MODE_VARIABLE = "SYLLABARY_LOG"
 CONTEXT_VARIABLE = "SYLLABARY_LOG_CONTEXT"
-_FRACTION = re.compile(r"(?P<done>[\d,]+)/(?P<total>[\d,]+) (?P<unit>.*?) · ")
+EVENTS_VARIABLE = "SYLLABARY_EVENTS"
 _RAY_PREFIX = re.compile(r"^(?:\x1b\[\d+m)?\(.*?pid=\d+[^)]*\)(?:\x1b\[\d+m)? (?=\{)")
-
-
-class Reached(NamedTuple):
-    """How far a stage is."""
-
-    stage: str
-    done: float
-    total: float
-    text: str
 
 
 def is_json() -> bool:
@@ -47,14 +39,22 @@ def worker_environment() -> dict[str, str]:
 
 
 def job_environment() -> dict[str, str]:
-    """What a job on a cluster needs to log as its submitter does. Ray refuses a name that the job gives it, too."""
-    return {key: value for key in (MODE_VARIABLE,) if (value := os.environ.get(key))}
+    """What a job needs to log as its submitter does, and to tell it events.
+
+    Ray refuses a job of a cluster where the job gives one of these names to its workers, too.
+    """
+    mode = os.environ.get(MODE_VARIABLE)
+    return {EVENTS_VARIABLE: "1"} | ({MODE_VARIABLE: mode} if mode else {})
 
 
 def emit(stage: str, message: str, *, level: str = "info", **fields: Any) -> None:
     """Tell one line on standard error."""
-    sys.stderr.write(format_line(stage, message, level=level, **fields) + "\n")
-    sys.stderr.flush()
+    write(format_line(stage, message, level=level, **fields))
+
+
+def say(stage: str, text: str, *, shard: str | None = None) -> None:
+    """Tell one line of a stage; ``shard`` is a field of a JSON line."""
+    emit(stage, text, **({"shard": shard} if shard else {}))
 
 
 def record(stage: str, message: str, **fields: Any) -> None:
@@ -70,16 +70,13 @@ def format_line(stage: str, message: str, *, level: str = "info", **fields: Any)
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     context = json.loads(os.environ.get(CONTEXT_VARIABLE, "{}"))
     values = {"time": now, "level": level, "stage": stage, "message": message, **context, **fields}
-    if (found := _FRACTION.match(message)) and "done" not in values:
-        values |= {name: _number(found[name]) for name in ("done", "total")} | {"unit": found["unit"]}
     return json.dumps(values, ensure_ascii=False)
 
 
-def parse_progress(line: str) -> Reached | None:
-    """What a progress line says (either form), or None where a line is none."""
-    stage, message = _parts(line)
-    found = _FRACTION.match(message)
-    return Reached(stage, _number(found["done"]), _number(found["total"]), message) if found else None
+def write(line: str) -> None:
+    """Write a line to standard error, at once."""
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
 
 
 def without_ray_prefix(line: str) -> str:
@@ -94,18 +91,3 @@ class JsonFormatter(logging.Formatter):
         """One JSON object; a traceback becomes its field ``exception``."""
         trace = {"exception": self.formatException(record.exc_info)} if record.exc_info else {}
         return format_line(record.name, record.getMessage(), level=record.levelname.lower(), **trace)
-
-
-def _parts(line: str) -> tuple[str, str]:
-    if line.startswith("{"):
-        try:
-            values = json.loads(line)
-            return str(values["stage"]), str(values["message"])
-        except (ValueError, KeyError, TypeError):
-            return "", ""
-    stage, _, message = line.partition("  ")
-    return stage, message
-
-
-def _number(text: str) -> float:
-    return float(text.replace(",", ""))

@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import sys
-import time
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any, NoReturn
@@ -88,41 +87,3 @@ def _function(job: Job) -> Callable[[Job], Mapping[str, Any]]:
     module, _, name = job.runs.partition(":")
     function: Callable[[Job], Mapping[str, Any]] = getattr(import_module(f"syllabary.workers.{module}"), name)
     return function
-
-
-class Progress:
-    """Progress lines of one stage, at most one every ``every_s`` seconds, with rate and time left.
-
-    >>> progress = Progress("tokenize", total=3600, unit="s of audio")   # doctest: +SKIP
-    tokenize  1,200/3,600 s of audio · 412/s · 00:06 left
-    """
-
-    def __init__(self, stage: str, total: float, unit: str, every_s: float = 2.0) -> None:
-        self.stage, self.total, self.unit, self.every_s = stage, total, unit, every_s
-        self.done = 0.0
-        self._started = self._last = time.monotonic()
-
-    def add(self, amount: float, note: str = "") -> None:
-        """Count ``amount`` more of the unit as done."""
-        self.done += amount
-        if time.monotonic() - self._last >= self.every_s:
-            self._print(note)
-
-    def finish(self, note: str = "") -> None:
-        """Print the last line."""
-        self._print(note)
-
-    def _print(self, note: str) -> None:
-        self._last = time.monotonic()
-        rate = self.done / max(self._last - self._started, 1e-9)
-        left = max(self.total - self.done, 0) / rate if rate else 0
-        clock = f"{int(left // 3600)}:{int(left % 3600 // 60):02}:{int(left % 60):02}"
-        tail = f" · {note}" if note else ""
-        speed = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"  # "0/s" would say that it stands still
-        figures = f"{self.done:,.0f}/{self.total:,.0f} {self.unit} · {speed}/s · {clock} left{tail}"
-        job_log.emit(self.stage, figures)
-
-
-def say(stage: str, text: str, *, shard: str | None = None) -> None:
-    """One line of a stage, in the form that the job tells its lines; ``shard`` is a field of a JSON line."""
-    job_log.emit(stage, text, **({"shard": shard} if shard else {}))

@@ -18,45 +18,47 @@ from typing import Any
 
 from syllabary.shards.errors import JobError, UnavailableError
 from syllabary.workers.control.jobs import RESULT_PREFIX, Job
+from syllabary.workers.control.log import job_environment, without_ray_prefix
 from syllabary.workers.control.processes import parent_environment
+from syllabary.workers.control.progress import Told, read_line
+from syllabary.workers.control.screen import on_screen
 
-OnLine = Callable[[str], None]
+OnTold = Callable[[Told], None]
 _KEPT_LINES = 30
 _ERROR_PREFIX = "error: "
 _HIGHEST_OWN_STATUS = 128  # above it a shell tells the signal that ended a command
 
 
-def submit(job: Job, on_line: OnLine | None = None) -> dict[str, Any]:
-    """Run a job to its end and return its result; each line it prints goes to ``on_line`` (default: standard error).
+def submit(job: Job, on_told: OnTold | None = None) -> dict[str, Any]:
+    """Run a job to its end and return its result.
+
+    Each line that it prints goes to ``on_told``; by default to standard error, with a bar per stage on a terminal.
 
     Raises:
         JobError: the job failed; the message is the job's own error line, with its last lines attached.
     """
-    on_line = on_line or _print_line
+    if on_told is None:
+        with on_screen() as show:
+            return submit(job, show)
     address = os.environ.get("RAY_API_SERVER_ADDRESS")
     if address and not job.stays_here:
-        return _run_on_cluster(job, address, on_line)
-    return _run_as_subprocess(job, on_line)
+        return _run_on_cluster(job, address, on_told)
+    return _run_as_subprocess(job, on_told)
 
 
-def _print_line(line: str) -> None:
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
-
-
-def _run_as_subprocess(job: Job, on_line: OnLine) -> dict[str, Any]:
+def _run_as_subprocess(job: Job, on_told: OnTold) -> dict[str, Any]:
     process = subprocess.Popen(
         job.command(sys.executable),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        env=parent_environment(),
+        env=parent_environment() | job_environment(),
         text=True,
         errors="replace",
     )
     assert process.stdout is not None
     with _ended_with_us(process):
-        result, last_lines = _follow((line.rstrip("\n") for line in process.stdout), on_line)
+        result, last_lines = _follow((line.rstrip("\n") for line in process.stdout), on_told)
         status = process.wait()
     if status != 0 or result is None:
         raise _failure(job, f"exit status {status}", last_lines, status)
@@ -78,29 +80,30 @@ def _ended_with_us(process: subprocess.Popen[str]) -> Iterator[None]:
         raise
 
 
-def _run_on_cluster(job: Job, address: str, on_line: OnLine) -> dict[str, Any]:
+def _run_on_cluster(job: Job, address: str, on_told: OnTold) -> dict[str, Any]:
     from syllabary.workers.control.cluster_job import RayJob
 
     running = RayJob(address, job)
-    on_line(f"{job.verb}  is Ray job {running.job_id}{', still running from before' if running.taken_up else ''}")
+    on_told(Told(f"{job.verb}  is Ray job {running.job_id}{', still running from before' if running.taken_up else ''}"))
     with running.stopped_with_us():
-        result, last_lines = _follow(running.lines(), on_line)
+        result, last_lines = _follow(running.lines(), on_told)
     succeeded, status, how = running.outcome()
     if not succeeded or result is None:
         raise _failure(job, how, last_lines, status)
     return result
 
 
-def _follow(lines: Iterator[str], on_line: OnLine) -> tuple[dict[str, Any] | None, deque[str]]:
+def _follow(lines: Iterator[str], on_told: OnTold) -> tuple[dict[str, Any] | None, deque[str]]:
     """Pass lines on, keep the last ones, and pick out the result."""
     result, last_lines = None, deque[str](maxlen=_KEPT_LINES)
     for line in lines:
         if line.startswith(RESULT_PREFIX):
             result = json.loads(line.removeprefix(RESULT_PREFIX))
             continue
-        last_lines.append(line)
+        told = read_line(without_ray_prefix(line))
+        last_lines.append(told.line)
         if not line.startswith(_ERROR_PREFIX):
-            on_line(line)
+            on_told(told)
     return result, last_lines
 
 

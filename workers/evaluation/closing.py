@@ -14,7 +14,7 @@ from syllabary.shards import outputs, store
 from syllabary.shards.dataset import index
 from syllabary.shards.errors import FormatError
 from syllabary.workers.archive.encode_shard import archive_format
-from syllabary.workers.control.run_verb import say
+from syllabary.workers.control.log import say
 from syllabary.workers.evaluation import behaviour
 from syllabary.workers.evaluation.baselines import Codec, Speech
 from syllabary.workers.evaluation.cost import measure_cost

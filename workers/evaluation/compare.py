@@ -17,7 +17,7 @@ from typing import Any
 
 from syllabary.shards.errors import InputError, SyllabaryError
 from syllabary.workers.control.jobs import CompareJob
-from syllabary.workers.control.run_verb import say
+from syllabary.workers.control.log import say
 from syllabary.workers.evaluation.intervals import Estimate, estimate
 from syllabary.workers.evaluation.tables import is_better
 from syllabary.workers.evaluation.utterance import OURS

@@ -79,7 +79,7 @@ def _frames(part: str) -> int:
 def _trainings(layout: PipelineLayout) -> dict[str, Any]:
     stages = {"pretrain_h": layout.pretrain, "codec_h": layout.codec}
     found: dict[str, Any] = {name: _hours(uri) for name, uri in stages.items()}
-    kept = [CheckpointStore(uri).uri for uri in stages.values()]
+    kept = [CheckpointStore(uri).folder.uri for uri in stages.values()]
     found["checkpoints_bytes"] = _bytes_below(*kept) or None
     return found
 

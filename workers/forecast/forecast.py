@@ -18,12 +18,13 @@ from syllabary.shards.errors import ConfigError, ConflictError, InputError, firs
 from syllabary.shards.ingest.recordings import Recording
 from syllabary.shards.ingest.sources.folder import list_recordings
 from syllabary.workers.control.jobs import PlanJob
-from syllabary.workers.control.run_verb import say
+from syllabary.workers.control.log import say
 from syllabary.workers.forecast.actual import actual_of, killed_attempts, restored_fraction
 from syllabary.workers.forecast.formulas import Corpus, Machine, Sizes, StageRates, predict
 from syllabary.workers.forecast.page import page
 from syllabary.workers.operate.show import parameters_of
-from syllabary.workers.recipes.recipe import Recipe, resolve
+from syllabary.workers.recipes.named import resolve
+from syllabary.workers.recipes.recipe import Recipe
 
 PLAN, PAGE = "plan.json", "plan.md"
 _HOUR, _SAMPLED, _HEADER = 3600, 200, 1 << 16

@@ -32,7 +32,7 @@ from syllabary.shards.ingest import ingest
 from syllabary.shards.ingest.cutting import write_shard
 from syllabary.shards.ingest.sources.folder import list_recordings
 from syllabary.workers.cluster.memory import RESERVED_BYTES, bounded_memory, free_bytes
-from syllabary.workers.control.run_verb import say
+from syllabary.workers.control.log import say
 from syllabary.workers.forecast.formulas import StageRates, clip_s
 from syllabary.workers.recipes.recipe import Recipe
 from syllabary.workers.recipes.training import CodecTrainConfig, TrainConfig

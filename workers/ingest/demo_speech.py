@@ -20,7 +20,8 @@ from syllabary.shards import outputs, store
 from syllabary.shards.audio import encode_flac
 from syllabary.shards.errors import InputError, StorageError
 from syllabary.workers.control.jobs import FetchDemoJob
-from syllabary.workers.control.run_verb import Progress, say
+from syllabary.workers.control.log import say
+from syllabary.workers.control.progress import Progress
 
 RATE = 16_000
 VOICES = {  # package language -> (folder in the package, speaker, language)

@@ -12,7 +12,7 @@ import uvicorn
 from syllabary.shards.about.origin import Origin
 from syllabary.shards.errors import InputError
 from syllabary.workers.control.jobs import ListenJob
-from syllabary.workers.control.run_verb import say
+from syllabary.workers.control.log import say
 from syllabary.workers.listen.catalogue import Catalogue
 from syllabary.workers.listen.page import Shown, application
 from syllabary.workers.listen.takes import (

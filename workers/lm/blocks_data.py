@@ -1,4 +1,4 @@
-"""Blocks for training: read by row group, in an order that follows from seed and number of the block alone."""
+"""Read blocks for training, by row group, in an order that depends on the seed and the block's number alone."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ Batch = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What the ids of blocks mean, from their own metadata.
+    """What the ids in blocks mean, as the blocks' own metadata says.
 
     Attributes:
-        metadata: of the blocks.
-        packing: of the tokens.
+        metadata: all that the blocks say of themselves.
+        packing: how digits are packed into tokens.
     """
 
     metadata: dict[str, Any]
@@ -34,10 +34,10 @@ class Vocabulary:
 
     @classmethod
     def of_blocks(cls, blocks: str) -> Vocabulary:
-        """Of the blocks at a URI.
+        """Read the vocabulary of the blocks at a URI.
 
         Raises:
-            NotFoundError: there are none.
+            NotFoundError: there are no blocks.
             InputError: they are not complete, or are in another form than Parquet.
         """
         claim = outputs.read_claim(blocks, "packed")
@@ -52,35 +52,35 @@ class Vocabulary:
 
     @classmethod
     def of_metadata(cls, metadata: dict[str, Any]) -> Vocabulary:
-        """Of metadata that a model or a part carries. Raises FormatError."""
+        """Make a vocabulary of the metadata that a model or a part carries. Raises FormatError."""
         try:
             names = ("num_dims", "levels", "group_size", "digit_order")
             return cls(metadata, Packing(*(metadata[name] for name in names)))
         except (KeyError, TypeError, ValueError) as error:
-            raise FormatError(f"metadata of blocks does not do ({error!r})") from error
+            raise FormatError(f"metadata of blocks is incomplete ({error!r})") from error
 
     def __getitem__(self, name: str) -> int:
-        """A number of the metadata: ``separator``, ``block_size``, ``id_offset``, ..."""
+        """A number in the metadata by its name: ``separator``, ``block_size``, ``id_offset``, ..."""
         return int(self.metadata[name])
 
     @property
     def with_text(self) -> bool:
-        """Whether there is text beside the speech."""
+        """Whether the blocks hold text beside the speech."""
         return self.metadata.get("interleave", "none") != "none"
 
     @property
     def num_text_ids(self) -> int:
-        """Ids of texts, from 0 on; 0 where there is no text."""
+        """How many ids are text; they begin at 0. 0 where there is no text."""
         return self["text_vocabulary_size"] if self.with_text else 0
 
     @property
     def ends(self) -> tuple[int, ...]:
-        """Ids of no text that may stand where a frame would begin, beside its first token."""
+        """The ids beside text and tokens that may stand where a frame would begin."""
         return tuple(self[name] for name in ("gap", "end", *(("speech", "text") if self.with_text else ())))
 
     @property
     def begin(self) -> tuple[int, ...]:
-        """What stands before the speech of a document that begins with speech."""
+        """The ids before the first token of a document that begins with speech."""
         first = self["separator" if self.metadata["ends"] == "separator" else "begin"]
         return (first, self["speech"]) if self.with_text else (first,)
 
@@ -90,12 +90,12 @@ class Vocabulary:
 
     @property
     def frames_per_s(self) -> float:
-        """Frames of a second of speech."""
+        """Frames per second of speech."""
         return self["model_sample_rate"] / self["hop_length"]
 
 
 class BlockSource:
-    """The blocks of one split. A block is known by a number from 0 on, the same in every epoch but for the order."""
+    """The blocks of one split, numbered from 0 on; later epochs hold the same blocks in another order."""
 
     def __init__(self, blocks: str, split: str, seed: int) -> None:
         self._seed = seed
@@ -112,14 +112,14 @@ class BlockSource:
         self._order: tuple[int, np.ndarray, np.ndarray] | None = None
 
     def __len__(self) -> int:
-        """Blocks in the split."""
+        """The number of blocks in the split."""
         return sum(count for _, _, count in self._groups)
 
     def block(self, number: int) -> dict[str, np.ndarray]:
-        """The columns of a block, [block_size] each; numbers from ``len`` on are of the next epochs, in new order.
+        """The columns of a block, [block_size] each; numbers from ``len`` on belong to later epochs.
 
         Raises:
-            DamageError: its page does not pass its checksum.
+            DamageError: the block fails its checksum.
         """
         epoch, at = divmod(number, len(self))
         groups, stops = self._epoch(epoch)
@@ -136,7 +136,7 @@ class BlockSource:
                 for name in COLUMNS}  # fmt: skip
 
     def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Row groups in the epoch's order, and the number of blocks up to the end of each."""
+        """The row groups in the epoch's order, and how many blocks there are up to the end of each."""
         if self._order is None or self._order[0] != epoch:
             groups = np.random.default_rng([self._seed, epoch]).permutation(len(self._groups))
             self._order = (epoch, groups, np.cumsum([self._groups[g][2] for g in groups]))
@@ -152,7 +152,7 @@ class BlockSource:
                     table = file.read_row_group(group, columns=list(COLUMNS))
             except (OSError, KeyError, ValueError) as error:
                 fix = "delete the part and run `syllabary pack` again"
-                raise DamageError(f"blocks do not read ({error})", value=uri, fix=fix) from error
+                raise DamageError(f"blocks cannot be read ({error})", value=uri, fix=fix) from error
             width = table["input_ids"].type.list_size
             columns = {name: table[name].combine_chunks().flatten().to_numpy().reshape(-1, width) for name in COLUMNS}
             self._held = ((part, group), columns)
@@ -160,7 +160,7 @@ class BlockSource:
 
 
 def frames_of(row: dict[str, np.ndarray], vocabulary: Vocabulary) -> list[np.ndarray]:
-    """Runs of whole frames in a block, tokens [F, num_groups] each: what stands next to one another in a document."""
+    """The runs of consecutive whole frames in a block, tokens [F, num_groups] each."""
     groups, offset = vocabulary.packing.num_groups, vocabulary["id_offset"]
     ids = row["input_ids"].astype(np.int64) - offset
     is_token = (ids >= 0) & (ids < vocabulary.packing.vocabulary)

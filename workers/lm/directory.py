@@ -10,8 +10,9 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from syllabary.shards import outputs, store
+from syllabary.shards import outputs
 from syllabary.shards.errors import DamageError, FormatError
+from syllabary.shards.folder import Folder
 from syllabary.workers.lm.blocks_data import Vocabulary
 from syllabary.workers.lm.speech_lm import SpeechLm, make_model
 
@@ -20,7 +21,7 @@ KIND = "language-model"
 _CARD = """# A language model of speech tokens
 
 A decoder-only model ({num_layers} layers of {hidden_size}, {num_parameters:,} parameters) of the tokens of the encoder
-`{encoder_digest}`. `syllabary lm-eval` says how many bits a second it needs, `syllabary lm-sample` lets it speak.
+`{encoder_digest}`. `syllabary lm-eval` says how many bits per second it needs, `syllabary lm-sample` lets it speak.
 
 `config.json` holds its sizes and what each id means (`blocks`), `model.safetensors` its weights.
 """
@@ -38,14 +39,15 @@ class LoadedLm:
 def save_model(uri: str, model: SpeechLm, vocabulary: Vocabulary, sizes: dict[str, int]) -> None:
     """Write the directory; ``config.json`` comes last and says that it is whole."""
     state = {name: own.detach().cpu().float().contiguous().clone() for name, own in sorted(model.state_dict().items())}
+    folder = Folder(uri)
     state.pop("lm_head.weight", None)  # tied to the embedding
-    store.publish_bytes(store.join(uri, WEIGHTS), safetensors.torch.save(state))
+    folder.publish(WEIGHTS, safetensors.torch.save(state))
     num_parameters = sum(one.numel() for one in state.values())
     card = _CARD.format(**sizes, num_parameters=num_parameters, encoder_digest=vocabulary.metadata["encoder_digest"])
-    store.publish_bytes(store.join(uri, CARD), card.encode())
+    folder.publish(CARD, card.encode())
     description = {"kind": KIND, "format_version": 1, "sizes": sizes, "blocks": vocabulary.metadata,
                    "weights_digest": outputs.digest(_digests(state))}  # fmt: skip
-    store.publish_bytes(store.join(uri, CONFIG), outputs.pretty_json(description))
+    folder.publish_json(CONFIG, description)
 
 
 def load_model(uri: str, device: torch.device) -> LoadedLm:
@@ -56,14 +58,15 @@ def load_model(uri: str, device: torch.device) -> LoadedLm:
         FormatError: something else is there.
         DamageError: weights and configuration do not fit.
     """
-    found = outputs.read_json(store.join(uri, CONFIG))
+    folder = Folder(uri)
+    found = folder.read_json(CONFIG)
     if found.get("kind") != KIND or found.get("format_version") != 1:
         fix = "give the model folder of `syllabary lm-train`"
         raise FormatError("not a language model", value=found.get("kind"), expected=KIND, fix=fix)
     vocabulary = Vocabulary.of_metadata(found["blocks"])
     model = make_model(vocabulary, **found["sizes"])
     try:
-        state = safetensors.torch.load(store.read_bytes(store.join(uri, WEIGHTS)))
+        state = safetensors.torch.load(folder.read(WEIGHTS))
         missing, unexpected = model.load_state_dict(state, strict=False)
     except (safetensors.SafetensorError, RuntimeError, ValueError) as error:
         raise DamageError(f"weights do not load ({error})", value=uri) from error

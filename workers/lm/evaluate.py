@@ -1,9 +1,10 @@
-"""``lm-eval``: what a language model needs for held-out speech, in bits a token and a second, beside what it might.
+"""``lm-eval``: how many bits a language model needs per token and per second of held-out speech, beside its bounds.
 
-Payload is what the tokens could hold, digit entropy what they hold when every dim is taken by itself, context entropy
-when an adaptive model knows the frame before. A model near the digit entropy has found no structure; one below the
-context entropy has learned speech. ``shuffled`` is the same model on the same tokens in another order within their
-places: no structure is left there, and a model that was trained so (``lm-train --shuffled``) is near the digit entropy.
+The payload is what the tokens could hold at most. The digit entropy is what they hold when every dimension is coded by
+itself, the context entropy what an adaptive model needs that knows the frame before. A language model near the digit
+entropy has found no structure; one below the context entropy has learned speech. ``shuffled`` is the same model on the
+same tokens, permuted within their places: no structure is left there, and a model trained on such tokens
+(``lm-train --shuffled``) comes out near the digit entropy.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from syllabary.shards import outputs, store
 from syllabary.shards.blocks.blocks import IGNORED
 from syllabary.shards.errors import ConflictError, InputError
 from syllabary.workers.control.jobs import LmEvalJob
+from syllabary.workers.control.log import say
+from syllabary.workers.control.progress import Progress
 from syllabary.workers.control.run_layout import LM_FIGURES
-from syllabary.workers.control.run_verb import Progress, say
 from syllabary.workers.lm.blocks_data import Batch, BlockSource, Vocabulary, frames_of
 from syllabary.workers.lm.directory import load_model
 from syllabary.workers.lm.speech_lm import LmLoss
@@ -31,7 +33,7 @@ Kind = Literal["all", "speech", "text"]
 
 
 def lm_eval(job: LmEvalJob) -> dict[str, Any]:
-    """Measure a model on a split of blocks; with ``out``, write ``lm.json`` there. Returns what it holds.
+    """Measure a model on a split of blocks and return the figures; with ``out``, also write them there as ``lm.json``.
 
     Raises:
         NotFoundError: there is no such model, or no such split.
@@ -66,7 +68,7 @@ def lm_eval(job: LmEvalJob) -> dict[str, Any]:
     for name in ("payload", "digit_entropy", "context_entropy"):
         say(STAGE, f"{name.replace('_', ' '):<16} {result[f'{name}_bits_per_s']:>9.1f} bit/s")
     say(STAGE, f"{'shuffled':<16} {result['shuffled_bits_per_s']:>9.1f} bit/s")
-    model = f"{result['bits_per_s']:>9.1f} bit/s, {result['bits_per_token']:.3f} bits a token"
+    model = f"{result['bits_per_s']:>9.1f} bit/s, {result['bits_per_token']:.3f} bits per token"
     say(STAGE, f"{'language model':<16} {model}")
     if job.out is not None:
         inputs = {"encoder_digest": vocabulary.metadata["encoder_digest"]}
@@ -86,17 +88,17 @@ def held_out_nats(
     shuffle: bool = False,
     say_progress: bool = False,
 ) -> tuple[float, int]:
-    """Sum of the negative log-likelihoods in nats over the first ``count`` blocks, and how many labels that is.
+    """The negative log-likelihood in nats, summed over the first ``count`` blocks, and the number of labels in them.
 
     Args:
-        loss: of the model.
-        source: of the blocks.
-        count: how many of them.
-        batch_size: blocks at once.
-        device: of the model.
-        kind: which labels count: all, tokens of speech, or what is no token.
-        shuffle: measure on :func:`shuffled_batch`.
-        say_progress: to the log.
+        loss: the model with its loss.
+        source: the blocks.
+        count: how many of them to measure.
+        batch_size: how many blocks go through the model at once.
+        device: where the model is.
+        kind: which labels count: all of them, only tokens of speech, or only what is no token.
+        shuffle: permute the tokens first, as :func:`shuffled_batch` does.
+        say_progress: whether to report progress.
     """
     vocabulary = loss.vocabulary
     was_training = loss.training
@@ -118,12 +120,12 @@ def held_out_nats(
                 progress.add(size)
     loss.train(was_training)
     if not num_labels:
-        raise InputError("blocks without a label", value=count)
+        raise InputError("no label in the blocks", value=count)
     return total, num_labels
 
 
 def shuffled_batch(batch: Batch, vocabulary: Vocabulary, rng: np.random.Generator) -> Batch:
-    """The blocks with the tokens of each place in another order: each as frequent as before, nothing else as before."""
+    """The blocks with the tokens of each place permuted: each is as frequent as before, all else is lost."""
     ids, place, labels = (batch[name].clone() for name in ("input_ids", "place", "labels"))
     groups, is_token = vocabulary.packing.num_groups, vocabulary.is_token(ids)
     own_place = torch.where(is_token, (place - 1) % groups, -1)
@@ -137,10 +139,10 @@ def shuffled_batch(batch: Batch, vocabulary: Vocabulary, rng: np.random.Generato
 
 
 def entropies(runs: list[np.ndarray], vocabulary: Vocabulary) -> dict[str, float]:
-    """Payload, digit entropy and context entropy of runs of frames [F, num_groups], in bits a second of speech.
+    """Payload, digit entropy and context entropy of runs of frames [F, num_groups], in bits per second of speech.
 
     Raises:
-        InputError: there is no frame.
+        InputError: there is not one frame.
     """
     if not runs:
         raise InputError("no whole frame in the blocks", value=0, expected="1 or more")
@@ -157,7 +159,7 @@ def entropies(runs: list[np.ndarray], vocabulary: Vocabulary) -> dict[str, float
 
 
 def _require_same(model: Vocabulary, blocks: Vocabulary) -> None:
-    """Refuse blocks whose ids mean something else than the model's. Raises ConflictError."""
+    """Refuse blocks whose ids mean something else than those of the model. Raises ConflictError."""
     names = ("encoder_digest", "num_dims", "levels", "group_size", "digit_order", "id_offset", "interleave")
     for name in names:
         found, expected = blocks.metadata.get(name), model.metadata.get(name)

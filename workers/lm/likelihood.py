@@ -1,4 +1,4 @@
-"""What a language model needs for given utterances, each a document of its own."""
+"""How many bits a language model needs for given utterances, each a document of its own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,12 @@ from syllabary.workers.lm.speech_lm import LmLoss
 
 
 def require_encoder(loaded: LoadedLm, encoder_digest: str) -> None:
-    """Refuse a model of another encoder's tokens. Raises ConflictError; InputError: it knows speech after text only."""
+    """Refuse a model that was trained on another encoder's tokens.
+
+    Raises:
+        ConflictError: the encoders differ.
+        InputError: the model knows speech only after its text.
+    """
     own = str(loaded.vocabulary.metadata["encoder_digest"])
     if own != encoder_digest:
         what, fix = "a language model of another encoder's tokens", "train one on tokens of this encoder"
@@ -29,10 +34,10 @@ def require_encoder(loaded: LoadedLm, encoder_digest: str) -> None:
 
 
 def utterance_bits(loaded: LoadedLm, utterances: Sequence[NDArray[np.uint16]], packing: Packing) -> float:
-    """Bits of the tokens of all utterances, uint16 [F, G] each in ``packing``; every token counts once.
+    """The bits that the model needs for all utterances, tokens uint16 [F, G] in ``packing``; every token counts once.
 
-    The tokens are packed as the model knows them first. What is longer than a block of the model's training is cut at a
-    frame, and what follows begins without context, as it did there.
+    The tokens are first packed as the model knows them. An utterance longer than a block of the model's training is cut
+    between two frames, and the rest begins without context, as it did in training.
     """
     vocabulary, loss = loaded.vocabulary, LmLoss(loaded.model, loaded.vocabulary)
     device = loaded.model.device
@@ -46,7 +51,7 @@ def utterance_bits(loaded: LoadedLm, utterances: Sequence[NDArray[np.uint16]], p
 
 
 def document_batches(tokens: NDArray[np.uint16], vocabulary: Vocabulary, device: torch.device) -> Iterator[Batch]:
-    """Batches of one row: a document of tokens [F, G] as its blocks, each token once a label."""
+    """Cut a document of tokens [F, G] into blocks, as batches of one row; each token is a label once."""
     groups, before = vocabulary.packing.num_groups, vocabulary.begin
     flat = tokens.reshape(-1).astype(np.int64) + vocabulary["id_offset"]
     step = (vocabulary["block_size"] - len(before) + 1) // groups * groups

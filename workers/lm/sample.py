@@ -1,4 +1,4 @@
-"""``lm-sample``: a language model speaks: ids that each place can have, decoded to sound by the tokenizer."""
+"""``lm-sample``: let a language model speak; the tokenizer decodes what it draws to sound."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 from syllabary.shards import audio, outputs, store
 from syllabary.shards.errors import ConflictError, InputError
 from syllabary.workers.control.jobs import LmSampleJob
-from syllabary.workers.control.run_verb import Progress
+from syllabary.workers.control.progress import Progress
 from syllabary.workers.lm.blocks_data import Vocabulary
 from syllabary.workers.lm.directory import load_model
 from syllabary.workers.lm.speech_lm import SpeechLm
@@ -23,14 +23,14 @@ STAGE = "lm-sample"
 
 
 class ValidIds(LogitsProcessor):
-    """Leaves of the logits those ids that the next place of a frame can have; ``num_before`` ids stand before it."""
+    """Mask all logits but those of ids that the next place of a frame can hold; ``num_before`` ids come first."""
 
     def __init__(self, vocabulary: Vocabulary, num_before: int = 1) -> None:
         self._sizes, self._offset = vocabulary.packing.position_sizes, vocabulary["id_offset"]
         self._num_before = num_before
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Scores [batch, ids] for what follows ``input_ids`` [batch, position]."""
+        """The masked scores [batch, ids] of the id that follows ``input_ids`` [batch, position]."""
         place = (input_ids.shape[1] - self._num_before) % len(self._sizes)
         first, stop = self._offset, self._offset + self._sizes[place]
         allowed = torch.full_like(scores, -torch.inf)
@@ -39,7 +39,7 @@ class ValidIds(LogitsProcessor):
 
 
 def lm_sample(job: LmSampleJob) -> dict[str, Any]:
-    """Write ``samples/NNN.flac`` and their tokens; equal seeds give equal samples on one kind of machine.
+    """Write samples as ``samples/NNN.flac`` with their tokens; equal seeds give equal samples on one kind of machine.
 
     Raises:
         NotFoundError: there is no such model or tokenizer.
@@ -80,7 +80,7 @@ def lm_sample(job: LmSampleJob) -> dict[str, Any]:
 def sample_tokens(
     model: SpeechLm, vocabulary: Vocabulary, num_frames: int, temperature: float, top_p: float
 ) -> NDArray[np.uint16]:
-    """Tokens uint16 [num_frames, num_groups] of a document of which nothing is given; draws from torch's generator."""
+    """Draw tokens uint16 [num_frames, num_groups] of a new document from the model, with torch's random generator."""
     groups, begin = vocabulary.packing.num_groups, vocabulary.begin
     model.num_before = len(begin) - 1
     start = torch.tensor([begin], device=model.device)

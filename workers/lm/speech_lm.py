@@ -1,9 +1,9 @@
-"""A small decoder-only model of speech tokens: transformers' Llama with an embedding of the place in the frame.
+"""A small decoder-only language model of speech tokens: transformers' Llama with an embedding of the place in a frame.
 
-Its loss sees possible ids only: of a label at place g the first ``position_sizes[g]`` tokens, at place 0 also the gap
-and the end of a document, and where text stands beside speech its ids and what tells the two apart. Positions of one
-size are multiplied with the rows of the head that they may have, so no mask over batch, position and vocabulary is
-made, and none is needed.
+The loss is computed over the ids that a place can hold: for place g the first ``position_sizes[g]`` tokens; for place 0
+also the ids of a gap and of a document's end and, where blocks hold text, those of the text and of its borders. Places
+of one size are multiplied with just these rows of the head, so that no mask over batch, position and vocabulary is
+needed.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from syllabary.workers.lm.blocks_data import Vocabulary
 
 
 class SpeechLm(LlamaForCausalLM):
-    """Llama whose inputs carry the place of the id that follows; ``config.num_groups`` says how many there are.
+    """Llama whose inputs carry the place of the id that follows; a frame has ``config.num_groups`` places.
 
     Attributes:
-        num_before: ids before the one that the first token follows, in generation; 0 after a separator alone.
+        num_before: in generation, the number of ids before the one that the first token follows; 0 after a lone
+            separator.
     """
 
     num_before = 0
@@ -32,15 +33,15 @@ class SpeechLm(LlamaForCausalLM):
         self.post_init()
 
     def hidden(self, input_ids: Tensor, position_ids: Tensor, place: Tensor, document_ids: Tensor) -> Tensor:
-        """Hidden states [batch, position, width]; ids attend to those before them in their document."""
+        """The hidden states [batch, position, width]; an id attends to the ids before it in its own document."""
         attend = (document_ids[:, :, None] == document_ids[:, None, :]).tril()
         embedded = self.model.embed_tokens(input_ids) + self.place_embedding(place)
         found = self.model(inputs_embeds=embedded, position_ids=position_ids, attention_mask=attend[:, None])
         return found.last_hidden_state
 
     def forward(self, input_ids: Tensor | None = None, position_ids: Tensor | None = None, **values: Any) -> Any:
-        """As transformers' generation calls it, for one document from its beginning: the place follows from the
-        position."""
+        """The call that transformers' generation makes, for one document from its beginning: the place follows from
+        the position."""
         if input_ids is None or "document_ids" in values:
             return super().forward(input_ids=input_ids, position_ids=position_ids, **values)
         cache = values.get("past_key_values")
@@ -54,7 +55,7 @@ class SpeechLm(LlamaForCausalLM):
 
 
 def make_model(vocabulary: Vocabulary, hidden_size: int, num_layers: int, num_heads: int) -> SpeechLm:
-    """An untrained model; draws from torch's generator."""
+    """Make an untrained model; its weights are drawn from torch's random generator."""
     config = LlamaConfig(
         vocab_size=vocabulary["vocabulary_size"],
         hidden_size=hidden_size,
@@ -82,7 +83,7 @@ class LmLoss(nn.Module):
         self.vocabulary = vocabulary
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Sum of the negative log-likelihoods in nats of all labels, and their number."""
+        """The negative log-likelihood in nats, summed over all labels, and their number."""
         names = ("input_ids", "position_ids", "place", "document_ids")
         hidden = self.model.hidden(*(batch[name] for name in names))
         nats = label_nats(hidden, batch["labels"], batch["place"], self.model.lm_head.weight, self.vocabulary)
@@ -90,20 +91,20 @@ class LmLoss(nn.Module):
 
 
 def label_nats(hidden: Tensor, labels: Tensor, place: Tensor, head: Tensor, vocabulary: Vocabulary) -> Tensor:
-    """Negative log-likelihood in nats of every label that is told, in no order, [labels].
+    """The negative log-likelihood in nats of every label that is not masked out, in no particular order, [labels].
 
     Args:
         hidden: [batch, position, width].
-        labels: [batch, position]; below 0 is none.
-        place: of the labels, [batch, position].
-        head: [ids, width].
-        vocabulary: of the ids.
+        labels: [batch, position]; a negative one is masked out.
+        place: places of the labels in their frames, [batch, position].
+        head: weights of the output layer, [ids, width].
+        vocabulary: what the ids mean.
 
     Raises:
-        ValueError: a label that its place cannot have.
+        ValueError: a label that its place cannot hold.
     """
-    told = labels >= 0
-    hidden, labels, place = hidden[told], labels[told], place[told]
+    counted = labels >= 0
+    hidden, labels, place = hidden[counted], labels[counted], place[counted]
     offset, ends = vocabulary["id_offset"], torch.tensor(vocabulary.ends, device=labels.device)
     num_text_ids = vocabulary.num_text_ids
     found: list[Tensor] = []
@@ -120,6 +121,6 @@ def label_nats(hidden: Tensor, labels: Tensor, place: Tensor, head: Tensor, voca
             for number, one in enumerate(vocabulary.ends):
                 targets = torch.where(labels[own] == one, size + num_text_ids + number, targets)
         if targets.numel() and not (int(targets.min()) >= 0 and int(targets.max()) < len(weights)):
-            raise ValueError("a label that its place cannot have")
+            raise ValueError("a label that its place cannot hold")
         found.append(nn.functional.cross_entropy((hidden[own] @ weights.T).float(), targets, reduction="none"))
     return torch.cat(found)

@@ -1,7 +1,7 @@
-"""``lm-train``: a small language model of blocks, data-parallel on Ray Train, resumed from its newest checkpoint.
+"""``lm-train``: train a small language model on blocks, data-parallel on Ray Train, resumed from the newest checkpoint.
 
-The batch of step n is blocks n * batch_size and following, whatever the number of ranks; so a run that was cut short
-goes on with what it would have seen.
+Step n takes the ``batch_size`` blocks from n * batch_size on, whatever the number of ranks, so that a run that was cut
+short goes on with the blocks that it would have seen.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from torch.nn.parallel import DistributedDataParallel
 from syllabary.shards import outputs, store
 from syllabary.shards.errors import ConfigError, DamageError
 from syllabary.workers.control.jobs import LmTrainJob
-from syllabary.workers.control.run_verb import say
+from syllabary.workers.control.log import say
+from syllabary.workers.control.progress import Reached
 from syllabary.workers.lm.blocks_data import BlockSource, Vocabulary
 from syllabary.workers.lm.directory import save_model
 from syllabary.workers.lm.evaluate import held_out_nats, shuffled_batch
@@ -61,13 +62,13 @@ class LmRank:
 
 
 def lm_train(job: LmTrainJob) -> dict[str, Any]:
-    """Train at ``job.out``, or go on where it was left; returns the content of done.json.
+    """Train a model at ``job.out``, or go on where a run has stopped; returns the content of done.json.
 
     Raises:
         InputError, NotFoundError: there are no such blocks, or none of the split ``valid``.
-        ConfigError: sizes that do not fit one another.
+        ConfigError: sizes that do not go together.
         ConflictError: ``out`` belongs to another run.
-        DivergedError: the loss is not finite any more.
+        DivergedError: the loss is no longer finite.
     """
     vocabulary = Vocabulary.of_blocks(job.blocks)
     if job.hidden_size % (2 * job.num_heads):
@@ -94,24 +95,24 @@ def lm_train(job: LmTrainJob) -> dict[str, Any]:
 
 
 def _rank_main(rank: LmRank) -> None:
-    """One rank from the newest checkpoint to the end."""
+    """Train on one rank, from the newest checkpoint to the end."""
     job = rank.job
     torch.set_num_threads(job.threads_per_worker)
     device = torch.device("cuda", torch.cuda.current_device()) if rank.device == "cuda" else torch.device("cpu")
     join_process_group(device)
     number, size = world()
 
-    def tell(line: str) -> None:
+    def tell(said: str | Reached) -> None:
         if number == 0:
-            rank.mailbox.put.remote(line)
+            rank.mailbox.put.remote(said)
 
     train_lm(job, rank.run_uri, device, number, size, tell)
 
 
 def train_lm(
-    job: LmTrainJob, run_uri: str, device: torch.device, number: int, size: int, tell: Callable[[str], Any]
+    job: LmTrainJob, run_uri: str, device: torch.device, number: int, size: int, tell: Callable[[str | Reached], Any]
 ) -> None:
-    """What rank ``number`` of ``size`` does. Raises DivergedError, DamageError, StorageError."""
+    """Train as rank ``number`` of ``size``. Raises DivergedError, DamageError, StorageError."""
     vocabulary = Vocabulary.of_blocks(job.blocks)
     torch.manual_seed(job.seed)
     sizes = {"hidden_size": job.hidden_size, "num_layers": job.num_layers, "num_heads": job.num_heads}
@@ -140,14 +141,17 @@ def train_lm(
         (nats * size / total[1]).backward()  # the mean over all ranks: gradients are averaged over these
         bits = float(total[0] / total[1]) / math.log(2)
         if not math.isfinite(bits):
-            raise DivergedError("the loss of a language model", value=bits, fix="use a smaller --learning-rate")
+            raise DivergedError("the loss is not finite", value=bits, fix="use a smaller --learning-rate")
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         tokens += int(total[1])
         if (step + 1) % _SAID_EVERY == 0 or step + 1 == job.num_steps:
-            speed = tokens / (time.monotonic() - since)
-            tell(f"step {step + 1:,}/{job.num_steps:,}: {bits:.3f} bits a token, {speed:,.0f} tokens/s")
-            rows.append({"step": step + 1, "bits_per_token": bits, "tokens_per_s": speed})
+            elapsed = time.monotonic() - since
+            steps_per_s = (step + 1 - first) / elapsed
+            figures = {"bits_per_token": bits, "tokens_per_s": tokens / elapsed}
+            left_s = (job.num_steps - step - 1) / steps_per_s
+            tell(Reached(STAGE, "steps", step + 1, job.num_steps, steps_per_s, left_s, figures))
+            rows.append({"step": step + 1, **figures})
         if (step + 1) % job.checkpoint_every == 0 and step + 1 < job.num_steps and number == 0:
             _store(checkpoints, step + 1, model, optimizer, size)
     if number == 0:
@@ -162,7 +166,7 @@ def train_lm(
 
 
 def learning_rate(job: LmTrainJob, step: int) -> float:
-    """Linear over the first steps, then a cosine to a tenth."""
+    """The learning rate of a step: a linear warm-up, then a cosine down to a tenth."""
     if step < job.warmup_steps:
         return job.learning_rate * (step + 1) / job.warmup_steps
     share = (step - job.warmup_steps) / max(job.num_steps - job.warmup_steps, 1)
@@ -193,13 +197,13 @@ def _resume(
     number: int,
     tell: Callable[[str], Any],
 ) -> int:
-    """Load the newest whole checkpoint; returns the steps that are done. Raises DamageError: none is whole."""
+    """Load the newest undamaged checkpoint and return how many steps are done. Raises DamageError: all are damaged."""
     step, reports = checkpoints.newest_whole()
     for report in reports:
         tell(report)
     if step is None:
         if reports:
-            raise DamageError("no checkpoint is whole", value=checkpoints.uri, fix="delete them to begin anew")
+            raise DamageError("no checkpoint is whole", value=checkpoints.folder.uri, fix="delete them to begin anew")
         return 0
     with checkpoints.fetched(step) as folder:
         tensors: Mapping[str, Tensor] = safetensors.torch.load_file(folder / "state.safetensors")

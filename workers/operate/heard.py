@@ -35,9 +35,10 @@ def listen(run: PipelineLayout, begun_with: str | None) -> list[Heard]:
     rows = [row for row in pq.read_table(manifest).to_pylist() if row["file"] is not None]
     short = [row for row in rows if row["num_samples"] <= MAX_S * row["sample_rate"]][:MOST]
     tokenizer = None if begun_with is None else Tokenizer.load(begun_with)
+    entries = index.find_utterances(run.shards, [row["utterance_id"] for row in short])
     found = []
     for row in short:
-        original = wds.read_utterance(run.shards, index.find_utterance(run.shards, row["utterance_id"]))
+        original = wds.read_utterance(run.shards, entries[row["utterance_id"]])
         sounds = {ORIGINAL: original}
         if tokenizer is not None:
             sounds[f"{begun_with}, as it is"] = _before(run, tokenizer, row, original)

@@ -21,7 +21,8 @@ from syllabary.model.jepa import Jepa
 from syllabary.model.spectral.istft import Trunk, Vocoder
 from syllabary.workers.control.jobs import ShowJob
 from syllabary.workers.recipes.bitrates import rates_of
-from syllabary.workers.recipes.recipe import Recipe, resolve
+from syllabary.workers.recipes.named import resolve
+from syllabary.workers.recipes.recipe import Recipe
 
 
 def show(job: ShowJob) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import pyarrow as pa
@@ -19,52 +19,24 @@ from syllabary.shards import outputs, store
 from syllabary.shards.archive.ledger import QUARANTINED, TOKENIZED, read_ledger, shards_in
 from syllabary.shards.dataset import index
 from syllabary.shards.errors import NotFoundError, StorageError, SyllabaryError
+from syllabary.shards.folder import Folder
 from syllabary.shards.ingest import ledger as ingest_ledger
 from syllabary.shards.ingest.planning import read_plans
 from syllabary.workers.control.jobs import StatusJob
 from syllabary.workers.control.run_layout import LM_FIGURES, POINTER, PipelineLayout
+from syllabary.workers.operate.status_table import (
+    COMPLETE,
+    DAMAGED,
+    UNFINISHED,
+    Failure,
+    Status,
+    as_table,
+    next_step,
+)
 from syllabary.workers.report.card import REPORT, UTTERANCES
 from syllabary.workers.training.checkpoints import CheckpointStore, Manifest
 
-COMPLETE, UNFINISHED, DAMAGED = "complete", "unfinished", "damaged"
 _READERS = 16
-_MOST_FAILURES = 20
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why something of an output failed: how many items for that reason, and their seconds where known."""
-
-    reason: str
-    count: int
-    duration_s: float | None = None
-
-
-@dataclass(frozen=True)
-class Status:
-    """What one folder holds.
-
-    Attributes:
-        uri: of the folder.
-        holds: the kind of output.
-        state: complete, unfinished or damaged.
-        progress: how far it is, in words.
-        done, total: the same in numbers of ``unit``, where known.
-        duration_s: of the audio in it, where it has any.
-        size_bytes: of all its files.
-        failures: what failed, most frequent first.
-    """
-
-    uri: str
-    holds: str
-    state: str = UNFINISHED
-    progress: str = ""
-    done: int | None = None
-    total: int | None = None
-    unit: str = ""
-    duration_s: float | None = None
-    size_bytes: int = 0
-    failures: tuple[Failure, ...] = ()
 
 
 def status(job: StatusJob) -> dict[str, Any]:
@@ -84,42 +56,22 @@ def look(uri: str) -> list[Status]:
     holds = kind_of(uri)
     if holds is None:
         raise _nothing(uri)
+    own = _described(uri, holds)
+    own = replace(own, next_step=next_step(own))
     if holds != "run":
-        return [_described(uri, holds)]
+        return [own]
     stages = [_described(place, kind) for place in _places(uri) if (kind := kind_of(place)) is not None]
     stages = [_of_run(stage, stages) for stage in stages]
-    return [replace(_described(uri, holds), size_bytes=_size_bytes(uri)), *stages]
+    return [own, *(replace(stage, next_step=next_step(stage, own)) for stage in stages)]
 
 
 def kind_of(uri: str) -> str | None:
     """The kind of output at a URI, or None where it is none of ours."""
+    folder = Folder(uri)
     for name in (outputs.CLAIM, "config.json"):  # a tokenizer directory has only the latter
-        target = store.join(uri, name)
-        if store.exists(target) and isinstance(kind := outputs.read_json(target).get("kind"), str):
+        if folder.exists(name) and isinstance(kind := folder.read_json(name).get("kind"), str):
             return kind
-    return "registry" if store.exists(store.join(uri, POINTER)) else None
-
-
-def as_table(found: list[Status]) -> str:
-    """One line an output, and below it why what failed, failed."""
-    names = _names(found)
-    width = max(len(name) for name in (*names, "output"))
-    lines = [f"{'output':<{width}}  {'holds':<10} {'state':<10} {'audio':>12} {'bytes':>17}  progress"]
-    for name, one in zip(names, found, strict=True):
-        audio = _clock(one.duration_s) if one.duration_s is not None else "-"
-        line = f"{name:<{width}}  {one.holds:<10} {one.state:<10} {audio:>12} {one.size_bytes:>17,}  {one.progress}"
-        lines.append(line.rstrip())
-        for failure in one.failures[:_MOST_FAILURES]:
-            span = f", {_clock(failure.duration_s)}" if failure.duration_s is not None else ""
-            lines.append(f"{'':<{width}}  failed: {failure.count:,} x {failure.reason}{span}")
-        if (more := len(one.failures) - _MOST_FAILURES) > 0:
-            lines.append(f"{'':<{width}}  failed: {more:,} other reasons; --json has them all")
-    return "\n".join(lines)
-
-
-def _names(found: list[Status]) -> list[str]:
-    root = found[0].uri
-    return [root, *(f"  {one.uri[len(root) + 1 :]}" for one in found[1:])]
+    return "registry" if folder.exists(POINTER) else None
 
 
 def _nothing(uri: str) -> NotFoundError:
@@ -237,13 +189,13 @@ def _learned(done: dict[str, Any]) -> str:
 
 
 def _quarantined(checkpoints: CheckpointStore, steps: list[int]) -> dict[str, str]:
-    return dict(Manifest.read(checkpoints.step_uri(steps[-1])).state["quarantined"]) if steps else {}
+    return dict(Manifest.read(checkpoints.of_step(steps[-1])).state["quarantined"]) if steps else {}
 
 
 def _tokenizer(blank: Status) -> Status:
-    config = outputs.read_json(store.join(blank.uri, "config.json"))
+    config = blank.folder.read_json("config.json")
     needed = ("encoder.safetensors", "decoder.safetensors")
-    missing = [name for name in needed if not store.exists(store.join(blank.uri, name))]
+    missing = [name for name in needed if not blank.folder.exists(name)]
     digests = " · ".join(f"{part} {str(config.get(f'{part}_digest'))[:12]}" for part in ("encoder", "decoder"))
     failures = tuple(Failure(f"missing {name}", 1) for name in missing)
     return replace(blank, state=UNFINISHED if missing else COMPLETE, progress=digests, failures=failures)
@@ -257,13 +209,13 @@ def _evaluation(blank: Status) -> Status:
     """What could not be scored is in the report; before there is one, how many utterances have results."""
     if outputs.read_done(blank.uri) is None:
         return _so_far(blank, UTTERANCES, "utterances scored")
-    failed = outputs.read_json(store.join(blank.uri, REPORT))["failures"]
+    failed = blank.folder.read_json(REPORT)["failures"]
     reasons = Counter(f"{one['system']} {one['metric']}: {one['reason']}" for one in failed)
     return replace(_plain(blank), failures=tuple(Failure(why, count) for why, count in reasons.most_common()))
 
 
 def _so_far(blank: Status, folder: str, unit: str) -> Status:
-    count = len(store.list_files(store.join(blank.uri, folder)))
+    count = len((blank.folder / folder).list())
     return replace(blank, done=count, unit=unit, progress=f"{count:,} {unit} so far")
 
 
@@ -276,12 +228,12 @@ def _packed(blank: Status) -> Status:
 def _spans(blank: Status) -> Status:
     """Salient spans are one file, whole or not there; so are the figures of a language model. Its samples are done when
     they say so."""
-    if store.exists(store.join(blank.uri, LM_FIGURES)):
-        told = outputs.read_json(store.join(blank.uri, LM_FIGURES))
+    if blank.folder.exists(LM_FIGURES):
+        told = blank.folder.read_json(LM_FIGURES)
         return replace(blank, state=COMPLETE, progress=f"a language model's {told['bits_per_s']:.1f} bit/s")
     if outputs.read_done(blank.uri) is not None:
         return _plain(blank)
-    there = store.exists(store.join(blank.uri, "spans.parquet"))
+    there = blank.folder.exists("spans.parquet")
     return replace(blank, state=COMPLETE if there else UNFINISHED, progress="salient spans")
 
 
@@ -297,7 +249,7 @@ def _language_model(blank: Status) -> Status:
 
 
 def _registry(blank: Status) -> Status:
-    pointer = outputs.read_json(store.join(blank.uri, POINTER))
+    pointer = blank.folder.read_json(POINTER)
     return replace(blank, state=COMPLETE, progress=f"in use: {pointer['tokenizer']}")
 
 
@@ -326,9 +278,3 @@ _DESCRIBERS: dict[str, Callable[[Status], Status]] = {
 
 def _size_bytes(uri: str) -> int:
     return sum(entry.size_bytes for entry in store.list_files(uri))
-
-
-def _clock(seconds: float) -> str:
-    """Hours, minutes, seconds."""
-    whole = round(seconds)
-    return f"{whole // 3600:,}:{whole % 3600 // 60:02}:{whole % 60:02}"

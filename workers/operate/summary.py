@@ -12,8 +12,8 @@ from syllabary.shards import outputs, store
 from syllabary.shards.errors import InputError
 from syllabary.shards.ingest import ledger as ingest_ledger
 from syllabary.workers.control.jobs import SummaryJob
+from syllabary.workers.control.log import say
 from syllabary.workers.control.run_layout import PipelineLayout
-from syllabary.workers.control.run_verb import say
 from syllabary.workers.evaluation.held_out_estoi import held_out_estoi
 from syllabary.workers.operate.heard import listen, tokenizer_begun_with
 from syllabary.workers.recipes.bitrates import rates_of

@@ -23,10 +23,10 @@ from syllabary.model.codec import make_generator
 from syllabary.model.encoder import Encoder
 from syllabary.model.fsq import Fsq
 from syllabary.model.portable.graphs import DecoderGraph, EncoderGraph
-from syllabary.shards import outputs, store
 from syllabary.shards.errors import ConflictError, InputError
+from syllabary.shards.folder import Folder
 from syllabary.workers.control.extras import require_extras
-from syllabary.workers.control.run_verb import say
+from syllabary.workers.control.log import say
 from syllabary.workers.recipes.bitrates import packing_of
 from syllabary.workers.tokenizer.directory import TokenizerFiles, load_tokenizer
 
@@ -64,15 +64,15 @@ def export_graphs(tokenizer: str, out: str, form: Form) -> dict[str, Any]:
     """
     if form == "onnx":
         require_extras(("onnx",), "export --format onnx")
-    files = load_tokenizer(tokenizer)
+    files, folder = load_tokenizer(tokenizer), Folder(out)
     _require_portable(files)
     about = _about(files, form)
-    if (present := _present(out, about)) is not None:
+    if (present := _present(folder, about)) is not None:
         about = present
     else:
-        about["graphs"] = {name: _publish(out, name, form, *graph) for name, graph in _graphs(files).items()}
-        _publish_text(out, files, form)
-        store.publish_bytes(store.join(out, GRAPHS), outputs.pretty_json(about))
+        about["graphs"] = {name: _publish(folder, name, form, *graph) for name, graph in _graphs(files).items()}
+        _publish_text(folder, files, form)
+        folder.publish_json(GRAPHS, about)
     digests = {name: graph["sha256"] for name, graph in about["graphs"].items()}
     weights = {"encoder_digest": files.digests.encoder, "decoder_digest": files.digests.decoder}
     return {"out": out, "format": form, **weights, "graphs": digests}
@@ -114,25 +114,25 @@ def _about(files: TokenizerFiles, form: Form) -> dict[str, Any]:
     }
 
 
-def _publish(out: str, name: str, form: Form, graph: nn.Module, example: Tensor, shape: dict[int, Any]) -> Any:
+def _publish(out: Folder, name: str, form: Form, graph: nn.Module, example: Tensor, shape: dict[int, Any]) -> Any:
     """Write one graph; returns what ``graphs.json`` says of it."""
     say("export", f"{name}: {form}")
     with _quiet():
         data = _onnx(graph, example, shape) if form == "onnx" else _exported(graph, example, shape)
     file = name + _SUFFIX[form]
-    store.publish_bytes(store.join(out, file), data)
+    out.publish(file, data)
     return {"file": file, "sha256": hashlib.sha256(data).hexdigest(), "size_bytes": len(data)}
 
 
-def _present(out: str, about: dict[str, Any]) -> dict[str, Any] | None:
+def _present(out: Folder, about: dict[str, Any]) -> dict[str, Any] | None:
     """What is there already; None where nothing is. Raises ConflictError: other graphs are."""
-    if not store.exists(store.join(out, GRAPHS)):
+    if not out.exists(GRAPHS):
         return None
-    found = outputs.read_json(store.join(out, GRAPHS))
+    found = out.read_json(GRAPHS)
     keys = ("kind", "format", "encoder_digest", "decoder_digest")
     if [found.get(key) for key in keys] != [about[key] for key in keys]:
         value = str(found.get("encoder_digest"))[:16]
-        raise ConflictError(f"other graphs are at {out}, encoder digest", value=value, fix="use another --out")
+        raise ConflictError(f"other graphs are at {out.uri}, encoder digest", value=value, fix="use another --out")
     return dict(found)
 
 
@@ -191,7 +191,7 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(before)
 
 
-def _publish_text(out: str, files: TokenizerFiles, form: Form) -> None:
+def _publish_text(out: Folder, files: TokenizerFiles, form: Form) -> None:
     about, is_onnx = _about(files, form), form == "onnx"
     reader = f"`{READER}` is such a reader, with numpy and onnxruntime alone." if is_onnx else ""
     text = _ABOUT.format(
@@ -200,6 +200,6 @@ def _publish_text(out: str, files: TokenizerFiles, form: Form) -> None:
         window=about["window_frames"], context=about["context_frames"], reader=reader,
         encoder=files.digests.encoder, decoder=files.digests.decoder,
     )  # fmt: skip
-    store.publish_bytes(store.join(out, CARD), text.encode())
+    out.publish(CARD, text.encode())
     if is_onnx:
-        store.publish_bytes(store.join(out, READER), (Path(__file__).parent / READER).read_bytes())
+        out.publish(READER, (Path(__file__).parent / READER).read_bytes())

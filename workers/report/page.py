@@ -21,7 +21,7 @@ from markupsafe import Markup
 
 from syllabary.shards import store
 from syllabary.workers.control.jobs import ReportJob
-from syllabary.workers.control.run_verb import say
+from syllabary.workers.control.log import say
 from syllabary.workers.report import plots, words
 from syllabary.workers.report.card import PAGE, Metric, ReportCard, read_card
 from syllabary.workers.report.catalogue import METRICS

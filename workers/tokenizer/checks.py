@@ -141,7 +141,7 @@ def checked_digits(tokens: ArrayLike, packing: Packing | str | None, own: Packin
             raise InputError(
                 "count of the tokens",
                 value=len(array),
-                expected=f"a multiple of {packing.num_groups}, the tokens of a frame",
+                expected=f"a multiple of {packing.num_groups}, the tokens per frame",
                 fix="give whole frames",
             )
         array = array.reshape(-1, packing.num_groups)

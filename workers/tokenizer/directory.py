@@ -2,13 +2,13 @@
 
 The *encoder digest* is the sha256 of the encoder's and FSQ's configuration and every encoder tensor (name, shape, and
 its numbers as fp32): it fixes the tokens. The *decoder digest* is that of the decoder's: it fixes the sound only. Both
-stand in ``config.json``, which is written last, so that its presence says the directory is whole.
+stand in ``config.json``, which is written last: where it is, the directory is complete.
 
-Weights may be stored in half precision. They are rounded first, and what is computed with, and what the digests are of,
-are the rounded numbers as fp32: the file's type changes neither tokens nor digests, only its size.
+Weights may be stored in half precision. They are rounded first; the tokenizer computes with the rounded numbers as
+fp32, and the digests are taken from these. So the type of the files changes their size, and neither tokens nor digests.
 
-``mel_head.safetensors`` is there when the training had one: no part of the tokenizer, but a training that begins with
-it goes on where this one ended.
+``mel_head.safetensors`` is there when the training had one. It is no part of the tokenizer; a training that begins with
+this tokenizer goes on with it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ from syllabary.shards.errors import (
     first_fault,
     require_version,
 )
-from syllabary.shards.outputs import digest, pretty_json, read_json
+from syllabary.shards.folder import Folder
+from syllabary.shards.outputs import digest
 from syllabary.workers.recipes.bitrates import rates_of
 
 _CARD = """# Syllabary tokenizer: {name}
@@ -47,8 +48,8 @@ Speech to tokens and back. In Python: `from syllabary import Tokenizer`, then
 | --- | --- |
 | sample rate | {sample_rate:,} Hz mono |
 | hop length | {hop_length:,} samples |
-| frames | {frame_rate:g} a second |
-| tokens | {num_groups} a frame, {tokens_per_s:g} a second, vocabulary {vocabulary:,} |
+| frames | {frame_rate:g} per second |
+| tokens | {num_groups} per frame, {tokens_per_s:g} per second, vocabulary {vocabulary:,} |
 | bit rate | {payload:g} bit/s payload, {nominal:g} nominal, {stored:g} as uint16 |
 | levels, group size, digit order | {levels}, {group_size}, {digit_order} |
 | longest clip encoded whole | {window_s:g} s |
@@ -169,13 +170,14 @@ def save_tokenizer(
     _require_fit("encoder", encoder, _encoder_shapes(config), InputError)
     _require_fit("decoder", decoder, _decoder_shapes(config), InputError)
     digests = Digests(encoder_digest(config, encoder), decoder_digest(config, decoder))
-    _require_vacant(uri, digests)
+    folder = Folder(uri)
+    _require_vacant(folder, digests)
     for name, state in ((ENCODER, encoder), (DECODER, decoder)):
         narrow = {key: value.to(_TYPES[stored_as]) for key, value in state.items()}
-        store.publish_bytes(store.join(uri, name), safetensors.torch.save(narrow))
-    heads = {} if mel_head is None else {"mel_head_digest": _publish_mel_head(uri, mel_head)}
+        folder.publish(name, safetensors.torch.save(narrow))
+    heads = {} if mel_head is None else {"mel_head_digest": _publish_mel_head(folder, mel_head)}
     card = model_card(config, str(recipe.get("name")), digests.encoder, digests.decoder, stored_as)
-    store.publish_bytes(store.join(uri, CARD), card.encode())
+    folder.publish(CARD, card.encode())
     description = {
         "kind": "tokenizer",
         "format_version": FORMAT_VERSION,
@@ -186,7 +188,7 @@ def save_tokenizer(
         "model": config.model_dump(mode="json"),
         "recipe": dict(recipe),
     }
-    store.publish_bytes(store.join(uri, CONFIG), pretty_json(description))
+    folder.publish_json(CONFIG, description)
     return digests
 
 
@@ -199,14 +201,15 @@ def load_tokenizer(uri: str, *, decoder: bool = True) -> TokenizerFiles:
         FormatError, VersionError: something else is there.
         DamageError: the files do not fit one another any more.
     """
-    description = _read_description(uri)
+    folder = Folder(uri)
+    description = _read_description(folder)
     config = _read_config(uri, description)
-    encoder_state = _read_state(uri, ENCODER, _encoder_shapes(config))
-    _require_digest(uri, ENCODER, description["encoder_digest"], encoder_digest(config, encoder_state))
+    encoder_state = _read_state(folder, ENCODER, _encoder_shapes(config))
+    _require_digest(folder, ENCODER, description["encoder_digest"], encoder_digest(config, encoder_state))
     decoder_state = None
     if decoder:
-        decoder_state = _read_state(uri, DECODER, _decoder_shapes(config))
-        _require_digest(uri, DECODER, description["decoder_digest"], decoder_digest(config, decoder_state))
+        decoder_state = _read_state(folder, DECODER, _decoder_shapes(config))
+        _require_digest(folder, DECODER, description["decoder_digest"], decoder_digest(config, decoder_state))
     digests = Digests(str(description["encoder_digest"]), str(description["decoder_digest"]))
     return TokenizerFiles(config, description["recipe"], digests, encoder_state, decoder_state, uri)
 
@@ -218,24 +221,23 @@ def copy_tokenizer(uri: str, target: str, digests: Digests) -> None:
         ConflictError: another tokenizer is at ``target``.
         DamageError: what is at ``uri`` is not, or no longer, the tokenizer of these digests.
     """
-    files = load_tokenizer(uri)
-    _require_digest(uri, ENCODER, digests.encoder, files.digests.encoder)
-    _require_digest(uri, DECODER, digests.decoder, files.digests.decoder)
-    _require_vacant(target, digests)
-    head = [MEL_HEAD] if store.exists(store.join(uri, MEL_HEAD)) else []
+    files, source, copy = load_tokenizer(uri), Folder(uri), Folder(target)
+    _require_digest(source, ENCODER, digests.encoder, files.digests.encoder)
+    _require_digest(source, DECODER, digests.decoder, files.digests.decoder)
+    _require_vacant(copy, digests)
+    head = [MEL_HEAD] if source.exists(MEL_HEAD) else []
     for name in (ENCODER, DECODER, *head):
-        store.publish_bytes(store.join(target, name), store.read_bytes(store.join(uri, name)))
-    card = store.read_bytes(store.join(uri, CARD)).decode()
-    store.publish_bytes(store.join(target, CARD), (card if card.startswith("---\n") else _HUB + card).encode())
-    store.publish_bytes(store.join(target, CONFIG), store.read_bytes(store.join(uri, CONFIG)))
+        copy.publish(name, source.read(name))
+    card = source.read(CARD).decode()
+    copy.publish(CARD, (card if card.startswith("---\n") else _HUB + card).encode())
+    copy.publish(CONFIG, source.read(CONFIG))
 
 
 def at_hand(archive: str, encoder_digest: str) -> str | None:
     """URI of a tokenizer with that encoder: the archive's own where it holds the weights, the one beside it in a run's
     folder, or a builtin; None for none."""
     beside = archive.rstrip("/").rpartition("/")[0] or "."
-    places = [uri for uri in (store.join(folder, "tokenizer") for folder in (archive, beside))
-              if store.exists(store.join(uri, DECODER))]  # fmt: skip
+    places = [folder.uri for uri in (archive, beside) if (folder := Folder(uri) / "tokenizer").exists(DECODER)]
     for uri in (*places, *(store.BUILTIN + name for name in store.builtin_names())):
         if stated_encoder_digest(uri) == encoder_digest:
             return uri
@@ -243,24 +245,25 @@ def at_hand(archive: str, encoder_digest: str) -> str | None:
 
 
 def stated_encoder_digest(uri: str) -> str:
-    """What a tokenizer directory says of its encoder, without reading weights; empty where it says nothing."""
-    return str(read_json(store.join(uri, CONFIG)).get("encoder_digest", ""))
+    """The encoder digest that a tokenizer directory states, without reading weights; empty where it states none."""
+    return str(Folder(uri).read_json(CONFIG).get("encoder_digest", ""))
 
 
 def load_mel_head(uri: str) -> dict[str, Tensor]:
     """The mel head that the tokenizer's training ended with, in fp32; empty where there is none. Raises DamageError."""
-    stated = _read_description(uri).get("mel_head_digest")
+    folder = Folder(uri)
+    stated = _read_description(folder).get("mel_head_digest")
     if stated is None:
         return {}
-    state = _read_safetensors(store.join(uri, MEL_HEAD))
-    _require_digest(uri, MEL_HEAD, stated, digest(_tensor_digests(state)))
+    state = _read_safetensors(folder, MEL_HEAD)
+    _require_digest(folder, MEL_HEAD, stated, digest(_tensor_digests(state)))
     return state
 
 
-def _publish_mel_head(uri: str, state: State) -> str:
-    """Returns its digest."""
+def _publish_mel_head(folder: Folder, state: State) -> str:
+    """Write the mel head and return its digest."""
     head = rounded_weights("mel head", state, "float32")
-    store.publish_bytes(store.join(uri, MEL_HEAD), safetensors.torch.save(head))
+    folder.publish(MEL_HEAD, safetensors.torch.save(head))
     return digest(_tensor_digests(head))
 
 
@@ -283,9 +286,9 @@ def _tensor_digests(state: State) -> dict[str, list[Any]]:
 
 
 def rounded_weights(what: str, state: State, stored_as: Stored) -> dict[str, Tensor]:
-    """What a file of that type gives back: each number rounded to it, in fp32, contiguous, on the CPU, sorted by name.
+    """Round every number to the type of the file; returns fp32 tensors, contiguous, on the CPU, sorted by name.
 
-    Equal weights give equal bytes, and what is rounded already stays as it is.
+    Equal weights give equal bytes, and weights that are rounded already stay as they are.
 
     Raises:
         InputError: values that are not finite, or too large for the type; ``what`` and the weight are named.
@@ -334,29 +337,29 @@ def _require_fit(
             )
 
 
-def _require_vacant(uri: str, digests: Digests) -> None:
-    if not store.exists(store.join(uri, CONFIG)):
+def _require_vacant(folder: Folder, digests: Digests) -> None:
+    if not folder.exists(CONFIG):
         return
-    found = _read_description(uri)
+    found = _read_description(folder)
     if (found.get("encoder_digest"), found.get("decoder_digest")) != (digests.encoder, digests.decoder):
         raise ConflictError(
-            f"another tokenizer is at {uri}: encoder digest",
+            f"another tokenizer is at {folder.uri}: encoder digest",
             value=str(found.get("encoder_digest"))[:16],
             expected=digests.encoder[:16],
             fix="use another --out",
         )
 
 
-def _read_description(uri: str) -> dict[str, Any]:
-    found = read_json(store.join(uri, CONFIG))
+def _read_description(folder: Folder) -> dict[str, Any]:
+    found = folder.read_json(CONFIG)
     if found.get("kind") != "tokenizer":
         raise FormatError(
-            f"not a tokenizer directory: {uri} has kind",
+            f"not a tokenizer directory: {folder.uri} has kind",
             value=found.get("kind"),
             expected="tokenizer",
             fix="give the directory that `syllabary export` wrote",
         )
-    require_version(found.get("format_version"), FORMAT_VERSION, f"tokenizer format version at {uri}")
+    require_version(found.get("format_version"), FORMAT_VERSION, f"tokenizer format version at {folder.uri}")
     return found
 
 
@@ -372,36 +375,36 @@ def _read_config(uri: str, description: Mapping[str, Any]) -> ModelConfig:
         raise DamageError(f"configuration of the tokenizer at {uri} does not resolve ({line})", fix=fix) from (error)
 
 
-def _read_state(uri: str, name: str, expected: Mapping[str, list[int]]) -> dict[str, Tensor]:
-    target = store.join(uri, name)
-    state = _read_safetensors(target)
-    _require_fit(target, state, expected, DamageError)
+def _read_state(folder: Folder, name: str, expected: Mapping[str, list[int]]) -> dict[str, Tensor]:
+    state = _read_safetensors(folder, name)
+    _require_fit(folder.join(name), state, expected, DamageError)
     return state
 
 
-def _read_safetensors(target: str) -> dict[str, Tensor]:
-    """The tensors of a file in fp32, of whichever of the types they are stored as."""
+def _read_safetensors(folder: Folder, name: str) -> dict[str, Tensor]:
+    """The tensors of a file in fp32, whichever type they are stored as."""
+    target = folder.join(name)
     try:
-        state = safetensors.torch.load(store.read_bytes(target))
+        state = safetensors.torch.load(folder.read(name))
     except (safetensors.SafetensorError, ValueError, KeyError) as error:
         raise DamageError(
             f"not a readable safetensors file ({error})", value=target, fix="restore the file from a backup"
         ) from error
-    for name, tensor in state.items():
+    for weight, tensor in state.items():
         if tensor.dtype not in _TYPES.values():
             raise DamageError(
-                f"{target} weight {name} has type",
+                f"{target} weight {weight} has type",
                 value=str(tensor.dtype),
                 expected=" or ".join(map(str, _TYPES.values())),
                 fix="restore the file from a backup",
             )
-    return {name: tensor.float() for name, tensor in state.items()}
+    return {weight: tensor.float() for weight, tensor in state.items()}
 
 
-def _require_digest(uri: str, name: str, stated: object, found: str) -> None:
+def _require_digest(folder: Folder, name: str, stated: object, found: str) -> None:
     if stated != found:
         raise DamageError(
-            f"{store.join(uri, name)} or its configuration has changed: digest",
+            f"{folder.join(name)} or its configuration has changed: digest",
             value=found[:16],
             expected=str(stated)[:16],
             fix="restore the directory from a backup",

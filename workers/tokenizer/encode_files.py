@@ -12,7 +12,7 @@ from syllabary.shards import store
 from syllabary.shards.audio import decode as decode_audio
 from syllabary.shards.errors import ConflictError, FormatError, InputError
 from syllabary.workers.control.jobs import EncodeJob
-from syllabary.workers.control.run_verb import Progress
+from syllabary.workers.control.progress import Progress
 from syllabary.workers.tokenizer.checks import checked_waveform
 from syllabary.workers.tokenizer.token_file import SUFFIX, TokenFile, write_token_file
 from syllabary.workers.tokenizer.tokenizer import Tokenizer

@@ -6,7 +6,7 @@
 
 Canonical by construction: every utterance is encoded alone, at its own length, by one thread. Kernels sum in another
 order at another thread count, batch size or padded length (measured: both the convolutions and the matrix products
-do), so none of these may vary. A list is encoded in parallel, one thread an utterance, as many at a time as torch has
+do), so none of these may vary. A list is encoded in parallel, one thread per utterance, as many at a time as torch has
 threads: on a CPU that is also the fastest way.
 """
 
@@ -263,7 +263,7 @@ class Tokenizer:
         Args:
             tokens: [num_frames, num_groups], or the same in one flat row as an archive has it, which needs
                 ``packing``; or a list of such.
-            num_samples: of the utterance at ``sample_rate``, or one a list item.
+            num_samples: of the utterance at ``sample_rate``, or one per item of a list.
             sample_rate: to decode to, Hz; None is the model's own.
             packing: of the tokens, as the column ``packing`` of an archive says it: any packing of the tokenizer's
                 latents is decoded. None is the tokenizer's own.
@@ -296,7 +296,7 @@ class Tokenizer:
             num_samples: of the utterance at ``sample_rate``; None for whole frames.
             sample_rate: to decode to, Hz; None is the model's own.
             packing: of the tokens, as for :meth:`decode`.
-            chunk_frames: frames a chunk, at most the model's window. None is that window, as in :meth:`decode`,
+            chunk_frames: frames per chunk, at most the model's window. None is that window, as in :meth:`decode`,
                 whose samples the chunks together are then, bit for bit. Fewer come sooner and cost more, and differ
                 from it by rounding (at most 2e-4, at the peaks of pulses).
 

@@ -29,7 +29,7 @@ from syllabary.model.spectral.istft import Generator, Vocoder
 from syllabary.model.spectral.mel import mel_windows
 from syllabary.model.spectral.pitch import pitch_loss
 from syllabary.model.spectral.source import NUM_SOURCE_CHANNELS
-from syllabary.shards import store
+from syllabary.shards.folder import Folder
 from syllabary.workers.training.codec import (
     CodecStage,
     Share,
@@ -316,7 +316,7 @@ class PhasedCodecStage:
     def publish(self) -> Mapping[str, Any]:
         """Averaged encoder and generator, the configuration they were trained by, and the head for those who go on."""
         head = {k: v.detach().cpu().contiguous() for k, v in self._bottleneck.average.head.state_dict().items()}
-        store.publish_bytes(store.join(self._job.run_uri, HEAD_FILE), to_safetensors(head))
+        Folder(self._job.run_uri).publish(HEAD_FILE, to_safetensors(head))
         return publish_codec(self._averaged, self._job)
 
     def marks(self) -> list[tuple[int, str]]:

@@ -23,7 +23,8 @@ from typing import Any
 
 from syllabary.shards import store
 from syllabary.shards.errors import FormatError, NotFoundError, StorageError, SyllabaryError
-from syllabary.shards.outputs import pretty_json, read_json
+from syllabary.shards.folder import Folder
+from syllabary.shards.outputs import pretty_json
 
 MANIFEST = "manifest.json"
 _FORMAT_VERSION = 1
@@ -68,9 +69,9 @@ class Manifest:
         )
 
     @classmethod
-    def read(cls, uri: str) -> Manifest:
-        """The manifest of the checkpoint folder at ``uri``. Raises NotFoundError, FormatError."""
-        value = read_json(store.join(uri, MANIFEST))
+    def read(cls, checkpoint: Folder) -> Manifest:
+        """The manifest of one checkpoint. Raises NotFoundError, FormatError."""
+        value = checkpoint.read_json(MANIFEST)
         try:
             if value["format_version"] != _FORMAT_VERSION:
                 raise FormatError(
@@ -81,7 +82,7 @@ class Manifest:
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, SyllabaryError):
                 raise
-            raise FormatError(f"manifest does not read ({error!r})", value=uri) from error
+            raise FormatError(f"manifest does not read ({error!r})", value=checkpoint.uri) from error
 
 
 @dataclass(frozen=True)
@@ -91,34 +92,34 @@ class CheckpointStore:
     run_uri: str
 
     @property
-    def uri(self) -> str:
+    def folder(self) -> Folder:
         """The folder of all checkpoints."""
-        return store.join(self.run_uri, "checkpoints")
+        return Folder(self.run_uri) / "checkpoints"
 
-    def step_uri(self, step: int) -> str:
+    def of_step(self, step: int) -> Folder:
         """The folder of one checkpoint."""
-        return store.join(self.uri, f"step-{step:08d}")
+        return self.folder / f"step-{step:08d}"
 
     def steps(self) -> list[int]:
         """Steps with a manifest, ascending; nothing of them is verified."""
-        names = [f.name.split("/") for f in store.list_files(self.uri, suffix=MANIFEST)]
+        names = [f.name.split("/") for f in self.folder.list(suffix=MANIFEST)]
         return sorted(step for n in names if len(n) == 2 and (step := _step_of(n[0])) is not None)
 
     def put_file(self, step: int, name: str, local: Path) -> StoredFile:
         """Store one file of a checkpoint that is not yet committed; ``local`` may be moved away."""
         stored = StoredFile(name, sha256_of(str(local)), local.stat().st_size)
-        with store.publishing(store.join(self.step_uri(step), *name.split("/"))) as target:
+        with self.of_step(step).publishing(name) as target:
             shutil.move(local, target)
         return stored
 
     def commit(self, manifest: Manifest) -> None:
         """Make the checkpoint exist. Every file must be stored before."""
-        store.publish_bytes(store.join(self.step_uri(manifest.step), MANIFEST), manifest.to_json())
+        self.of_step(manifest.step).publish(MANIFEST, manifest.to_json())
 
     def discard(self, step: int) -> None:
         """Delete a checkpoint, its manifest first, so that a half-deleted one is an orphan and not a damaged one."""
-        store.delete(store.join(self.step_uri(step), MANIFEST))
-        store.delete(self.step_uri(step))
+        self.of_step(step).delete(MANIFEST)
+        self.folder.delete(f"step-{step:08d}")
 
     def damage(self, step: int) -> str | None:
         """What is wrong with a checkpoint, or None: every file is read and its digest compared.
@@ -128,10 +129,9 @@ class CheckpointStore:
                 be damaged is swept.
         """
         try:
-            manifest = Manifest.read(self.step_uri(step))
-            for stored in manifest.files:
-                found = sha256_of(store.join(self.step_uri(step), *stored.name.split("/")))
-                if found != stored.sha256:
+            checkpoint = self.of_step(step)
+            for stored in Manifest.read(checkpoint).files:
+                if sha256_of(checkpoint.join(stored.name)) != stored.sha256:
                     return f"{stored.name} changed since it was written"
         except (FormatError, NotFoundError) as error:
             return str(error)
@@ -159,9 +159,9 @@ class CheckpointStore:
         """Delete what no run will use: temporaries of dead writers, folders without manifest, and every checkpoint
         newer than ``keep`` (those were found damaged, and their steps will be written again). Returns how many.
         """
-        store.sweep_temporary(self.uri)
+        store.sweep_temporary(self.folder.uri)
         committed = set(self.steps())
-        folders = {f.name.split("/")[0] for f in store.list_files(self.uri)}
+        folders = {f.name.split("/")[0] for f in self.folder.list()}
         found = sorted(step for f in folders if (step := _step_of(f)) is not None)
         doomed = [step for step in found if step not in committed or keep is None or step > keep]
         for step in doomed:
@@ -177,15 +177,15 @@ class CheckpointStore:
     @contextmanager
     def fetched(self, step: int) -> Iterator[Path]:
         """A local folder with the checkpoint's files (the folder itself when it is local)."""
-        uri = self.step_uri(step)
-        if not store.is_remote(uri):
-            yield Path(store.normalize(uri))
+        checkpoint = self.of_step(step)
+        if not store.is_remote(checkpoint.uri):
+            yield Path(checkpoint.uri)
             return
         with tempfile.TemporaryDirectory(prefix="syllabary-") as folder:
-            for stored in Manifest.read(uri).files:
+            for stored in Manifest.read(checkpoint).files:
                 target = Path(folder, stored.name)
                 target.parent.mkdir(parents=True, exist_ok=True)
-                store.fetch_to(store.join(uri, *stored.name.split("/")), target.parent)
+                store.fetch_to(checkpoint.join(stored.name), target.parent)
             yield Path(folder)
 
 

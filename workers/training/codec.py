@@ -38,10 +38,10 @@ from syllabary.model.measures.usage import level_usage
 from syllabary.model.spectral.istft import Trunk
 from syllabary.model.spectral.mel import LogMel, mel_windows
 from syllabary.model.spectral.pitch import pitch_errors, track_pitch
-from syllabary.shards import audio, store
+from syllabary.shards import audio
 from syllabary.shards.archive.packing import Packing
 from syllabary.shards.errors import ConfigError
-from syllabary.shards.outputs import pretty_json
+from syllabary.shards.folder import Folder
 from syllabary.workers.recipes.beginning import CONFIG_FILE
 from syllabary.workers.recipes.training import WatchConfig
 from syllabary.workers.training.curves import spectrograms
@@ -246,13 +246,13 @@ def illustrate(codec: Codec, setup: RankSetup, step: int, count: int) -> None:
     codec.eval()
     rate = setup.job.recipe.model.encoder.sample_rate
     for number, (clip, slot_id) in enumerate(_first_clips(setup.validation, count)):
-        folder = store.join(setup.job.run_uri, SAMPLES, f"clip-{number}")
+        folder = Folder(setup.job.run_uri) / SAMPLES / f"clip-{number}"
         waveform = torch.from_numpy(clip)[None].to(setup.device)
         rebuilt = codec(waveform, torch.tensor([len(clip)])).waveform[0, : len(clip)].float().cpu().numpy()
         titles = [(f"original (utterance {slot_id})", clip), (f"reconstructed at step {step:,}", rebuilt)]
-        store.publish_bytes(store.join(folder, "original.flac"), audio.encode_flac(clip, rate))
-        store.publish_bytes(store.join(folder, f"step-{step:08d}.flac"), audio.encode_flac(rebuilt, rate))
-        store.publish_bytes(store.join(folder, f"step-{step:08d}.png"), spectrograms(titles, rate))
+        folder.publish("original.flac", audio.encode_flac(clip, rate))
+        folder.publish(f"step-{step:08d}.flac", audio.encode_flac(rebuilt, rate))
+        folder.publish(f"step-{step:08d}.png", spectrograms(titles, rate))
 
 
 def _first_clips(batches: list[Batch], count: int) -> list[tuple[np.ndarray, int]]:
@@ -427,8 +427,9 @@ class CodecStage:
 def publish_codec(codec: Codec, job: RankJob) -> Mapping[str, Any]:
     """Store the codec's weights and the recipe in the run's folder; returns what done.json says of them."""
     state = {k: v.detach().cpu().contiguous() for k, v in codec.state_dict().items()}
-    store.publish_bytes(store.join(job.run_uri, CODEC_FILE), to_safetensors(state))
-    store.publish_bytes(store.join(job.run_uri, CONFIG_FILE), pretty_json(job.recipe.model_dump(mode="json")))
+    run = Folder(job.run_uri)
+    run.publish(CODEC_FILE, to_safetensors(state))
+    run.publish_json(CONFIG_FILE, job.recipe.model_dump(mode="json"))
     return {"num_parameters": sum(v.numel() for v in state.values())}
 
 
@@ -455,7 +456,7 @@ def load_encoder(codec: Codec, encoder_uri: str) -> None:
     """
     if encoder_uri == NOTHING:
         return
-    state = from_safetensors(store.read_bytes(store.join(encoder_uri, ENCODER_FILE)))
+    state = from_safetensors(Folder(encoder_uri).read(ENCODER_FILE))
     expected = codec.encoder.state_dict()
     wrong = sorted(k for k in {*state, *expected}
                    if k not in state or k not in expected or state[k].shape != expected[k].shape)  # fmt: skip

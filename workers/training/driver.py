@@ -20,7 +20,8 @@ from typing import Any, Literal, Protocol, TypeVar
 from syllabary.shards.errors import JobError, SyllabaryError
 from syllabary.workers.cluster.devices import ClusterGpus, Device, choose_device
 from syllabary.workers.cluster.session import ray_session
-from syllabary.workers.control.run_verb import say
+from syllabary.workers.control.log import say
+from syllabary.workers.control.progress import Reached, tell
 from syllabary.workers.recipes.recipe import Recipe
 from syllabary.workers.training.checkpoints import CheckpointStore
 
@@ -57,7 +58,7 @@ J = TypeVar("J", bound=AnyRankJob)
 
 @dataclass(frozen=True)
 class RankJob:
-    """What every rank gets: small values and the mailbox, an actor that takes progress lines.
+    """What every rank gets: small values and the mailbox, an actor that takes what rank 0 says.
 
     ``device`` is what the driver made of the configuration's "auto"; a rank that no driver started decides by itself.
     """
@@ -72,19 +73,19 @@ class RankJob:
 
 
 class Mailbox:
-    """Progress lines on their way from rank 0 to the driver (a Ray actor)."""
+    """What rank 0 says, on its way to the driver (a Ray actor)."""
 
     def __init__(self) -> None:
-        self._lines: list[str] = []
+        self._said: list[str | Reached] = []
 
-    def put(self, line: str) -> None:
-        """Add a line."""
-        self._lines.append(line)
+    def put(self, said: str | Reached) -> None:
+        """Add a line, or how far the run is."""
+        self._said.append(said)
 
-    def take(self) -> list[str]:
-        """All lines since the last call."""
-        lines, self._lines = self._lines, []
-        return lines
+    def take(self) -> list[str | Reached]:
+        """All that was said since the last call."""
+        said, self._said = self._said, []
+        return said
 
 
 def train_on_ray(stage: str, rank_main: Callable[[J], None], train: Ranks, make_job: Callable[[Any], J]) -> None:
@@ -195,7 +196,7 @@ def _first_line(error: BaseException) -> str:
 
 @contextmanager
 def _relayed(mailbox: Any, stage: str) -> Iterator[None]:
-    """Print what arrives in the mailbox while the block runs."""
+    """Tell what arrives in the mailbox while the block runs."""
     import ray
 
     stop = threading.Event()
@@ -204,8 +205,11 @@ def _relayed(mailbox: Any, stage: str) -> Iterator[None]:
         over = False
         while not over:
             over = stop.wait(_POLL_S)
-            for line in ray.get(mailbox.take.remote()):
-                say(stage, line)
+            for said in ray.get(mailbox.take.remote()):
+                if isinstance(said, Reached):
+                    tell(said)
+                else:
+                    say(stage, said)
 
     thread = threading.Thread(target=relay, daemon=True)
     thread.start()

@@ -32,9 +32,9 @@ def save_engines(
     with contextlib.ExitStack() as scratch:
         problem, folder = None, Path()
         try:
-            folder = scratch.enter_context(_scratch(checkpoints.uri))
+            folder = scratch.enter_context(_scratch(checkpoints.folder.uri))
         except OSError as error:
-            problem = f"cannot write below {checkpoints.uri} ({error})"
+            problem = f"cannot write below {checkpoints.folder.uri} ({error})"
         # What DeepSpeed does next is collective: all ranks do it or none.
         problems = [line for line in gather_from_ranks(problem) if line]
         if problems:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from syllabary.shards import outputs, store
+from syllabary.shards import outputs
 from syllabary.shards.errors import InputError
+from syllabary.shards.folder import Folder
 from syllabary.workers.control.jobs import ExportJob
-from syllabary.workers.control.run_verb import say
+from syllabary.workers.control.log import say
 from syllabary.workers.recipes.beginning import CONFIG_FILE
 from syllabary.workers.recipes.recipe import validate
 
@@ -49,11 +50,11 @@ def _export_directory(job: ExportJob, codec: str) -> dict[str, Any]:
         raise InputError(
             "the stage-2 run is not complete", value=codec, fix="run `syllabary train-codec` again: it resumes"
         )
-    recipe = validate(outputs.read_json(store.join(codec, CONFIG_FILE)))
-    state = from_safetensors(store.read_bytes(store.join(codec, CODEC_FILE)))
+    run = Folder(codec)
+    recipe = validate(run.read_json(CONFIG_FILE))
+    state = from_safetensors(run.read(CODEC_FILE))
     encoder = {k.removeprefix("encoder."): v for k, v in state.items() if k.startswith("encoder.")}
     decoder = {k.removeprefix("generator."): v for k, v in state.items() if k.startswith("generator.")}
-    head = store.join(codec, HEAD_FILE)
     digests = save_tokenizer(
         job.out,
         recipe.model,
@@ -61,7 +62,7 @@ def _export_directory(job: ExportJob, codec: str) -> dict[str, Any]:
         decoder,
         recipe=recipe.model_dump(mode="json"),
         stored_as=job.dtype,
-        mel_head=from_safetensors(store.read_bytes(head)) if store.exists(head) else None,
+        mel_head=from_safetensors(run.read(HEAD_FILE)) if run.exists(HEAD_FILE) else None,
     )
     say("export", f"tokenizer {digests.encoder[:12]} (sound {digests.decoder[:12]}) is at {job.out}")
     return {"out": job.out, "encoder_digest": digests.encoder, "decoder_digest": digests.decoder}

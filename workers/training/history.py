@@ -16,12 +16,12 @@ from typing import Literal, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from syllabary.shards import store
+from syllabary.shards.folder import Folder
 
 Split = Literal["train", "valid", "dims", "timing"]
 SCHEMA = pa.schema([("step", pa.int64()), ("split", pa.string()), ("name", pa.string()), ("value", pa.float64())])
 METRICS, TIMINGS = "metrics.parquet", "timings.parquet"
-EVENTS = ("tensorboard", "events.out.tfevents.0.syllabary")
+EVENTS = "tensorboard/events.out.tfevents.0.syllabary"
 
 
 class Validation(NamedTuple):
@@ -93,9 +93,10 @@ class History:
 
     def publish(self, run_uri: str) -> None:
         """Write metrics.parquet, timings.parquet and the TensorBoard events below ``run_uri``."""
-        store.publish_bytes(store.join(run_uri, METRICS), self.to_parquet(("train", "valid", "dims")))
-        store.publish_bytes(store.join(run_uri, TIMINGS), self.to_parquet(("timing",)))
-        store.publish_bytes(store.join(run_uri, *EVENTS), self.to_events())
+        run = Folder(run_uri)
+        run.publish(METRICS, self.to_parquet(("train", "valid", "dims")))
+        run.publish(TIMINGS, self.to_parquet(("timing",)))
+        run.publish(EVENTS, self.to_events())
 
     def to_events(self) -> bytes:
         """The history as one TensorBoard event file; a longer history begins with the bytes of a shorter one."""

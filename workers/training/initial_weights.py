@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from safetensors.torch import load as from_safetensors
 from torch import Tensor, nn
 
-from syllabary.shards import outputs, store
+from syllabary.shards import outputs
+from syllabary.shards.folder import Folder
 from syllabary.workers.recipes.beginning import described, fitting_kind
 from syllabary.workers.recipes.recipe import Recipe
 from syllabary.workers.recipes.shipped import NOTHING
@@ -45,23 +46,23 @@ def initial_digest(uri: str, recipe: Recipe) -> str:
         return NOTHING
     kind = fitting_kind(uri, recipe)
     names = {"pretrain": [ENCODER_FILE], "codec": [CODEC_FILE], "tokenizer": [ENCODER_FILE, "decoder.safetensors"]}
-    heads = [HEAD_FILE] if kind != "pretrain" and store.exists(store.join(uri, HEAD_FILE)) else []
-    return outputs.digest([sha256_of(store.join(uri, name)) for name in names[kind] + heads])
+    folder = Folder(uri)
+    heads = [HEAD_FILE] if kind != "pretrain" and folder.exists(HEAD_FILE) else []
+    return outputs.digest([sha256_of(folder.join(name)) for name in names[kind] + heads])
 
 
 def read_initial(uri: str) -> InitialWeights:
     """The states at ``uri``; "none" gives empty ones. Raises as :func:`initial_digest` does, and DamageError."""
     if uri == NOTHING:
         return InitialWeights({}, {}, {})
-    kind, _ = described(uri)
+    (kind, _), folder = described(uri), Folder(uri)
     if kind == "tokenizer":
         files = load_tokenizer(uri)
         return InitialWeights(dict(files.encoder_state), dict(files.decoder_state or {}), load_mel_head(uri))
     if kind == "pretrain":
-        return InitialWeights(from_safetensors(store.read_bytes(store.join(uri, ENCODER_FILE))), {}, {})
-    state = from_safetensors(store.read_bytes(store.join(uri, CODEC_FILE)))
-    head = store.join(uri, HEAD_FILE)
-    heads = from_safetensors(store.read_bytes(head)) if store.exists(head) else {}
+        return InitialWeights(from_safetensors(folder.read(ENCODER_FILE)), {}, {})
+    state = from_safetensors(folder.read(CODEC_FILE))
+    heads = from_safetensors(folder.read(HEAD_FILE)) if folder.exists(HEAD_FILE) else {}
     return InitialWeights(_part(state, "encoder."), _part(state, "generator."), heads)
 
 

@@ -21,9 +21,8 @@ from syllabary.model.jepa import Jepa
 from syllabary.model.masking import sample_mask
 from syllabary.model.measures.place import PlaceGroups, relative_loss
 from syllabary.model.padding import frame_mask, valid_mask, zero_invalid
-from syllabary.shards import store
 from syllabary.shards.errors import InputError
-from syllabary.shards.outputs import pretty_json
+from syllabary.shards.folder import Folder
 from syllabary.workers.recipes.beginning import CONFIG_FILE
 from syllabary.workers.recipes.recipe import Recipe
 from syllabary.workers.training.data.clips import Batch
@@ -272,9 +271,9 @@ class JepaStage:
         is_target = self._config.export_encoder == "target"
         encoder = self._jepa.target_encoder if is_target else self._jepa.context_encoder
         state = {k: v.detach().cpu().contiguous() for k, v in encoder.state_dict().items()}
-        store.publish_bytes(store.join(self._job.run_uri, ENCODER_FILE), to_safetensors(state))
-        config = pretty_json(self._job.recipe.model_dump(mode="json"))
-        store.publish_bytes(store.join(self._job.run_uri, CONFIG_FILE), config)
+        run = Folder(self._job.run_uri)
+        run.publish(ENCODER_FILE, to_safetensors(state))
+        run.publish_json(CONFIG_FILE, self._job.recipe.model_dump(mode="json"))
         return {"num_parameters": sum(v.numel() for v in state.values())}
 
     def marks(self) -> list[tuple[int, str]]:

@@ -16,9 +16,10 @@ from typing import Any, Protocol
 
 import torch
 
-from syllabary.shards import store
 from syllabary.shards.errors import ConfigError, DamageError, StorageError, SyllabaryError
+from syllabary.shards.folder import Folder
 from syllabary.shards.outputs import mark_done
+from syllabary.workers.control.progress import Reached
 from syllabary.workers.recipes.training import TrainConfig
 from syllabary.workers.training.checkpoints import CheckpointStore, Manifest, StoredFile
 from syllabary.workers.training.curves import dims, loss_curve, overview
@@ -81,7 +82,7 @@ class Run:
         run_uri: the output folder.
         train: the stage's training configuration.
         loader: this rank's steps.
-        say: called on rank 0 with each progress line.
+        say: called on rank 0 with each line and with how far the run is.
         advance: called with the seconds of audio since the last call, over all ranks, and audio-seconds per second.
         identity: digest of what the weights depend on; a checkpoint of another one is not resumed from.
         history: every metric so far, on rank 0; other ranks keep an equal one.
@@ -92,7 +93,7 @@ class Run:
     run_uri: str
     train: TrainConfig
     loader: TrainLoader
-    say: Callable[[str], None]
+    say: Callable[[str | Reached], None]
     advance: Callable[[float, float], None] = lambda audio_s, rate: None
     identity: str = ""
     step: int = 0
@@ -126,7 +127,7 @@ def find_resume_step(run_uri: str, say: Callable[[str], None]) -> int | None:
         if found is None and reports:
             raise DamageError(
                 f"none of {len(reports)} checkpoints is whole; {reports[0]}",
-                value=checkpoints.uri,
+                value=checkpoints.folder.uri,
                 fix="restore one, or delete that folder to begin anew",
             )
         swept = checkpoints.sweep(keep=found)
@@ -137,11 +138,11 @@ def find_resume_step(run_uri: str, say: Callable[[str], None]) -> int | None:
 
 def resume(stage: Stage, run: Run, step: int) -> None:
     """Put the run where the checkpoint of ``step`` left it. Raises ConfigError: it is of another recipe."""
-    manifest = Manifest.read(run.checkpoints.step_uri(step))
+    manifest = Manifest.read(run.checkpoints.of_step(step))
     if manifest.state["identity"] != run.identity:
         raise ConfigError(
             f"the checkpoint of step {step:,} is of another recipe",
-            value=run.checkpoints.step_uri(step),
+            value=run.checkpoints.of_step(step).uri,
             fix="train with the recipe it was written by, or choose another --out",
         )
     with run.checkpoints.fetched(step) as folder:
@@ -202,13 +203,13 @@ def _step(stage: Stage, run: Run, pace: Pace) -> None:
     run.step = step
     pace.count(batches)
     if logged:
-        _log(run, pace, f"{stage.headline} {stats[stage.headline]:.4f}")
+        _log(stage, run, pace, stats[stage.headline])
 
 
-def _log(run: Run, pace: Pace, note: str) -> None:
+def _log(stage: Stage, run: Run, pace: Pace, headline: float) -> None:
     measures = pace.measures(run.train.num_steps - run.step)
     run.history.add(run.step, "timing", measures.as_metrics())
-    run.say(measures.line(run.step, run.train.num_steps, note))
+    run.say(measures.reached(stage.name, run.step, run.train.num_steps, {stage.headline: headline}))
     run.advance(measures.audio_s, measures.audio_s_per_s)
     pace.restart()
 
@@ -351,6 +352,7 @@ def _draw(stage: Stage, run: Run) -> None:
     picture = loss_curve(
         run.history, stage.headline, title=f"{stage.name}: {stage.headline}", unit=stage.unit, marks=stage.marks()
     )
-    store.publish_bytes(store.join(run.run_uri, CURVES, f"{stage.headline}.png"), picture)
-    store.publish_bytes(store.join(run.run_uri, CURVES, "overview.png"), overview(run.history, title=stage.name))
-    store.publish_bytes(store.join(run.run_uri, CURVES, "dims.png"), dims(run.history, title=stage.name))
+    curves = Folder(run.run_uri) / CURVES
+    curves.publish(f"{stage.headline}.png", picture)
+    curves.publish("overview.png", overview(run.history, title=stage.name))
+    curves.publish("dims.png", dims(run.history, title=stage.name))

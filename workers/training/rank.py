@@ -13,6 +13,7 @@ from syllabary.model.config import EncoderConfig
 from syllabary.shards.errors import InputError
 from syllabary.shards.outputs import digest
 from syllabary.workers.cluster.prometheus import Meter
+from syllabary.workers.control.progress import Reached
 from syllabary.workers.recipes.training import CodecTrainConfig, TrainConfig
 from syllabary.workers.training.checkpoints import CheckpointStore, Manifest
 from syllabary.workers.training.claim import training_section
@@ -185,16 +186,16 @@ def clip_maker(encoder: EncoderConfig, config: TrainConfig) -> ClipMaker:
 def _is_from_other_world(job: RankJob, config: TrainConfig, step: int | None) -> bool:
     if step is None:
         return False
-    written_by = Manifest.read(CheckpointStore(job.run_uri).step_uri(step)).world_size
+    written_by = Manifest.read(CheckpointStore(job.run_uri).of_step(step)).world_size
     return needs_universal(config.zero_stage, written_by)
 
 
-def _leader_says(job: RankJob) -> Callable[[str], None]:
+def _leader_says(job: RankJob) -> Callable[[str | Reached], None]:
     if world()[0] != 0:
-        return lambda line: None
+        return lambda told: None
 
-    def say(line: str) -> None:
-        job.mailbox.put.remote(line)
+    def say(told: str | Reached) -> None:
+        job.mailbox.put.remote(told)
 
     return say
 

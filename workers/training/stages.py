@@ -15,9 +15,10 @@ from typing import Any
 from syllabary.shards import outputs, store
 from syllabary.shards.errors import ConfigError, InputError
 from syllabary.workers.control.jobs import PretrainJob, TrainCodecJob
-from syllabary.workers.control.run_verb import say
+from syllabary.workers.control.log import say
 from syllabary.workers.recipes.beginning import require_fitting
-from syllabary.workers.recipes.recipe import Recipe, resolve
+from syllabary.workers.recipes.named import resolve
+from syllabary.workers.recipes.recipe import Recipe
 from syllabary.workers.recipes.shipped import NOTHING
 from syllabary.workers.training.checkpoints import sha256_of
 from syllabary.workers.training.claim import claim_run, read_summary

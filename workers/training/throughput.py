@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from syllabary.workers.control.progress import Reached
 from syllabary.workers.training.data.clips import Batch
 from syllabary.workers.training.data.loader import TrainLoader
 from syllabary.workers.training.engine import gather_from_ranks
@@ -33,14 +34,10 @@ class Measures:
         """What the history keeps, by name."""
         return {name: value for name, value in vars(self).items() if name != "audio_s"}
 
-    def line(self, step: int, num_steps: int, note: str) -> str:
-        """A progress line: steps, rate, time left."""
-        left = int(self.eta_s)
-        clock = f"{left // 3600}:{left % 3600 // 60:02}:{left % 60:02}"
-        return (
-            f"{step:,}/{num_steps:,} steps · {note} · {1 / self.step_s:.1f} steps/s · "
-            f"{self.audio_s_per_s:,.0f} s of audio/s · {clock} left"
-        )
+    def reached(self, stage: str, step: int, num_steps: int, figures: Mapping[str, float]) -> Reached:
+        """How far the training is, with these figures and the audio-seconds per second."""
+        figures = {**figures, "audio_s_per_s": self.audio_s_per_s}
+        return Reached(stage, "steps", step, num_steps, 1 / self.step_s, self.eta_s, figures)
 
 
 class Pace:

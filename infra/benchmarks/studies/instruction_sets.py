@@ -26,7 +26,7 @@ def encode(speech: Path, folder: Path, recipe_name: str, num_clips: int, seconds
 
     from syllabary.model.codec import Codec
     from syllabary.shards import audio
-    from syllabary.workers.recipes.recipe import resolve
+    from syllabary.workers.recipes.named import resolve
     from syllabary.workers.tokenizer.tokenizer import Tokenizer, save_tokenizer
 
     torch.manual_seed(0)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from syllabary.model.encoder import Encoder
 from syllabary.model.measures.loudness import loudness_gain
-from syllabary.workers.recipes.recipe import RECIPES
+from syllabary.workers.recipes.named import RECIPES
 from syllabary.workers.training.data.loader import Utterances
 
 _CLIP_S, _CLIPS = 4.8, 24

@@ -1,4 +1,4 @@
-"""What jobs tell: lines for people, JSON lines for a log store, and both read back as progress."""
+"""What jobs tell: lines for people, JSON lines for a log store, and progress as an event."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from syllabary.workers.control import log as job_log
+from syllabary.workers.control import progress as progress_module
 from syllabary.workers.control.jobs import ShardJob
-from syllabary.workers.control.run_verb import Progress, say
+from syllabary.workers.control.log import say
+from syllabary.workers.control.progress import Progress, Reached, Told, read_line, tell
 
 
 @pytest.fixture
@@ -52,25 +54,44 @@ def test_the_context_travels_in_the_environment_without_the_mode(
     assert told(capsys)[0]["run"] == "r" and job_log.worker_environment() == {job_log.CONTEXT_VARIABLE: '{"run": "r"}'}
 
 
-@pytest.mark.parametrize("mode", ["text", "json"])
-def test_progress_is_read_back_from_its_lines(
-    mode: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_progress_is_counted_and_told_as_an_event(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv(job_log.MODE_VARIABLE, mode)
-    monkeypatch.delenv(job_log.CONTEXT_VARIABLE, raising=False)
-    progress = Progress("tokenize", total=3600, unit="s of audio", every_s=0)
-    progress.add(1200, "1/3 shards")
-    line = capsys.readouterr().err.strip()
-    reached = job_log.parse_progress(line)
-    assert reached is not None and reached[:3] == ("tokenize", 1200.0, 3600.0)
-    assert "1/3 shards" in reached.text
-    if mode == "json":
-        assert {"done": 1200.0, "total": 3600.0, "unit": "s of audio"}.items() <= json.loads(line).items()
+    for name in (job_log.MODE_VARIABLE, job_log.CONTEXT_VARIABLE, job_log.EVENTS_VARIABLE):
+        monkeypatch.delenv(name, raising=False)
+    now = [100.0]
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: now[0])
+    progress = Progress("tokenize", total=3600, unit="s of audio", every_s=2)
+    now[0] = 101.0
+    progress.add(200, "too soon")
+    now[0] = 104.0
+    progress.add(1000, "1/3 shards")
+    assert capsys.readouterr().err == "tokenize  1,200/3,600 s of audio · 300/s · 0:00:08 left · 1/3 shards\n"
+    monkeypatch.setenv(job_log.EVENTS_VARIABLE, "1")
+    progress.finish()
+    (line,) = capsys.readouterr().err.splitlines()
+    told = read_line(line)
+    assert told.line == "tokenize  1,200/3,600 s of audio · 300/s · 0:00:08 left"
+    assert told.reached == Reached("tokenize", "s of audio", 1200, 3600, 300, 8)
 
 
-@pytest.mark.parametrize("line", ["shard  3 recordings", "", "{", '{"a": 1}', "[1]", "pretrain  step 3: 1/2"])
+def test_a_json_line_of_progress_has_its_fields(json_lines: None, capsys: pytest.CaptureFixture[str]) -> None:
+    reached = Reached("pretrain", "steps", 12, 400, 0.5, 776.0, {"loss": 0.3})
+    tell(reached)
+    text = capsys.readouterr().err
+    assert {"done": 12, "total": 400, "unit": "steps", "figures": {"loss": 0.3}}.items() <= json.loads(text).items()
+    assert read_line(text) == Told(text, reached)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "shard  3 recordings", "", "{", '{"a": 1}', "[1]", "pretrain  step 3: 1/2", "a\x1fb", "a\x1f{}",
+        "tokenize  60/240 s of audio · 12/s · 0:00:15 left",  # words are never read
+    ],
+)  # fmt: skip
 def test_other_lines_are_no_progress(line: str) -> None:
-    assert job_log.parse_progress(line) is None
+    assert read_line(line) == Told(line)
 
 
 @pytest.mark.parametrize(

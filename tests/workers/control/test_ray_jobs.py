@@ -13,7 +13,7 @@ from syllabary.shards.errors import JobError
 from syllabary.workers.control import cluster_job as ray_jobs
 from syllabary.workers.control.cluster_job import RayJob
 from syllabary.workers.control.jobs import VerifyJob
-from syllabary.workers.control.log import CONTEXT_VARIABLE, MODE_VARIABLE
+from syllabary.workers.control.log import CONTEXT_VARIABLE, EVENTS_VARIABLE, MODE_VARIABLE
 
 JOB = VerifyJob(archive="s3://bucket/archive")
 ENTRYPOINT = shlex.join(["python", "-P", "-m", "syllabary.workers", "verify", JOB.model_dump_json()])
@@ -107,7 +107,7 @@ def test_a_job_on_the_cluster_logs_as_its_submitter_does(mode: str, monkeypatch:
     monkeypatch.delenv(CONTEXT_VARIABLE, raising=False)
     cluster = Cluster([])
     on(cluster, monkeypatch)
-    assert cluster.environments == [{MODE_VARIABLE: "json"} if mode else {}]
+    assert cluster.environments == [{EVENTS_VARIABLE: "1"} | ({MODE_VARIABLE: "json"} if mode else {})]
 
 
 def test_whole_lines_come_once_and_the_last_one_without_its_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -17,13 +18,16 @@ import pytest
 from syllabary.shards.errors import JobError
 from syllabary.workers.control import submit as submit_module
 from syllabary.workers.control.jobs import Job, ListenJob, VerifyJob
+from syllabary.workers.control.log import MODE_VARIABLE
+from syllabary.workers.control.progress import Reached, Told
 from syllabary.workers.control.submit import submit
 
 WORKER = """
 import os, sys, time
 from typing import ClassVar
 from syllabary.shards.errors import InputError, UnavailableError
-from syllabary.workers.control.run_verb import say
+from syllabary.workers.control.log import say
+from syllabary.workers.control.progress import Reached, tell
 from syllabary.workers.control.jobs import Job
 
 class ProbeJob(Job):
@@ -35,6 +39,8 @@ class ProbeJob(Job):
 def probe(job):
     print("chatter of a library")
     say("probe", "working")
+    if job.how == "progress":
+        tell(Reached("probe", "s of audio", 60, 240, 12.5, 14.4, {"loss": 0.25}, "a\\x1f{}/b"))
     if job.how == "refuse":
         raise InputError("no speech: 'x'; expected a folder")
     if job.how == "away":
@@ -65,21 +71,34 @@ def probe(add_worker: Callable[[str, str], None], tmp_path: Path) -> Path:
 
 
 def test_the_result_comes_back_and_the_chatter_is_passed_on(probe: Path) -> None:
-    lines: list[str] = []
-    assert submit(ProbeJob(how="work"), lines.append) == {"how": "work"}
-    assert lines == ["chatter of a library", "probe  working"]
+    told: list[Told] = []
+    assert submit(ProbeJob(how="work"), told.append) == {"how": "work"}
+    assert told == [Told("chatter of a library"), Told("probe  working")]
+
+
+@pytest.mark.parametrize("mode", ["text", "json"])
+def test_progress_comes_back_as_an_event_beside_its_line(
+    mode: str, probe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(MODE_VARIABLE, mode)
+    told: list[Told] = []
+    submit(ProbeJob(how="progress"), told.append)
+    (one,) = [one for one in told if one.reached]
+    assert one.reached == Reached("probe", "s of audio", 60, 240, 12.5, 14.4, {"loss": 0.25}, "a\x1f{}/b")
+    shown = json.loads(one.line)["message"] if mode == "json" else one.line.removeprefix("probe  ")
+    assert shown == "60/240 s of audio · loss 0.2500 · 12/s · 0:00:14 left · a\x1f{}/b"
 
 
 def test_a_refusal_is_the_jobs_own_line_and_exit_code(probe: Path) -> None:
     with pytest.raises(JobError) as caught:
-        submit(ProbeJob(how="refuse"), lambda line: None)
+        submit(ProbeJob(how="refuse"), lambda told: None)
     assert str(caught.value) == "no speech: 'x'; expected a folder"
     assert caught.value.exit_code == 2
 
 
 def test_a_crash_names_the_job_and_keeps_its_last_lines(probe: Path) -> None:
     with pytest.raises(JobError, match=r"job probe_for_tests failed \(exit status 1\): RuntimeError: boom") as caught:
-        submit(ProbeJob(how="crash"), lambda line: None)
+        submit(ProbeJob(how="crash"), lambda told: None)
     assert "probe  working" in caught.value.last_lines
     assert caught.value.exit_code == 1
 
@@ -87,7 +106,7 @@ def test_a_crash_names_the_job_and_keeps_its_last_lines(probe: Path) -> None:
 @pytest.mark.parametrize(("how", "may_pass"), [("refuse", False), ("crash", False), ("away", True), ("killed", True)])
 def test_only_what_may_pass_is_worth_another_try(probe: Path, how: str, may_pass: bool) -> None:
     with pytest.raises(JobError) as caught:
-        submit(ProbeJob(how=how), lambda line: None)
+        submit(ProbeJob(how=how), lambda told: None)
     assert caught.value.may_pass == may_pass
 
 
@@ -120,7 +139,7 @@ def _wait_for_pid(path: Path) -> psutil.Process:
 
 def test_a_job_that_serves_the_person_here_never_goes_to_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://10.0.0.1:8265")
-    monkeypatch.setattr(submit_module, "_run_as_subprocess", lambda job, on_line: {"ran": "here"})
-    monkeypatch.setattr(submit_module, "_run_on_cluster", lambda job, address, on_line: {"ran": address})
+    monkeypatch.setattr(submit_module, "_run_as_subprocess", lambda job, on_told: {"ran": "here"})
+    monkeypatch.setattr(submit_module, "_run_on_cluster", lambda job, address, on_told: {"ran": address})
     assert submit_module.submit(ListenJob(archive="a")) == {"ran": "here"}
     assert submit_module.submit(VerifyJob(archive="a")) == {"ran": "http://10.0.0.1:8265"}

@@ -12,7 +12,7 @@ from syllabary.shards.errors import InputError
 from syllabary.workers.evaluation.baselines import Speech
 from syllabary.workers.evaluation.peers import load_peers, peer_digest, peer_directories, require_peers
 from syllabary.workers.evaluation.scoring import RATE
-from syllabary.workers.recipes.recipe import resolve
+from syllabary.workers.recipes.named import resolve
 from syllabary.workers.report.card import read_card
 from syllabary.workers.tokenizer.tokenizer import Tokenizer
 from tests.conftest import voiced

@@ -22,7 +22,7 @@ from syllabary.workers.control.timings import STAGE_TIMINGS, StageTime, read_tim
 from syllabary.workers.forecast.forecast import PRESETS, counted, plan
 from syllabary.workers.forecast.formulas import FORMULAS, StageRates
 from syllabary.workers.forecast.probe import probe, what_is_probed
-from syllabary.workers.recipes.recipe import resolve
+from syllabary.workers.recipes.named import resolve
 from syllabary.workers.training.checkpoints import CheckpointStore
 from syllabary.workers.training.history import TIMINGS, History
 from tests.helpers.archive_corpus import make_archive
@@ -100,7 +100,7 @@ def finished_run(root: Path) -> None:
     history.add(11, "timing", {"step_s": 3.6})
     store.publish_bytes(store.join(layout.pretrain, TIMINGS), history.to_parquet())
     outputs.mark_done(layout.pretrain, {"steps": 11})
-    store.publish_bytes(store.join(CheckpointStore(layout.pretrain).step_uri(11), "x"), bytes(500))
+    store.publish_bytes(CheckpointStore(layout.pretrain).of_step(11).join("x"), bytes(500))
 
 
 def test_after_a_run_the_page_shows_predicted_and_actual(tmp_path: Path) -> None:

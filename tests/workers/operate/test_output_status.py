@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import get_args
 
@@ -15,10 +17,21 @@ from infra.stack.object_store import ObjectStore
 from syllabary.shards import outputs, store
 from syllabary.shards.archive.ledger import read_ledger
 from syllabary.shards.errors import NotFoundError
-from syllabary.workers.control.jobs import StatusJob
+from syllabary.workers.control.declaration import option_of, shown
+from syllabary.workers.control.jobs import PipelineParameters, StatusJob, declared_jobs
 from syllabary.workers.control.run_layout import POINTER
 from syllabary.workers.evaluation.utterance import result_uri
-from syllabary.workers.operate.status import COMPLETE, DAMAGED, UNFINISHED, Failure, Status, as_table, look, status
+from syllabary.workers.operate.status import look, status
+from syllabary.workers.operate.status_table import (
+    COMPLETE,
+    DAMAGED,
+    UNFINISHED,
+    Failure,
+    Status,
+    as_table,
+    next_step,
+    print_table,
+)
 from syllabary.workers.report.card import REPORT
 from syllabary.workers.training.checkpoints import CheckpointStore, Manifest
 from tests.helpers.archive_corpus import make_archive, make_tokenizer
@@ -206,7 +219,7 @@ def test_a_folder_of_something_else_and_nothing_are_one_line(tmp_path: Path) -> 
         look(str(tmp_path))
 
 
-def test_the_table_has_a_line_an_output_and_one_a_reason() -> None:
+def test_the_table_has_a_line_per_output_and_one_per_reason() -> None:
     failures = tuple(Failure(f"reason {n}", 2, 3661.0) for n in range(25))
     found = [Status("s3://b/run", "run"), Status("s3://b/run/archive", "archive", duration_s=90.0, failures=failures)]
     lines = as_table(found).splitlines()
@@ -220,3 +233,47 @@ def test_the_command_prints_a_table_or_json(shards: Path) -> None:
     assert table.rstrip("\n") == status(StatusJob(uri=str(shards)))["text"]
     (found,) = json.loads(subprocess.run([*command, "--json"], capture_output=True, text=True, check=True).stdout)
     assert (found["holds"], found["state"], found["uri"]) == ("shards", "complete", str(shards))
+
+
+@pytest.mark.parametrize("state", [COMPLETE, UNFINISHED, DAMAGED])
+@pytest.mark.parametrize("kind", [*get_args(outputs.Kind), "registry"])
+def test_what_to_do_next_is_a_command_that_there_is(kind: str, state: str) -> None:
+    told = next_step(Status("s3://b/my run", kind, state))
+    assert told or (kind, state) in {("report", COMPLETE), ("report", UNFINISHED), ("registry", COMPLETE),
+                                     ("registry", UNFINISHED)}  # fmt: skip
+    if not told.startswith("syllabary "):
+        return
+    _, verb, *words = shlex.split(told.partition(", as before")[0].partition(" names what")[0])
+    job = PipelineParameters if verb == "run" else {job.verb: job for job in declared_jobs()}[verb]
+    options = {shown(field).option or option_of(job, name): field for name, field in job.model_fields.items()}
+    given = {word for word in words if word.startswith("--")}
+    needed = {option for option, field in options.items() if field.is_required() and not shown(field).positional}
+    assert needed <= given <= set(options), told
+    assert any(word.startswith("s3://b/my run") for word in words), told
+
+
+def test_a_run_goes_on_by_itself_and_its_stages_say_nothing_until_it_is_complete() -> None:
+    run, done = Status("r", "run"), Status("r", "run", COMPLETE)
+    assert next_step(run) == "syllabary run SOURCE --out r, as before: it goes on"
+    assert next_step(Status("r/shards", "shards"), run) == next_step(Status("r/shards", "shards", COMPLETE), done) == ""
+    assert next_step(done) == "syllabary listen r/archive"
+    assert next_step(Status("r/archive", "archive", COMPLETE), done) == "syllabary verify --archive r/archive"
+    assert next_step(Status("r/archive", "archive", DAMAGED), run).startswith("syllabary verify --archive r/archive ")
+
+
+def test_the_table_of_a_terminal_has_every_column_and_no_markup_of_a_reason(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "150")
+    failures = (Failure("[red]bad[/red]", 2, 61.0),)
+    print_table([
+        Status("run", "run", next_step="syllabary run SOURCE --out run, as before: it goes on"),
+        Status("run/archive", "archive", COMPLETE, "3/3 parts", duration_s=90.0, size_bytes=1234, failures=failures),
+    ])  # fmt: skip
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["output", "holds", "state", "audio", "bytes", "progress", "next"]
+    assert "unfinished" in lines[1] and "syllabary run SOURCE --out run" in lines[1]
+    assert {"complete", "0:01:30", "1,234", "3/3"} <= set("".join(lines[2:]).split())
+    assert "failed: 2 x [red]bad[/red], 0:01:01" in "".join(lines)
+    told = Status("u", "archive", failures=failures)
+    assert Status.read(json.loads(json.dumps(asdict(told)))) == told

@@ -5,7 +5,7 @@ import pytest
 from syllabary.shards.errors import ConfigError
 from syllabary.workers.control.jobs import ShowJob
 from syllabary.workers.operate.show import gflop_of, show
-from syllabary.workers.recipes.recipe import RECIPES
+from syllabary.workers.recipes.named import RECIPES
 
 
 def test_paper_page() -> None:

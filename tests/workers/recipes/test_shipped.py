@@ -14,7 +14,7 @@ from syllabary.shards import store
 from syllabary.workers.control.jobs import DecodeJob, EncodeJob, PipelineParameters
 from syllabary.workers.recipes import shipped
 from syllabary.workers.recipes.beginning import fitting_kind
-from syllabary.workers.recipes.recipe import RECIPES, demo_of, fast16k, tiny
+from syllabary.workers.recipes.named import RECIPES, demo_of, fast16k, tiny
 from syllabary.workers.recipes.shipped import SHIPPED, beginning_of, default_tokenizer, demo_recipe
 
 ROOT = Path(__file__).parent.parent.parent.parent

@@ -13,7 +13,7 @@ from syllabary.shards.errors import DamageError, InputError
 from syllabary.workers.control.jobs import DecodeJob, EncodeJob, StatusJob
 from syllabary.workers.operate.status import status
 from syllabary.workers.recipes.beginning import claimed, fitting_kind
-from syllabary.workers.recipes.recipe import resolve
+from syllabary.workers.recipes.named import resolve
 from syllabary.workers.tokenizer.decode_files import decode_files
 from syllabary.workers.tokenizer.directory import load_tokenizer
 from syllabary.workers.tokenizer.encode_files import encode_files

@@ -177,7 +177,7 @@ def test_bad_waveforms_are_refused(tokenizers: dict[str, Tokenizer], wav: np.nda
         (
             lambda t: t.reshape(-1)[:-1],
             3 * HOP,
-            "count of the tokens: 8; expected a multiple of 3, the tokens of a frame",
+            "count of the tokens: 8; expected a multiple of 3, the tokens per frame",
         ),
         (lambda t: t.reshape(-1)[:-3], 3 * HOP, "frames of 360 samples at 2000 Hz: 2; expected 3"),
         (lambda t: t, [3 * HOP], r"num_samples: \[360\]; expected a whole number, 1 or more"),

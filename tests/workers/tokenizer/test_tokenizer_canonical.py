@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from syllabary.shards.errors import ConfigError
-from syllabary.workers.recipes.recipe import RECIPES, paper
+from syllabary.workers.recipes.named import RECIPES, paper
 from syllabary.workers.tokenizer import networks as inference
 from syllabary.workers.tokenizer.canonical import canonical_arithmetic
 from syllabary.workers.tokenizer.tokenizer import Encoded, Tokenizer, save_tokenizer

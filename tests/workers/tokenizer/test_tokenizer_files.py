@@ -69,7 +69,7 @@ def test_card_states_rates_and_digests(tmp_path: Path) -> None:
     card = (tmp_path / "README.md").read_text()
     assert digests.encoder in card
     assert digests.decoder in card
-    assert "| tokens | 3 a frame, 50 a second, vocabulary 16,384 |" in card
+    assert "| tokens | 3 per frame, 50 per second, vocabulary 16,384 |" in card
 
 
 @pytest.mark.parametrize("name", ["encoder.safetensors", "decoder.safetensors"])

@@ -34,21 +34,21 @@ def test_without_its_manifest_a_checkpoint_does_not_exist_and_is_swept(checkpoin
     assert checkpoints.steps() == [2]
     assert checkpoints.newest_whole() == (2, [])
     assert checkpoints.sweep(keep=2) == 1
-    assert {f.name.split("/")[0] for f in store.list_files(checkpoints.uri)} == {"step-00000002"}
+    assert {f.name.split("/")[0] for f in checkpoints.folder.list()} == {"step-00000002"}
 
 
 def test_a_fetched_checkpoint_has_its_files(checkpoints, tmp_path):
     _write(checkpoints, tmp_path, 2)
     with checkpoints.fetched(2) as folder:
         assert (folder / "engine" / "a.pt").read_bytes().startswith(b"engine/a.pt of 2")
-    assert Manifest.read(checkpoints.step_uri(2)).state["position"] == mix(2)
+    assert Manifest.read(checkpoints.of_step(2)).state["position"] == mix(2)
 
 
 @pytest.mark.parametrize("harm", ["changed", "missing", "manifest"])
 def test_damage_is_named_and_the_one_before_is_used(checkpoints, tmp_path, harm):
     for step in (2, 4):
         _write(checkpoints, tmp_path, step)
-    victim = store.join(checkpoints.step_uri(4), MANIFEST if harm == "manifest" else "engine/a.pt")
+    victim = checkpoints.of_step(4).join(MANIFEST if harm == "manifest" else "engine/a.pt")
     if harm == "missing":
         store.delete(victim)
     else:
@@ -77,10 +77,10 @@ def test_a_store_that_is_away_says_nothing_of_its_checkpoints(tmp_path, s3, monk
 
 def test_folders_that_are_no_checkpoints_are_left_alone(checkpoints, tmp_path):
     _write(checkpoints, tmp_path, 2)
-    store.publish_bytes(store.join(checkpoints.uri, "step-notes", MANIFEST), b"mine")
+    store.publish_bytes(store.join(checkpoints.folder.uri, "step-notes", MANIFEST), b"mine")
     assert checkpoints.newest_whole() == (2, [])
     assert checkpoints.sweep(keep=2) == 0
-    assert store.exists(store.join(checkpoints.uri, "step-notes", MANIFEST))
+    assert store.exists(store.join(checkpoints.folder.uri, "step-notes", MANIFEST))
 
 
 def test_nothing_whole_is_no_checkpoint(checkpoints):
@@ -97,11 +97,11 @@ def test_the_last_two_and_the_best_are_kept(checkpoints, tmp_path):
 
 def test_a_manifest_of_another_version_is_refused(checkpoints, tmp_path):
     _write(checkpoints, tmp_path, 2)
-    uri = store.join(checkpoints.step_uri(2), MANIFEST)
+    uri = checkpoints.of_step(2).join(MANIFEST)
     newer = store.read_bytes(uri).replace(b'"format_version": 1', b'"format_version": 9')
     store.publish_bytes(uri, newer)
     with pytest.raises(FormatError, match=r"unknown checkpoint version: 9; expected 1"):
-        Manifest.read(checkpoints.step_uri(2))
+        Manifest.read(checkpoints.of_step(2))
 
 
 def _history(steps: int) -> History:
@@ -149,6 +149,6 @@ def test_a_checkpoint_that_is_half_deleted_is_an_orphan_and_not_a_damaged_one(ch
     with pytest.raises(KeyboardInterrupt):
         checkpoints.discard(4)
     monkeypatch.setattr(store, "delete", delete)
-    assert store.exists(store.join(checkpoints.step_uri(4), "engine/a.pt"))
+    assert store.exists(checkpoints.of_step(4).join("engine/a.pt"))
     assert checkpoints.steps() == [2] and checkpoints.newest_whole() == (2, [])
-    assert checkpoints.sweep(keep=2) == 1 and store.list_files(checkpoints.step_uri(4)) == []
+    assert checkpoints.sweep(keep=2) == 1 and checkpoints.of_step(4).list() == []
