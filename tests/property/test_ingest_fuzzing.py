@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import io
 import json
@@ -10,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import soundfile
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from syllabary.shards.errors import SyllabaryError
 from syllabary.shards.ingest.decoding.decoder import Decoder, decodable, is_audio
 from syllabary.shards.ingest.recordings import RecordingError
-from syllabary.shards.ingest.sources.flat import flat_line
+from syllabary.shards.ingest.sources.flat import flat_line, table_lines
 from syllabary.shards.ingest.sources.lines import speaker_above
 from syllabary.shards.ingest.sources.listing import is_tar, list_source, tell_source
 from tests.helpers.ingest_testing import RATE, config, tone
@@ -128,6 +129,59 @@ def test_any_list_of_records_is_read_or_refused_in_one_line(found: list, end: st
        st.binary(max_size=200) | st.text(max_size=100).map(str.encode))  # fmt: skip
 def test_any_file_is_a_list_or_refused_in_one_line(head: bytes, body: bytes) -> None:
     _read(head + body)
+
+
+words = st.text(st.sampled_from('ab ,;|\t"\n\r') | st.characters(codec="utf-8"), max_size=12)
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(st.tuples(words, words), min_size=1, max_size=5),
+    st.sampled_from([",", ";", "\t", "|"]),
+    st.sampled_from(["\n", "\r\n", "\r"]),
+    st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
+)
+@example([('"', "x\n\n"), ("\n", '"')], ",", "\n", csv.QUOTE_MINIMAL)
+def test_no_row_of_a_table_is_lost_whatever_its_fields_hold(rows: list, delimiter: str, end: str, how: Any) -> None:
+    """As many lines as rows, with their texts; where quotes may mean nothing (tab, ``|``), or a refusal."""
+    if how == csv.QUOTE_MINIMAL:  # the writer puts no quotes about line ends that are not its own
+        rows = [[word.translate({ord(own): " " for own in set("\n\r") - set(end)}) for word in row] for row in rows]
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, delimiter=delimiter, lineterminator=end, quoting=how)
+    writer.writerow(["path", "text", "speaker"])
+    writer.writerows((f"{number}.flac", *row) for number, row in enumerate(rows))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "t.csv"
+        path.write_bytes(buffer.getvalue().encode())
+        try:
+            found = list(table_lines(str(path)))
+        except SyllabaryError as error:
+            assert delimiter in "\t|" and "\n" not in str(error)
+            return
+    assert [line.path for line in found] == [f"{number}.flac" for number in range(len(rows))]
+    if delimiter in ",;" or how == csv.QUOTE_ALL:
+        expected = [(text.strip() or None, speaker.strip() or None) for text, speaker in rows]
+        assert [(line.text, line.speaker) for line in found] == expected
+
+
+@settings(max_examples=150)
+@given(st.lists(st.tuples(words, words), min_size=2, max_size=5), st.data())
+def test_a_quote_too_many_or_too_few_loses_no_row_without_a_word(rows: list, data: st.DataObject) -> None:
+    buffer = io.StringIO()
+    csv.writer(buffer).writerows([["path", "text", "speaker"], *((f"{n}.flac", *row) for n, row in enumerate(rows))])
+    text = buffer.getvalue()
+    at = data.draw(st.integers(text.index("\n") + 1, len(text) - 1))
+    assume(text[at] == '"' or data.draw(st.booleans()))
+    changed = text[:at] + ("" if text[at] == '"' else '"' + text[at]) + text[at + 1 :]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "t.csv"
+        path.write_bytes(changed.encode())
+        try:
+            found = [line.path.strip('"') for line in table_lines(str(path))]
+        except SyllabaryError as error:
+            assert "\n" not in str(error)
+            return
+    assert len(found) >= len(rows)
 
 
 @settings(max_examples=80)

@@ -15,6 +15,10 @@ from syllabary.shards.ingest.recordings import RecordingError
 
 _UNKNOWN = {0, 0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFF000, 0x80000000}  # written by programs that could not seek back
 _MARKS = (b"FORM", b".snd", b"caff", b"riff", b"NIST", b"RIFF", b"fLaC", b"OggS", b"Crea", b"2BIT")
+_SIDE_CHUNKS = frozenset({
+    b"list", b"id3 ", b"bext", b"cue ", b"smpl", b"inst", b"fact", b"peak", b"junk", b"pad ", b"fllr", b"ixml", b"axml",
+    b"_pmx", b"afsp", b"acid", b"disp", b"cart", b"levl", b"umid", b"minf", b"elm1", b"chna", b"md5 ", b"plst",
+})  # fmt: skip
 _BLOCK_FORMATS = {0x0002, 0x0011, 0x0031, 0x0040}  # ADPCM and GSM: the last block is padded
 
 
@@ -50,7 +54,7 @@ def _form(data: mmap.mmap, start: int) -> tuple[Part, int]:
     wave, at = _Wave(), start + 12
     while at + 8 <= len(data):
         name, size = data[at : at + 4], struct.unpack(order + "I", data[at + 4 : at + 8])[0]
-        if wave.data is not None and (name in (b"RIFF", b"RF64", b"RIFX") or not _is_name(name)):
+        if wave.data is not None and not _is_chunk(name, size, len(data) - at - 8):
             break
         body = at + 8
         if name == b"data":
@@ -71,8 +75,11 @@ def _form(data: mmap.mmap, start: int) -> tuple[Part, int]:
     return _wave_part(data, start, at, wave, order), _behind_zeros(data, at)
 
 
-def _is_name(name: bytes) -> bool:
-    return all(32 <= byte < 127 for byte in name)
+def _is_chunk(name: bytes, size: int, there: int) -> bool:
+    """Whether a chunk begins here, behind the sound: sound that is not counted may look like an unknown name."""
+    if name in (b"RIFF", b"RF64", b"RIFX") or not all(32 <= byte < 127 for byte in name):
+        return False
+    return size <= there or name.lower() in _SIDE_CHUNKS
 
 
 def _format(body: bytes, order: str) -> tuple[int, int]:

@@ -52,7 +52,7 @@ def ingested(tmp_path: Path, data: bytes, name: str = "bad.flac", **values: Any)
     root.mkdir()
     (root / name).write_bytes(data)
     (root / "good.flac").write_bytes(flac_bytes(tone(2, seed=9)))
-    summary = shard(root, tmp_path / "out", config(coverage="all", **values))
+    summary = shard(root, tmp_path / "out", config(**{"coverage": "all", **values}))
     rows = ledger_of(tmp_path / "out")
     total = sum(row["num_samples"] / max(1, row["sample_rate"]) for row in rows)
     assert summary["input_s"] == pytest.approx(total, abs=1e-3)
@@ -69,9 +69,11 @@ def quarantined(rows: list[dict[str, Any]]) -> str:
     return str(row["detail"])
 
 
-def test_a_flac_of_unknown_length_is_decoded_whole(tmp_path: Path) -> None:
-    rows = ingested(tmp_path, with_total(encoded("FLAC"), 0))
-    assert stored(rows) == LENGTH
+@pytest.mark.parametrize("coverage", ["all", "speech"])
+def test_a_flac_of_unknown_length_is_decoded_whole(tmp_path: Path, coverage: str) -> None:
+    rows = ingested(tmp_path, with_total(encoded("FLAC"), 0), coverage=coverage)
+    assert sum(row["num_samples"] for row in rows) == LENGTH
+    assert stored(rows) == LENGTH if coverage == "all" else stored(rows) > LENGTH // 2
     assert {row["promised_samples"] for row in rows} == {None}
 
 
@@ -138,6 +140,7 @@ def test_a_file_that_was_cut_off_ends_early(tmp_path: Path, fmt: str) -> None:
     detail = quarantined(ingested(tmp_path, data[: len(data) * 2 // 3], "bad.wav"))
     assert "ends early" in detail or "damaged audio" in detail
     assert any(character.isdigit() for character in detail) or fmt == "FLAC"
+    assert detail.startswith("audio ends early") or fmt == "FLAC"
 
 
 @pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
@@ -251,6 +254,19 @@ def test_sound_behind_a_data_chunk_that_counts_too_little_is_told(tmp_path: Path
     data = riff(FMT, b"data" + struct.pack("<I", len(DATA) // 2) + DATA)
     detail = quarantined(ingested(tmp_path, data, "a.wav"))
     assert detail == ("bytes behind the end of the audio (its header counts 16,000 bytes of sound, 16,000 follow it)")
+
+
+def test_uncounted_sound_that_spells_a_name_is_no_chunk(tmp_path: Path) -> None:
+    """Loud samples are printable bytes once in fifty times; a list of tags that was cut off is no sound."""
+    data = riff(FMT, b"data" + struct.pack("<I", len(DATA)) + DATA)
+    assert "bytes behind the end" in quarantined(ingested(tmp_path, data + b"sounds like it" * 99, "a.wav"))
+    assert decode(tmp_path, data + b"LIST" + struct.pack("<I", 4000) + b"INFOISFT")[1] == RATE
+
+
+@pytest.mark.parametrize("size", [0, 0xFFFFFFFF, 7])
+def test_the_size_of_the_whole_riff_is_not_believed(tmp_path: Path, size: int) -> None:
+    data = riff(FMT, chunk(b"data", DATA))
+    assert decode(tmp_path, data[:4] + struct.pack("<I", size) + data[8:]) == (RATE, RATE, [])
 
 
 def test_adpcm_is_as_long_as_its_fact_chunk_says(tmp_path: Path) -> None:
