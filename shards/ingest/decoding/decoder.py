@@ -30,7 +30,7 @@ from syllabary.shards.ingest.recordings import RecordingError
 Integers = NDArray[np.int16] | NDArray[np.int32]
 _BLOCK = 1 << 16
 _PROBE = 4096
-_MOST_FRAMES_A_BYTE = 256  # more than real files have
+MOST_FRAMES_A_BYTE = 256  # more than real files have
 
 
 class Sound(soundfile.SoundFile):
@@ -123,7 +123,7 @@ class Decoder:
     def _count_promises(self) -> None:
         opened = [self._frames_of(part) for part in self._parts]
         self.num_frames = None if None in opened else sum(number for number in opened if number is not None)
-        if (self.num_frames or 0) > _MOST_FRAMES_A_BYTE * self._path.stat().st_size:
+        if (self.num_frames or 0) > MOST_FRAMES_A_BYTE * self._path.stat().st_size:
             self.num_frames = None  # a header may say anything: what it says is nowhere taken for a size of memory
         pairs = zip(self._parts, opened, strict=True)
         promises = [number if part.promised is None else part.promised for part, number in pairs]

@@ -195,6 +195,25 @@ def test_an_mp3_without_a_xing_header_is_counted_by_its_frames(tmp_path: Path) -
     assert decode(tmp_path, bare + bare)[1] > 2 * decoded - 576
 
 
+def test_an_mp3_cut_between_two_frames_ends_early(tmp_path: Path) -> None:
+    """No frame is cut in two: that some are missing shows in the Xing header alone."""
+    data, at = encoded("MP3"), 0
+    while at < len(data) * 2 // 3:
+        frame = frame_at(data, at)
+        assert frame is not None
+        at += frame.size
+    promised = int.from_bytes(data[xing_at(data) + 8 : xing_at(data) + 12]) * 576
+    detail = quarantined(ingested(tmp_path, data[:at], "a.mp3"))
+    assert detail.startswith(f"audio ends early (its header promises {promised:,} samples, ")
+    assert int(detail.split()[-3].replace(",", "")) < promised
+
+
+@pytest.mark.parametrize("size", [4, 41, 42, 43])
+def test_a_flac_of_its_header_alone_is_no_sound(tmp_path: Path, size: int) -> None:
+    rows = ingested(tmp_path, encoded("FLAC")[:size], "a.flac")
+    assert (rows[0]["status"], rows[0]["num_samples"]) == ("quarantined", 0)
+
+
 def test_an_mp3_behind_zeros_and_tags_is_decoded(tmp_path: Path) -> None:
     data = encoded("MP3")
     assert decode(tmp_path, bytes(3000) + data)[1] == LENGTH
