@@ -217,6 +217,8 @@ class Decoder:
             self.notes.append(f"{said}, and their MD5 is right")
         elif self._hash is not None and not fits:
             raise RecordingError("damaged audio (wrong MD5 of the samples)")
+        if part.note:
+            self.notes.append(part.note)
         if part.promised is not None and not _is_flac(part) and part.promised != self._done:
             self.notes.append(f"header promises {part.promised:,} samples, {self._done:,} are there")
 

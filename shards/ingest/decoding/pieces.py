@@ -93,6 +93,7 @@ class Part:
         md5: of the samples, as FLAC has it; empty when not known.
         bits: of a sample, for the md5.
         kept: of the decoded frames, where a block format pads its last block; None is all.
+        note: for the ledger, when it has been decoded.
     """
 
     pieces: tuple[Piece, ...]
@@ -101,3 +102,4 @@ class Part:
     md5: bytes = b""
     bits: int = 16
     kept: int | None = None
+    note: str = ""

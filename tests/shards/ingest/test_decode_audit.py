@@ -134,6 +134,35 @@ def test_a_second_file_behind_the_first_is_told(tmp_path: Path, fmt: str) -> Non
     assert "bytes behind the end of the audio" in quarantined(ingested(tmp_path, data + data, f"bad.{fmt.lower()}.wav"))
 
 
+@pytest.mark.parametrize("too_few", [5000, LENGTH // 2])
+@pytest.mark.parametrize("fmt", ["WAV", "RF64", "AIFF", "AU", "CAF", "W64", "NIST", "VOC", "AVR"])
+def test_no_size_in_a_header_that_is_too_small_loses_sound(tmp_path: Path, fmt: str, too_few: int) -> None:
+    """Every number of the header that may count bytes or samples of the sound, made smaller: all of it, or a reason."""
+    data = encoded(fmt, "PCM_16")
+    head, changed = len(data) - 2 * LENGTH, 0
+    for at in range(head - 3):
+        for width, order in ((4, "little"), (4, "big"), (3, "little")):
+            said = int.from_bytes(data[at : at + width], order)  # type: ignore[arg-type]
+            if said != LENGTH and not 2 * LENGTH <= said <= len(data):
+                continue
+            less = (said - too_few * (1 if said == LENGTH else 2)).to_bytes(width, order)  # type: ignore[arg-type]
+            changed += 1
+            try:
+                assert decode(tmp_path, data[:at] + less + data[at + width :])[1] == LENGTH
+            except RecordingError as error:
+                assert any(character.isdigit() for character in str(error)) or "not readable" in str(error)
+    assert changed or fmt == "NIST"  # its numbers are words
+
+
+@pytest.mark.parametrize("fmt", ["AIFF", "CAF", "AU"])
+def test_zeros_and_tags_behind_the_end_are_no_sound(tmp_path: Path, fmt: str) -> None:
+    data = encoded(fmt, "PCM_16")
+    for behind in (bytes(4096), b"TAG".ljust(128, b"\0"), b"\0"):
+        assert decode(tmp_path, data + behind)[1] == LENGTH
+    with pytest.raises(RecordingError, match="bytes behind the end"):
+        decode(tmp_path, data + b"some words")
+
+
 @pytest.mark.parametrize("fmt", ["WAV", "RF64", "AIFF", "AU", "CAF", "W64", "NIST", "VOC", "AVR", "OGG", "MP3", "FLAC"])
 def test_a_file_that_was_cut_off_ends_early(tmp_path: Path, fmt: str) -> None:
     data = encoded(fmt)
@@ -148,6 +177,18 @@ def test_a_damaged_ogg_page_is_not_passed_over(tmp_path: Path, subtype: str) -> 
     data = bytearray(encoded("OGG", subtype))
     data[len(data) * 3 // 4] ^= 0x40
     assert "wrong checksum of the Ogg page" in quarantined(ingested(tmp_path, bytes(data)))
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_ogg_that_was_cut_off_between_two_pages_is_noted(tmp_path: Path, subtype: str) -> None:
+    """Recorders that are killed leave such files: what is there is stored, and the last page is missed."""
+    data = encoded("OGG", subtype, seconds=9)
+    last = data.rfind(b"OggS")
+    rows = ingested(tmp_path, data[:last] + data, "a.ogg")
+    notes = "Ogg without its last page, so that it may have been cut off there"
+    assert {row["note"] for row in rows if row["start_sample"] == 0} == {f"2 streams in one file; {notes}"}
+    assert decode(tmp_path, data)[2] == []
+    assert decode(tmp_path, data[:last])[2] == [notes]
 
 
 def test_the_checksum_of_an_ogg_page_is_that_of_the_format() -> None:
