@@ -38,7 +38,8 @@ from syllabary.shards.ingest.sources.files import (
 )
 from syllabary.shards.ingest.sources.librilight import Sidecar, parse_sidecar
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 _READERS = 16
 _AT_ONCE = 1024
 _NO_AUDIO = frozenset({
