@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import urllib.parse
 from collections.abc import Callable, Iterator
@@ -148,6 +150,35 @@ def test_a_listing_of_many_pages_is_read_to_its_end() -> None:
         assert len(store.list_files("s3://b/in")) == 2500
         assert len(state.requests) == 3
         assert not [path for command, path, _ in state.requests if "flac" in path], "no body is fetched"
+
+
+LISTING = """
+import sys
+import s3fs
+from syllabary.shards.ingest.config import IngestConfig
+from syllabary.shards.ingest.sources.listing import list_source, tell_source
+
+def peak_mb():
+    return int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) // 1024
+
+before, config = peak_mb(), IngestConfig()
+recordings = list_source(tell_source("s3://b/in", config), config).recordings
+print(len(recordings), len({own.speaker for own in recordings}), peak_mb() - before)
+"""
+
+
+@pytest.mark.long
+def test_a_bucket_of_a_hundred_thousand_keys_is_listed_without_a_body() -> None:
+    """A terabyte, as the listing says; the memory of a fresh process grows by what its recordings take."""
+    body = bytes(10_000_000)
+    keys = [f"in/s{number // 100:04}/{number:06}.flac" for number in range(100_000)]
+    with serving(Server(dict.fromkeys(keys, body))) as state:
+        run = subprocess.run([sys.executable, "-c", LISTING], check=True, capture_output=True, text=True)
+        assert {(command, path) for command, path, _ in state.requests} == {("GET", "/b")}
+        assert len(state.requests) <= 102
+    num_recordings, num_speakers, grown_mb = map(int, run.stdout.split())
+    assert (num_recordings, num_speakers) == (100_000, 1000)
+    assert grown_mb < 350
 
 
 FAULTS = {

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from syllabary.shards import outputs, store
 from syllabary.shards.errors import ConfigError, ConflictError, InputError, first_fault
+from syllabary.shards.ingest.decoding.decoder import MOST_FRAMES_A_BYTE
 from syllabary.shards.ingest.recordings import Recording
 from syllabary.shards.ingest.sources.folder import list_recordings
 from syllabary.workers.control.jobs import PlanJob
@@ -148,11 +149,12 @@ def counted(source: str, recipe: Recipe) -> Corpus:
 
 
 def _length_s(recording: Recording) -> float:
-    """Seconds by the file's header; 0 where it has none that we can read."""
+    """Seconds by the file's header; 0 where it has none that we can read or believe (FLAC that was streamed)."""
     try:
         with store.open_read(recording.location, block_size=_HEADER) as file:
             info = soundfile.info(file)
-        return float(info.frames / info.samplerate)
+        is_believed = info.frames <= MOST_FRAMES_A_BYTE * recording.size_bytes
+        return float(info.frames / info.samplerate) if is_believed else 0.0
     except soundfile.LibsndfileError:
         return 0.0
 

@@ -89,15 +89,24 @@ def decoded(data: bytes) -> tuple[audio.Samples, int]:
         file.write(data)
         file.flush()
         try:
-            with Decoder(Path(file.name)) as decoder:
-                return _read(decoder), decoder.rate
+            return _whole(Path(file.name))
         except RecordingError as error:
             fix = "WAV, FLAC, MP3, Ogg Vorbis and Opus are read"
             raise FormatError(f"this file cannot be heard: {error}", fix=fix) from error
 
 
+def _whole(path: Path) -> tuple[audio.Samples, int]:
+    """Every sample, those behind the end that a header claims too."""
+    with Decoder(path) as decoder:
+        samples = _read(decoder)
+        if decoder.num_decoded == len(samples):
+            return samples, decoder.rate
+    with Decoder(path, believing=False) as decoder:
+        return _read(decoder), decoder.rate
+
+
 def _read(decoder: Decoder) -> audio.Samples:
-    """To the end, or to where it is too long; what a header promises is not believed."""
+    """To the end, or to where it is too long."""
     if decoder.channels > _MOST_CHANNELS:
         raise InputError("channels", value=decoder.channels, expected=f"at most {_MOST_CHANNELS}")
     blocks, left = list[audio.Samples](), int(MOST_S * decoder.rate)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
+import tempfile
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from syllabary.shards import store
-from syllabary.shards.audio import decode as decode_audio
 from syllabary.shards.errors import ConflictError, FormatError, InputError
+from syllabary.shards.ingest.decoding.whole import Whole, decode_whole
+from syllabary.shards.ingest.recordings import RecordingError
 from syllabary.workers.control.jobs import EncodeJob
+from syllabary.workers.control.log import say
 from syllabary.workers.control.progress import Progress
 from syllabary.workers.tokenizer.checks import checked_waveform
 from syllabary.workers.tokenizer.token_file import SUFFIX, TokenFile, write_token_file
@@ -22,22 +25,27 @@ def encode_files(job: EncodeJob) -> dict[str, Any]:
     """Encode every file; returns the token files.
 
     Every file is read before the first one is encoded, and again when its turn comes, so that nothing is written when
-    any of them is no speech, and not all of them are held at once.
+    any of them is no speech, and not all of them are held at once. What comes out of a file is held against what it
+    promises, as the ingest does: all links of a chain are encoded, and what was mended is told and in ``notes``.
 
     Raises:
-        FormatError, InputError: a file is not audio, or holds samples that no tokenizer takes; names the file.
+        FormatError: a file is not audio, damaged, or ends before or behind what it promises; names the file.
+        InputError: it holds samples that no tokenizer takes; names the file.
     """
     targets = target_uris(job.files, job.out, SUFFIX)
     tokenizer = Tokenizer.load(job.tokenizer, decoder=False, device=job.device)
-    durations = [len(wav) / rate for wav, rate in map(_read, job.files)]
+    durations = [len(found.samples) / found.rate for found in map(_read, job.files)]
     progress = Progress("encode", sum(durations), "s of audio")
     written = []
     for uri, target in zip(job.files, targets, strict=True):
-        wav, rate = _read(uri)
-        content = token_file_of(tokenizer, wav, rate)
+        found = _read(uri)
+        for note in found.notes:
+            say("encode", f"{uri}: {note}")
+        content = token_file_of(tokenizer, found.samples, found.rate)
         write_token_file(target, content)
-        written.append({"tokens": target, "num_frames": len(content.tokens), "num_samples": content.num_samples})
-        progress.add(len(wav) / rate)
+        told = {"tokens": target, "num_frames": len(content.tokens), "num_samples": content.num_samples}
+        written.append(told | ({"notes": list(found.notes)} if found.notes else {}))
+        progress.add(len(found.samples) / found.rate)
     progress.finish()
     return {"files": written, "encoder_digest": tokenizer.encoder_digest}
 
@@ -72,10 +80,14 @@ def target_uris(files: tuple[str, ...], out: str | None, suffix: str) -> list[st
     return targets
 
 
-def _read(uri: str) -> tuple[NDArray[np.float32], int]:
-    """Waveform and sample rate of a file that can be encoded."""
-    try:
-        samples, rate = decode_audio(store.read_bytes(uri))
-        return checked_waveform(samples, rate), rate
-    except (FormatError, InputError) as error:
-        raise type(error)(f"{uri}: {error}") from error
+def _read(uri: str) -> Whole:
+    """Waveform and sample rate of a file that can be encoded, and what of it was mended."""
+    store.file_entry(uri)  # says what is missing
+    with tempfile.TemporaryDirectory(prefix="syllabary-") as folder:
+        try:
+            found = decode_whole(store.fetch_to(uri, Path(folder), "audio"))
+            return found._replace(samples=checked_waveform(found.samples, found.rate))
+        except RecordingError as error:
+            raise FormatError(f"{uri}: {error}") from error
+        except InputError as error:
+            raise InputError(f"{uri}: {error}") from error

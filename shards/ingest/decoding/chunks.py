@@ -15,6 +15,11 @@ from syllabary.shards.ingest.recordings import RecordingError
 
 _UNKNOWN = {0, 0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFF000, 0x80000000}  # written by programs that could not seek back
 _MARKS = (b"FORM", b".snd", b"caff", b"riff", b"NIST", b"RIFF", b"fLaC", b"OggS", b"Crea", b"2BIT")
+_UNCOUNTED_IS_LOST = (b"FORM", b".snd", b"dns.", b"caff")  # the decoder stops where their header does
+_SIDE_CHUNKS = frozenset({
+    b"list", b"id3 ", b"bext", b"cue ", b"smpl", b"inst", b"fact", b"peak", b"junk", b"pad ", b"fllr", b"ixml", b"axml",
+    b"_pmx", b"afsp", b"acid", b"disp", b"cart", b"levl", b"umid", b"minf", b"elm1", b"chna", b"md5 ", b"plst",
+})  # fmt: skip
 _BLOCK_FORMATS = {0x0002, 0x0011, 0x0031, 0x0040}  # ADPCM and GSM: the last block is padded
 
 
@@ -50,7 +55,7 @@ def _form(data: mmap.mmap, start: int) -> tuple[Part, int]:
     wave, at = _Wave(), start + 12
     while at + 8 <= len(data):
         name, size = data[at : at + 4], struct.unpack(order + "I", data[at + 4 : at + 8])[0]
-        if wave.data is not None and (name in (b"RIFF", b"RF64", b"RIFX") or not _is_name(name)):
+        if wave.data is not None and not _is_chunk(name, size, len(data) - at - 8):
             break
         body = at + 8
         if name == b"data":
@@ -71,8 +76,11 @@ def _form(data: mmap.mmap, start: int) -> tuple[Part, int]:
     return _wave_part(data, start, at, wave, order), _behind_zeros(data, at)
 
 
-def _is_name(name: bytes) -> bool:
-    return all(32 <= byte < 127 for byte in name)
+def _is_chunk(name: bytes, size: int, there: int) -> bool:
+    """Whether a chunk begins here, behind the sound: sound that is not counted may look like an unknown name."""
+    if name in (b"RIFF", b"RF64", b"RIFX") or not all(32 <= byte < 127 for byte in name):
+        return False
+    return size <= there or name.lower() in _SIDE_CHUNKS
 
 
 def _format(body: bytes, order: str) -> tuple[int, int]:
@@ -134,8 +142,9 @@ def require_whole(data: mmap.mmap) -> None:
         return
     if end > len(data):
         raise RecordingError(f"audio ends early (its header promises {end:,} bytes, {len(data):,} are there)")
-    behind = data[end : end + 12]
-    if behind[:4] in _MARKS:
+    behind = _behind_zeros(data, end)
+    is_sound = head[:4] in _UNCOUNTED_IS_LOST and behind < len(data) and not _is_tag(data, behind)
+    if data[end : end + 4] in _MARKS or is_sound:
         raise RecordingError(
             f"bytes behind the end of the audio (its header counts {end:,} bytes, {len(data) - end:,} follow it)"
         )
@@ -144,7 +153,7 @@ def require_whole(data: mmap.mmap) -> None:
 def _end_of(data: mmap.mmap, head: bytes) -> int | None:
     if head[:4] == b"FORM":
         size = int.from_bytes(head[4:8])
-        return None if size in _UNKNOWN else 8 + size
+        return None if size in _UNKNOWN else _end_of_form(data, 8 + size)
     if head[:4] in (b".snd", b"dns."):
         order = ">" if head[:4] == b".snd" else "<"
         start, size = struct.unpack(order + "II", head[4:12])
@@ -163,16 +172,35 @@ def _end_of(data: mmap.mmap, head: bytes) -> int | None:
     return None
 
 
+def _end_of_form(data: mmap.mmap, stop: int) -> int:
+    """Of an AIFF that says that it ends at ``stop``: there, or where what follows its sound is no chunk."""
+    at, has_sound = 12, False
+    while at + 8 <= min(stop, len(data)):
+        name, size = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8])
+        if has_sound and not _fits(name, at + 8 + size, stop + 1):
+            return at
+        has_sound = has_sound or name == b"SSND"
+        at += 8 + size + size % 2
+    return stop
+
+
 def _end_of_caf(data: mmap.mmap) -> int | None:
-    at = 8
+    at, has_sound = 8, False
     while at + 12 <= len(data) and data[at : at + 4] != b"caff":
         name, size = data[at : at + 4], int.from_bytes(data[at + 4 : at + 12], signed=True)
+        if has_sound and not (size >= 0 and _fits(name, at + 12 + size, len(data))):
+            return at
         if size < 0:
             return None
         at += 12 + size
+        has_sound = has_sound or name == b"data"
         if name == b"data" and at > len(data):
             return at
     return at if at <= len(data) else None
+
+
+def _fits(name: bytes, end: int, stop: int) -> bool:
+    return end <= stop and all(32 <= byte < 127 for byte in name)
 
 
 def _end_of_voc(data: mmap.mmap) -> int | None:

@@ -16,7 +16,7 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, cast
 
 import numpy as np
 import soundfile
@@ -27,9 +27,10 @@ from syllabary.shards.ingest.decoding import chunks, flac, mpeg, ogg
 from syllabary.shards.ingest.decoding.pieces import Part, PiecedFile
 from syllabary.shards.ingest.recordings import RecordingError
 
+Integers = NDArray[np.int16] | NDArray[np.int32]
 _BLOCK = 1 << 16
 _PROBE = 4096
-_MOST_FRAMES_A_BYTE = 256  # more than real files have
+MOST_FRAMES_A_BYTE = 256  # more than real files have
 
 
 class Sound(soundfile.SoundFile):
@@ -67,6 +68,7 @@ class Decoder:
         self._index = -1
         self._sound: Sound | None = None
         self._expected: int | None = None
+        self._buffer: Integers = np.empty((0, 0), np.int16)
         try:
             self._next_part()
             self._count_promises()
@@ -94,9 +96,10 @@ class Decoder:
         blocks, missing = [], num_frames
         while missing and self._sound is not None:
             block = self._read_part(missing)
-            blocks.append(block)
             missing -= len(block)
-            if len(block) == 0:
+            if len(block):
+                blocks.append(block)
+            else:
                 self._end_part()
                 self._next_part()
         self.num_decoded += num_frames - missing
@@ -120,7 +123,7 @@ class Decoder:
     def _count_promises(self) -> None:
         opened = [self._frames_of(part) for part in self._parts]
         self.num_frames = None if None in opened else sum(number for number in opened if number is not None)
-        if (self.num_frames or 0) > _MOST_FRAMES_A_BYTE * self._path.stat().st_size:
+        if (self.num_frames or 0) > MOST_FRAMES_A_BYTE * self._path.stat().st_size:
             self.num_frames = None  # a header may say anything: what it says is nowhere taken for a size of memory
         pairs = zip(self._parts, opened, strict=True)
         promises = [number if part.promised is None else part.promised for part, number in pairs]
@@ -185,13 +188,18 @@ class Decoder:
     def _hashed(self, num_frames: int) -> Samples:
         assert self._sound is not None and self._hash is not None
         bits = self._parts[self._index].bits
-        if bits <= 16:
-            short = self._sound.read(num_frames, dtype="int16", always_2d=True)
-            self._hash.update(short.data if bits == 16 else _narrow(short, bits))
-            return _scaled(short, 15)
-        wide = self._sound.read(num_frames, dtype="int32", always_2d=True)
-        self._hash.update(_narrow(wide, bits))
-        return _scaled(wide, 31)
+        samples = self._integers(num_frames, np.int16 if bits <= 16 else np.int32)
+        is_as_hashed = bits == 8 * samples.dtype.itemsize
+        self._hash.update(samples.data if is_as_hashed else _narrow(samples, bits))
+        return _scaled(samples)
+
+    def _integers(self, num_frames: int, kind: type[np.int16] | type[np.int32]) -> Integers:
+        """Up to ``num_frames`` frames as integers, in memory that the next call writes over."""
+        assert self._sound is not None
+        if len(self._buffer) < num_frames or self._buffer.dtype != kind:
+            self._buffer = cast(Integers, np.empty((num_frames, self.channels), kind))
+        samples: Integers = self._sound.read(out=self._buffer[:num_frames])
+        return samples
 
     def _end_part(self) -> None:
         """Hold what came out of the part against its promises."""
@@ -209,6 +217,8 @@ class Decoder:
             self.notes.append(f"{said}, and their MD5 is right")
         elif self._hash is not None and not fits:
             raise RecordingError("damaged audio (wrong MD5 of the samples)")
+        if part.note:
+            self.notes.append(part.note)
         if part.promised is not None and not _is_flac(part) and part.promised != self._done:
             self.notes.append(f"header promises {part.promised:,} samples, {self._done:,} are there")
 
@@ -342,14 +352,14 @@ def _as_it_is(part: Part) -> tuple[tuple[int, int] | bytes, ...]:
     return part.pieces
 
 
-def _scaled(samples: NDArray[np.int16] | NDArray[np.int32], bits: int) -> Samples:
+def _scaled(samples: Integers) -> Samples:
     """Integers as the library would give them in float32: multiplied by a power of two, which is exact."""
-    sound: Samples = samples.astype(np.float32)
-    sound *= np.float32(2.0**-bits)
+    one = np.float32(2.0 ** (1 - 8 * samples.dtype.itemsize))
+    sound: Samples = np.multiply(samples, one, dtype=np.float32)
     return sound
 
 
-def _narrow(samples: NDArray[np.int16] | NDArray[np.int32], bits: int) -> bytes:
+def _narrow(samples: Integers, bits: int) -> bytes:
     """Samples as FLAC hashes them: little-endian in whole bytes; the library justifies them to the left."""
     width = -(-bits // 8)
     size = samples.dtype.itemsize

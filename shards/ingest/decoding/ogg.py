@@ -9,7 +9,8 @@ from syllabary.shards.ingest.decoding.pieces import Part
 from syllabary.shards.ingest.recordings import RecordingError
 
 MARK = b"OggS"
-_FIRST_PAGE = 2  # a flag
+_FIRST_PAGE, _LAST_PAGE = 2, 4  # flags
+_NO_END = "Ogg without its last page, so that it may have been cut off there"
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
@@ -19,7 +20,7 @@ def ogg_parts(data: mmap.mmap) -> tuple[Part, ...]:
     Raises:
         RecordingError: a page is cut off or damaged (a decoder passes over it), or bytes between pages belong to none.
     """
-    starts, position, in_heads = [], 0, False
+    starts, notes, position, in_heads, last = list[int](), list[str](), 0, False, _LAST_PAGE
     while position < len(data):
         header = data[position : position + 27]
         if header[:4] != MARK:
@@ -35,11 +36,13 @@ def ogg_parts(data: mmap.mmap) -> tuple[Part, ...]:
         is_first = bool(header[5] & _FIRST_PAGE)
         if is_first and not in_heads:
             starts.append(position)
-        in_heads, position = is_first, stop
+            notes.append("" if last else _NO_END)
+        in_heads, position, last = is_first, stop, header[5] & _LAST_PAGE
     if not starts:
         raise RecordingError("not readable audio (no first Ogg page)")
-    stops = [*starts[1:], position]
-    return tuple(Part(((start, stop),), believed=True) for start, stop in zip(starts, stops, strict=True))
+    stops, notes = [*starts[1:], position], [*notes[1:], "" if last else _NO_END]
+    links = zip(starts, stops, notes, strict=True)
+    return tuple(Part(((start, stop),), believed=True, note=note) for start, stop, note in links)
 
 
 def page_checksum(page: bytes) -> int:

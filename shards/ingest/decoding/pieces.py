@@ -19,9 +19,13 @@ class PiecedFile(io.RawIOBase):
 
     def __init__(self, path: Path, pieces: tuple[Piece, ...]) -> None:
         self._handle = path.open("rb", buffering=0)
+        self._descriptor = self._handle.fileno()
         self._pieces = [(piece, len(piece) if isinstance(piece, bytes) else piece[1] - piece[0]) for piece in pieces]
         self._size = sum(size for _, size in self._pieces)
         self._position = 0
+        last, size = self._pieces[-1]
+        self._begin = self._size if isinstance(last, bytes) else self._size - size  # of what is read without a copy
+        self._shift = 0 if isinstance(last, bytes) else last[0] - self._begin
 
     def readable(self) -> bool:
         """Always."""
@@ -42,11 +46,11 @@ class PiecedFile(io.RawIOBase):
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         """Fill as much of the buffer as there is."""
-        last, begin = self._pieces[-1][0], self._size - self._pieces[-1][1]
-        if self._position >= begin and not isinstance(last, bytes):  # nearly always: without a copy
-            size = max(0, min(len(buffer), self._size - self._position))
-            num = os.preadv(self._handle.fileno(), [memoryview(buffer)[:size]], last[0] + self._position - begin)
-            self._position += num
+        position, left = self._position, self._size - self._position
+        if position >= self._begin and left > 0:  # nearly always: without a copy
+            own = buffer if len(buffer) <= left else memoryview(buffer)[:left]
+            num = os.preadv(self._descriptor, (own,), self._shift + position)
+            self._position = position + num
             return num
         data = self.read(len(buffer))
         buffer[: len(data)] = data
@@ -70,7 +74,7 @@ class PiecedFile(io.RawIOBase):
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     def _pread(self, offset: int, size: int) -> bytes:
-        return os.pread(self._handle.fileno(), size, offset)
+        return os.pread(self._descriptor, size, offset)
 
     def close(self) -> None:
         """Close the file."""
@@ -89,6 +93,7 @@ class Part:
         md5: of the samples, as FLAC has it; empty when not known.
         bits: of a sample, for the md5.
         kept: of the decoded frames, where a block format pads its last block; None is all.
+        note: for the ledger, when it has been decoded.
     """
 
     pieces: tuple[Piece, ...]
@@ -97,3 +102,4 @@ class Part:
     md5: bytes = b""
     bits: int = 16
     kept: int | None = None
+    note: str = ""

@@ -6,7 +6,6 @@ What no column is known for is kept as ``extra``.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
@@ -16,7 +15,8 @@ from typing import Any
 from syllabary.shards import store
 from syllabary.shards.errors import InputError, StorageError
 from syllabary.shards.ingest.sources.lines import Line, name_value, part_of, seconds_value
-from syllabary.shards.ingest.sources.text import json_objects, text_lines
+from syllabary.shards.ingest.sources.rows import OPEN_QUOTE, hidden_row, split_row, table_rows
+from syllabary.shards.ingest.sources.text import json_objects
 
 NAMES = {
     "path": ("path", "audio_filepath", "audio_path", "file_name", "filename", "file_path", "filepath", "file", "audio",
@@ -29,7 +29,6 @@ NAMES = {
     "end_s": ("end_s", "end", "end_time"),
     "duration_s": ("duration_s", "duration"),
 }  # fmt: skip
-_DELIMITERS = ("\t", "|", ";", ",")
 _LJSPEECH = ("path", "text", "normalized_text")
 _FOLDERS = ("", "wavs/", "clips/", "audio/", "wav/", "flac/")
 _SUFFIXES = ("", ".wav", ".flac", ".mp3", ".ogg", ".opus")
@@ -47,22 +46,26 @@ def table_lines(uri: str) -> Iterator[Line]:
     Names of audio may leave out the folder (``wavs/``, ``clips/``, ...) and the suffix: the first row shows which.
 
     Raises:
-        InputError: no column names the audio, or a row has another number of columns.
+        InputError: no column names the audio, a row has another number of columns, or a quote is not closed.
         StorageError: it cannot be read.
     """
-    rows = _rows(uri)
-    number, header = next(rows)
+    rows = table_rows(uri, NAMES["path"])
+    header = next(rows).fields
     place: tuple[str, str] | None = None
     if path_column(header) is None:
         if not is_ljspeech(header):
             fix = "name the column of the audio path"
             raise InputError("no column names the audio", value=", ".join(header)[:200], fix=fix)
-        rows, header = _rows(uri), list(_LJSPEECH[: len(header)])
-    for number, row in rows:
-        where = f"{uri} line {number}"
-        if len(row) != len(header):
-            raise InputError(f"{where} has {len(row)} columns", expected=f"{len(header)}, as the header")
-        line = flat_line({name: value for name, value in zip(header, row, strict=True) if value != ""}, number, where)
+        rows, header = table_rows(uri, NAMES["path"]), list(_LJSPEECH[: len(header)])
+    at = header.index(path_column(header) or "")
+    for row in rows:
+        where = f"{uri} line {row.number}"
+        if len(row.fields) != len(header):
+            raise InputError(f"{where} has {len(row.fields)} columns", expected=f"{len(header)}, as the header")
+        if row.behind and hidden_row(row, at, len(header)):
+            raise InputError(f"{where}: a quote is opened that takes rows behind it for text", fix=OPEN_QUOTE)
+        values = {name: value for name, value in zip(header, row.fields, strict=True) if value != ""}
+        line = flat_line(values, row.number, where)
         place = place or _place(uri, line.path)
         yield line if place == ("", "") else _placed(line, place)
 
@@ -72,9 +75,9 @@ def is_ljspeech(fields: list[str]) -> bool:
     return 2 <= len(fields) <= 3 and not any(character.isspace() for character in fields[0]) and " " in fields[1]
 
 
-def split_row(line: str) -> list[str]:
-    """The fields of a table's row, by the delimiter that the row has most of."""
-    return next(csv.reader([line], **_dialect(_delimiter(line))), [])
+def first_fields(line: str) -> list[str]:
+    """The fields of a table's first line."""
+    return split_row(line, NAMES["path"])
 
 
 def path_column(header: list[str]) -> str | None:
@@ -112,31 +115,6 @@ def _spelled(names: tuple[Any, ...]) -> dict[str, Any]:
     own = {str(name).strip().casefold(): name for name in names}
     first = {column: next((own[name] for name in known if name in own), None) for column, known in NAMES.items()}
     return {column: name for column, name in first.items() if name is not None}
-
-
-def _rows(uri: str) -> Iterator[tuple[int, list[str]]]:
-    lines = text_lines(uri)
-    number, first = next(lines, (0, ""))
-    if not first:
-        raise InputError("empty manifest", value=uri, expected="a header and rows")
-    dialect = _dialect(_delimiter(first))
-    csv.field_size_limit(1 << 26)
-    yield number, next(csv.reader([first], **dialect))
-    try:
-        for number, line in lines:
-            yield number, next(csv.reader([line], **dialect))
-    except csv.Error as error:
-        raise InputError(f"{uri} line {number} is no row of a table ({error})", fix="mend that line") from error
-
-
-def _delimiter(line: str) -> str:
-    return max(_DELIMITERS, key=line.count)
-
-
-def _dialect(delimiter: str) -> dict[str, Any]:
-    """Quotes mean something in comma-separated files alone: in the others a text may begin with one."""
-    quoting = csv.QUOTE_MINIMAL if delimiter in ",;" else csv.QUOTE_NONE
-    return {"delimiter": delimiter, "quoting": quoting}
 
 
 def _place(uri: str, path: str) -> tuple[str, str]:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Literal
+from typing import Literal, TypeVar
 
 from syllabary.shards import store
 from syllabary.shards.errors import InputError, StorageError
@@ -38,7 +38,10 @@ from syllabary.shards.ingest.sources.files import (
 )
 from syllabary.shards.ingest.sources.librilight import Sidecar, parse_sidecar
 
+T = TypeVar("T")
+R = TypeVar("R")
 _READERS = 16
+_AT_ONCE = 1024
 _NO_AUDIO = frozenset({
     ".txt", ".md", ".csv", ".tsv", ".xml", ".html", ".pdf", ".jpg", ".png", ".zip", ".py", ".log", ".lab", ".textgrid",
     ".sha256", ".md5", ".npy", ".pt", ".yaml", ".yml", ".jsonl", ".parquet",
@@ -66,12 +69,10 @@ def recordings_of(
     source: str, listed: list[SourceFile], num_passed_over: int, config: IngestConfig, notes: list[str]
 ) -> list[Recording]:
     """The recordings of the files of a folder; see :func:`list_recordings`."""
-    with ThreadPoolExecutor(_READERS) as pool:
-        wanted = list(pool.map(_is_input, listed))
+    wanted = list(_in_threads(_is_input, listed))
     files = [file for file, own in zip(listed, wanted, strict=True) if own]
     layout = _layout(files, config)
-    with ThreadPoolExecutor(_READERS) as pool:
-        recordings = list(pool.map(lambda job: job(), _describers(files, layout, config)))
+    recordings = list(_in_threads(lambda job: job(), _describers(files, layout, config)))
     if not any(file.suffix != ".json" and not file.problem for file in files):
         raise InputError(
             "no audio found",
@@ -84,6 +85,14 @@ def recordings_of(
     if others := [file.name for file, own in zip(listed, wanted, strict=True) if not own]:
         notes.append(f"{len(others):,} files are no audio and are passed over, such as {escape(others[0])}")
     return in_order(recordings)
+
+
+def _in_threads(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """``function`` of each item, in order; a promise of each of a million at once would outweigh what they become."""
+    rest = iter(items)
+    with ThreadPoolExecutor(_READERS) as pool:
+        while batch := list(itertools.islice(rest, _AT_ONCE)):
+            yield from pool.map(function, batch)
 
 
 def in_order(recordings: Iterable[Recording]) -> list[Recording]:

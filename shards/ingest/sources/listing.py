@@ -159,7 +159,7 @@ def _text_layout(source: str) -> Layout:
         _, first = next(text_lines(source), (0, ""))
     except InputError as error:
         raise InputError("a file that is no list of audio and no tar", value=source, expected=_EXPECTED) from error
-    fields = flat.split_row(first)
+    fields = flat.first_fields(first)
     if PurePosixPath(source).name.endswith((".jsonl", ".jsonl.gz", ".json", ".json.gz")):
         return "manifest"
     if flat.path_column(fields) is None and not flat.is_ljspeech(fields):

@@ -35,21 +35,27 @@ def read_text(uri: str) -> bytes:
 
 def text_lines(uri: str) -> Iterator[tuple[int, str]]:
     """(number, line) of every line that is not blank. Raises FormatError, StorageError; InputError: not UTF-8."""
-    for number, line in enumerate(_split(read_text(uri)), start=1):
+    for number, line, _ in ended_lines(uri, read_text(uri)):
         if line.strip():
-            try:
-                yield number, line.decode()
-            except UnicodeDecodeError as error:
-                raise InputError(f"{uri} line {number} is not UTF-8 ({error.reason})", fix="mend that line") from error
+            yield number, line
 
 
-def _split(data: bytes) -> Iterator[bytes]:
-    """The lines, one at a time: a list of a million of them would be as large as the file again."""
+def ended_lines(uri: str, data: bytes) -> Iterator[tuple[int, str, str]]:
+    """(number, line, its end) of every line of a file's text, blank ones too. Raises InputError: not UTF-8."""
+    for number, (line, end) in enumerate(_split(data), start=1):
+        try:
+            yield number, line.decode(), end.decode()
+        except UnicodeDecodeError as error:
+            raise InputError(f"{uri} line {number} is not UTF-8 ({error.reason})", fix="mend that line") from error
+
+
+def _split(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """The lines with their ends, one at a time: a list of a million of them would be as large as the file again."""
     start = 0
     for end in _LINE_END.finditer(data):
-        yield data[start : end.start()]
+        yield data[start : end.start()], end.group()
         start = end.end()
-    yield data[start:]
+    yield data[start:], b""
 
 
 def json_objects(uri: str) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -64,6 +64,32 @@ def test_long_and_foreign_names_in_tars(tmp_path: Path, form: int) -> None:
     assert {row["source"] for row in read_index(str(tmp_path / "out")).to_pylist()} == set(names)
 
 
+def test_a_sparse_member_is_read_with_its_holes(tmp_path: Path) -> None:
+    """As GNU tar -S writes it (PAX, 1.0): a map of what is there, then that alone."""
+    buffer = io.BytesIO()
+    wave = tone(3)
+    wave[RATE : 2 * RATE] = 0
+    soundfile.write(buffer, wave, RATE, format="WAV", subtype="PCM_16")
+    data = buffer.getvalue()
+    first, last = 33_280, 63_488  # whole blocks of 512 within the second of silence
+    assert not any(data[first:last])
+    stored = f"2\n0\n{first}\n{last}\n{len(data) - last}\n".encode().ljust(512, b"\0") + data[:first] + data[last:]
+    header = tarfile.TarInfo("GNUSparseFile.0/a.wav")
+    header.size = len(stored)
+    header.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "anna/a.wav",
+                          "GNU.sparse.realsize": str(len(data))}  # fmt: skip
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        tar.addfile(header, io.BytesIO(stored))
+    (tmp_path / "in" / "anna").mkdir(parents=True)
+    (tmp_path / "in" / "anna" / "a.wav").write_bytes(data)
+    found = []
+    for source, out in (("a.tar", "of-tar"), ("in", "of-folder")):
+        shard(tmp_path / source, tmp_path / out, config(coverage="all"))
+        found.append([(row["source"], row["sha256"]) for row in read_index(str(tmp_path / out)).to_pylist()])
+    assert found[0] == found[1]
+    assert [source for source, _ in found[0]] == ["anna/a.wav"]
+
+
 ODD = ["tab\there", "hash#1", "what?", "quo\"te's", "{brace}", "back\\slash", "\u200frtl", "\U0001f3a4", "x" * 245]
 
 

@@ -52,7 +52,7 @@ def ingested(tmp_path: Path, data: bytes, name: str = "bad.flac", **values: Any)
     root.mkdir()
     (root / name).write_bytes(data)
     (root / "good.flac").write_bytes(flac_bytes(tone(2, seed=9)))
-    summary = shard(root, tmp_path / "out", config(coverage="all", **values))
+    summary = shard(root, tmp_path / "out", config(**{"coverage": "all", **values}))
     rows = ledger_of(tmp_path / "out")
     total = sum(row["num_samples"] / max(1, row["sample_rate"]) for row in rows)
     assert summary["input_s"] == pytest.approx(total, abs=1e-3)
@@ -69,9 +69,11 @@ def quarantined(rows: list[dict[str, Any]]) -> str:
     return str(row["detail"])
 
 
-def test_a_flac_of_unknown_length_is_decoded_whole(tmp_path: Path) -> None:
-    rows = ingested(tmp_path, with_total(encoded("FLAC"), 0))
-    assert stored(rows) == LENGTH
+@pytest.mark.parametrize("coverage", ["all", "speech"])
+def test_a_flac_of_unknown_length_is_decoded_whole(tmp_path: Path, coverage: str) -> None:
+    rows = ingested(tmp_path, with_total(encoded("FLAC"), 0), coverage=coverage)
+    assert sum(row["num_samples"] for row in rows) == LENGTH
+    assert stored(rows) == LENGTH if coverage == "all" else stored(rows) > LENGTH // 2
     assert {row["promised_samples"] for row in rows} == {None}
 
 
@@ -132,12 +134,42 @@ def test_a_second_file_behind_the_first_is_told(tmp_path: Path, fmt: str) -> Non
     assert "bytes behind the end of the audio" in quarantined(ingested(tmp_path, data + data, f"bad.{fmt.lower()}.wav"))
 
 
+@pytest.mark.parametrize("too_few", [5000, LENGTH // 2])
+@pytest.mark.parametrize("fmt", ["WAV", "RF64", "AIFF", "AU", "CAF", "W64", "NIST", "VOC", "AVR"])
+def test_no_size_in_a_header_that_is_too_small_loses_sound(tmp_path: Path, fmt: str, too_few: int) -> None:
+    """Every number of the header that may count bytes or samples of the sound, made smaller: all of it, or a reason."""
+    data = encoded(fmt, "PCM_16")
+    head, changed = len(data) - 2 * LENGTH, 0
+    for at in range(head - 3):
+        for width, order in ((4, "little"), (4, "big"), (3, "little")):
+            said = int.from_bytes(data[at : at + width], order)  # type: ignore[arg-type]
+            if said != LENGTH and not 2 * LENGTH <= said <= len(data):
+                continue
+            less = (said - too_few * (1 if said == LENGTH else 2)).to_bytes(width, order)  # type: ignore[arg-type]
+            changed += 1
+            try:
+                assert decode(tmp_path, data[:at] + less + data[at + width :])[1] == LENGTH
+            except RecordingError as error:
+                assert any(character.isdigit() for character in str(error)) or "not readable" in str(error)
+    assert changed or fmt == "NIST"  # its numbers are words
+
+
+@pytest.mark.parametrize("fmt", ["AIFF", "CAF", "AU"])
+def test_zeros_and_tags_behind_the_end_are_no_sound(tmp_path: Path, fmt: str) -> None:
+    data = encoded(fmt, "PCM_16")
+    for behind in (bytes(4096), b"TAG".ljust(128, b"\0"), b"\0"):
+        assert decode(tmp_path, data + behind)[1] == LENGTH
+    with pytest.raises(RecordingError, match="bytes behind the end"):
+        decode(tmp_path, data + b"some words")
+
+
 @pytest.mark.parametrize("fmt", ["WAV", "RF64", "AIFF", "AU", "CAF", "W64", "NIST", "VOC", "AVR", "OGG", "MP3", "FLAC"])
 def test_a_file_that_was_cut_off_ends_early(tmp_path: Path, fmt: str) -> None:
     data = encoded(fmt)
     detail = quarantined(ingested(tmp_path, data[: len(data) * 2 // 3], "bad.wav"))
     assert "ends early" in detail or "damaged audio" in detail
     assert any(character.isdigit() for character in detail) or fmt == "FLAC"
+    assert detail.startswith("audio ends early") or fmt == "FLAC"
 
 
 @pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
@@ -145,6 +177,18 @@ def test_a_damaged_ogg_page_is_not_passed_over(tmp_path: Path, subtype: str) -> 
     data = bytearray(encoded("OGG", subtype))
     data[len(data) * 3 // 4] ^= 0x40
     assert "wrong checksum of the Ogg page" in quarantined(ingested(tmp_path, bytes(data)))
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_ogg_that_was_cut_off_between_two_pages_is_noted(tmp_path: Path, subtype: str) -> None:
+    """Recorders that are killed leave such files: what is there is stored, and the last page is missed."""
+    data = encoded("OGG", subtype, seconds=9)
+    last = data.rfind(b"OggS")
+    rows = ingested(tmp_path, data[:last] + data, "a.ogg")
+    notes = "Ogg without its last page, so that it may have been cut off there"
+    assert {row["note"] for row in rows if row["start_sample"] == 0} == {f"2 streams in one file; {notes}"}
+    assert decode(tmp_path, data)[2] == []
+    assert decode(tmp_path, data[:last])[2] == [notes]
 
 
 def test_the_checksum_of_an_ogg_page_is_that_of_the_format() -> None:
@@ -190,6 +234,25 @@ def test_an_mp3_without_a_xing_header_is_counted_by_its_frames(tmp_path: Path) -
     assert promised == decoded
     assert told * 576 - 576 <= decoded <= told * 576
     assert decode(tmp_path, bare + bare)[1] > 2 * decoded - 576
+
+
+def test_an_mp3_cut_between_two_frames_ends_early(tmp_path: Path) -> None:
+    """No frame is cut in two: that some are missing shows in the Xing header alone."""
+    data, at = encoded("MP3"), 0
+    while at < len(data) * 2 // 3:
+        frame = frame_at(data, at)
+        assert frame is not None
+        at += frame.size
+    promised = int.from_bytes(data[xing_at(data) + 8 : xing_at(data) + 12]) * 576
+    detail = quarantined(ingested(tmp_path, data[:at], "a.mp3"))
+    assert detail.startswith(f"audio ends early (its header promises {promised:,} samples, ")
+    assert int(detail.split()[-3].replace(",", "")) < promised
+
+
+@pytest.mark.parametrize("size", [4, 41, 42, 43])
+def test_a_flac_of_its_header_alone_is_no_sound(tmp_path: Path, size: int) -> None:
+    rows = ingested(tmp_path, encoded("FLAC")[:size], "a.flac")
+    assert (rows[0]["status"], rows[0]["num_samples"]) == ("quarantined", 0)
 
 
 def test_an_mp3_behind_zeros_and_tags_is_decoded(tmp_path: Path) -> None:
@@ -251,6 +314,19 @@ def test_sound_behind_a_data_chunk_that_counts_too_little_is_told(tmp_path: Path
     data = riff(FMT, b"data" + struct.pack("<I", len(DATA) // 2) + DATA)
     detail = quarantined(ingested(tmp_path, data, "a.wav"))
     assert detail == ("bytes behind the end of the audio (its header counts 16,000 bytes of sound, 16,000 follow it)")
+
+
+def test_uncounted_sound_that_spells_a_name_is_no_chunk(tmp_path: Path) -> None:
+    """Loud samples are printable bytes once in fifty times; a list of tags that was cut off is no sound."""
+    data = riff(FMT, b"data" + struct.pack("<I", len(DATA)) + DATA)
+    assert "bytes behind the end" in quarantined(ingested(tmp_path, data + b"sounds like it" * 99, "a.wav"))
+    assert decode(tmp_path, data + b"LIST" + struct.pack("<I", 4000) + b"INFOISFT")[1] == RATE
+
+
+@pytest.mark.parametrize("size", [0, 0xFFFFFFFF, 7])
+def test_the_size_of_the_whole_riff_is_not_believed(tmp_path: Path, size: int) -> None:
+    data = riff(FMT, chunk(b"data", DATA))
+    assert decode(tmp_path, data[:4] + struct.pack("<I", size) + data[8:]) == (RATE, RATE, [])
 
 
 def test_adpcm_is_as_long_as_its_fact_chunk_says(tmp_path: Path) -> None:

@@ -67,6 +67,15 @@ def test_missing_files_and_spans_without_audio_are_quarantined(tmp_path: Path) -
     assert outcomes(tmp_path / "out", "a#0-2") == {("shard", "")}
 
 
+def test_numbers_as_text_and_ends_that_are_rounded_are_taken(tmp_path: Path) -> None:
+    write_audio(tmp_path / "a.flac", tone(3))
+    parts = [{"start_s": "0", "end_s": "1"}, {"start_s": 1, "end_s": 3.05}, {"start_s": "2.5", "end_s": "3.2"}]
+    shard(manifest(tmp_path, *({"path": "a.flac"} | part for part in parts)), tmp_path / "out", config(coverage="all"))
+    rows = {row["recording_id"]: row["num_samples"] / RATE for row in read_index(str(tmp_path / "out")).to_pylist()}
+    assert rows == {"a#0-1": 1, "a#1-3.05": 2}
+    assert outcomes(tmp_path / "out", "a#2.5-3.2") == {("quarantined", "no audio at 2.5..3.2 s in a file of 3.000 s")}
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

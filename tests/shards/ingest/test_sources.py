@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import bz2
 import csv
 import gzip
 import io
 import json
+import lzma
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -465,6 +467,15 @@ def test_joined_tars_are_read_on(tmp_path: Path) -> None:
     assert (summary["num_recordings"], summary["stored_s"]) == (3, 6)
 
 
+@pytest.mark.parametrize("suffix", ["tgz", "tar.bz2", "tar.xz"])
+def test_joined_packed_tars_are_read_on(tmp_path: Path, suffix: str) -> None:
+    pack = {"tgz": gzip.compress, "tar.bz2": bz2.compress, "tar.xz": lzma.compress}[suffix]
+    tars = [joined(tmp_path, *names).read_bytes() for names in (["a/1.flac"], ["b/2.flac", "c/3.flac"])]
+    (tmp_path / f"all.{suffix}").write_bytes(b"".join(map(pack, tars)))
+    summary = shard(tmp_path / f"all.{suffix}", tmp_path / "out", config(coverage="all"))
+    assert (summary["num_recordings"], summary["stored_s"]) == (3, 6)
+
+
 def test_bytes_behind_a_tar_that_are_no_tar_are_refused(tmp_path: Path) -> None:
     tar = joined(tmp_path, "a/1.flac")
     tar.write_bytes(tar.read_bytes() + b"junk" * 500)
@@ -521,10 +532,13 @@ def test_an_mp3_beside_its_apple_double_is_taken(tmp_path: Path) -> None:
     assert outcomes(tmp_path / "out", "a.mp3") == {("shard", "")}
 
 
-def test_audio_without_a_suffix_or_with_a_wrong_one_is_found_by_content(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["folder", "tar"])
+def test_audio_without_a_suffix_or_with_a_wrong_one_is_found_by_content(tmp_path: Path, kind: str) -> None:
     data = write_audio(tmp_path / "x.flac", tone(2)).read_bytes()
-    for name in ("utt1", "utt2.m4a", "utt3.part"):
+    names = ("utt1", "utt2.m4a", "utt3.part", "utt4.mp3", "utt5.wav")
+    for name in names:
         (tmp_path / "in").mkdir(exist_ok=True)
         (tmp_path / "in" / name).write_bytes(data)
-    summary = shard(tmp_path / "in", tmp_path / "out", config(coverage="all"))
-    assert (summary["num_recordings"], summary["stored_s"]) == (3, 6)
+    source = tmp_path / "in" if kind == "folder" else make_tar(tmp_path / "m.tar", dict.fromkeys(names, data))
+    summary = shard(source, tmp_path / "out", config(coverage="all"))
+    assert (summary["num_recordings"], summary["stored_s"]) == (5, 10)

@@ -26,6 +26,7 @@ from syllabary.workers.recipes.named import resolve
 from syllabary.workers.training.checkpoints import CheckpointStore
 from syllabary.workers.training.history import TIMINGS, History
 from tests.helpers.archive_corpus import make_archive
+from tests.helpers.ingest_testing import tone, write_audio
 
 RATES = {"shard": 70.0, "pretrain": 6.0, "codec": 2.0, "adversarial": 1.5, "encode": 40.0, "decode": 18.0}
 
@@ -40,6 +41,17 @@ def test_a_folder_is_counted_by_its_headers(corpus: Path) -> None:
     assert found.hours * 3600 == pytest.approx(true_s, rel=1e-6) and "12 of them" in found.name
     size = sum(path.stat().st_size for path in corpus.rglob("*.flac"))
     assert found.flac_bytes_per_s == pytest.approx(size / true_s)
+
+
+def test_a_flac_that_does_not_know_its_length_counts_by_its_bytes(tmp_path: Path) -> None:
+    """Read by its header it would be 2^63 samples, and the corpus 18 million years."""
+    for name in "ab":
+        write_audio(tmp_path / "s" / f"{name}.flac", tone(5))
+    data = (tmp_path / "s" / "a.flac").read_bytes()
+    streamed = data[:18] + (int.from_bytes(data[18:26]) >> 36 << 36).to_bytes(8) + data[26:]
+    (tmp_path / "s" / "a.flac").write_bytes(streamed)
+    found = counted(str(tmp_path), resolve("tiny"))
+    assert found.hours * 3600 == pytest.approx(10, rel=1e-6) and "from 1 of them" in found.name
 
 
 def test_what_cannot_be_counted_is_refused(tmp_path: Path) -> None:

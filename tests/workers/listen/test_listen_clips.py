@@ -201,6 +201,13 @@ def test_what_is_dropped_is_decoded_to_one_channel(form: dict[str, str]) -> None
     assert np.argmax(spectrum) * rate / len(samples) == pytest.approx(440, abs=3)
 
 
+@pytest.mark.parametrize("total", [0, 5_000, 40_000])
+def test_a_flac_whose_header_counts_wrongly_is_heard_whole(total: int) -> None:
+    flac = wav_bytes(0.3 * np.sin(np.arange(24_000) / 17), 16_000, format="FLAC")
+    counted = flac[:18] + (int.from_bytes(flac[18:26]) >> 36 << 36 | total).to_bytes(8) + flac[26:]
+    assert len(decoded(counted)[0]) == 24_000
+
+
 def test_what_is_no_sound_too_long_or_of_too_many_channels_is_refused_in_one_line() -> None:
     short = np.zeros((800, 9))
     cases = [

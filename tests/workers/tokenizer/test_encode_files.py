@@ -24,10 +24,10 @@ def tokenizer_uri(tmp_path: Path) -> str:
     return str(tmp_path / "tokenizer")
 
 
-def write_wav(path: Path, num_samples: int, rate: int) -> str:
+def write_wav(path: Path, num_samples: int, rate: int, subtype: str | None = None) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(num_samples)
-    soundfile.write(path, rng.uniform(-0.3, 0.3, num_samples).astype(np.float32), rate)
+    soundfile.write(path, rng.uniform(-0.3, 0.3, num_samples).astype(np.float32), rate, subtype)
     return str(path)
 
 
@@ -85,6 +85,60 @@ def test_samples_that_no_tokenizer_takes_write_nothing_and_name_their_file(tmp_p
         with pytest.raises(InputError, match=rf"{name}\.wav: .*waveform"):
             encode_files(EncodeJob(files=(good, bad), tokenizer=tokenizer_uri, out=str(tmp_path / "out")))
     assert not (tmp_path / "out").exists()
+
+
+def encoded(path: Path, tokenizer_uri: str) -> dict:
+    (told,) = encode_files(EncodeJob(files=(str(path),), tokenizer=tokenizer_uri))["files"]
+    assert read_token_file(told["tokens"]).num_samples == told["num_samples"]
+    return told
+
+
+def with_total(data: bytes, total: int) -> bytes:
+    """A FLAC whose header counts ``total`` samples: the low 36 bits of bytes 18 to 26."""
+    return data[:18] + (int.from_bytes(data[18:26]) >> 36 << 36 | total).to_bytes(8) + data[26:]
+
+
+@pytest.mark.parametrize("total", [0, 3_000, 9_000])
+def test_a_flac_that_counts_wrongly_is_encoded_whole_and_told(tmp_path: Path, tokenizer_uri: str, total: int) -> None:
+    flac = Path(write_wav(tmp_path / "clip.flac", 5_001, RATE))
+    flac.write_bytes(with_total(flac.read_bytes(), total))
+    told = encoded(flac, tokenizer_uri)
+    assert told["num_samples"] == 5_001
+    said = [f"header promises {total:,} samples, 5,001 are there, and their MD5 is right"] if total else None
+    assert told.get("notes") == said
+
+
+@pytest.mark.parametrize(("suffix", "subtype"), [("flac", None), ("ogg", "VORBIS"), ("ogg", "OPUS"), ("mp3", None)])
+def test_every_link_of_a_chain_is_encoded_and_told(
+    tmp_path: Path, tokenizer_uri: str, suffix: str, subtype: str | None
+) -> None:
+    one = Path(write_wav(tmp_path / f"one.{suffix}", 4_800, 16_000, subtype))
+    both = tmp_path / f"both.{suffix}"
+    both.write_bytes(one.read_bytes() * 2)
+    single = encoded(one, tokenizer_uri)
+    assert "notes" not in single
+    assert (told := encoded(both, tokenizer_uri))["num_samples"] == 2 * single["num_samples"]
+    assert told["notes"] == ["2 streams in one file"]
+
+
+def test_what_a_file_promises_and_does_not_hold_is_refused_with_both_numbers(
+    tmp_path: Path, tokenizer_uri: str
+) -> None:
+    whole = Path(write_wav(tmp_path / "clip.flac", 5_001, RATE)).read_bytes()
+    wav = Path(write_wav(tmp_path / "clip.wav", 5_001, RATE)).read_bytes()
+    bare = whole[:26] + bytes(16) + whole[42:]
+    harmed = {
+        "less.flac": (with_total(bare, 9_000), r"less.flac: audio ends early .* 9,000 samples, 5,001 are there"),
+        "more.flac": (with_total(bare, 3_000), r"more.flac: wrong length .*promises 3,000 samples, 5,001 are there"),
+        "md5.flac": (whole[:26] + b"x" * 16 + whole[42:], r"md5.flac: damaged audio \(wrong MD5"),
+        "cut.wav": (wav[:-400], r"cut.wav: audio ends early .*promises 5,001 blocks, 4,801 are there"),
+        "behind.wav": (wav + b"junk" * 9, r"behind.wav: bytes behind the end"),
+    }
+    for name, (data, message) in harmed.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(FormatError, match=message):
+            encode_files(EncodeJob(files=(str(tmp_path / name),), tokenizer=tokenizer_uri))
+    assert not list(tmp_path.glob("*.tokens.safetensors"))
 
 
 def test_a_token_file_that_cannot_be_decoded_writes_nothing_and_is_named(tmp_path: Path, tokenizer_uri: str) -> None:
