@@ -40,11 +40,14 @@ from typing import NoReturn
 ROOT = Path(__file__).resolve().parent.parent.parent.parent
 # What is changed, and the tests that concern it.
 TARGETS = {
-    "shards": ("tests/shards", "tests/property", "tests/workers/archive"),
+    "shards": (
+        "tests/shards", "tests/property", "tests/workers/archive", "tests/golden/test_archive_golden.py",
+        "tests/golden/test_ingest_golden.py", "tests/faults/test_object_store.py",
+    ),
     "workers/archive": ("tests/workers/archive", "tests/shards", "tests/property"),
     "workers/training": ("tests/workers/training", "tests/faults/test_training_health.py"),
     "workers/evaluation/compare.py": ("tests/workers/evaluation/test_compare.py",),
-}
+}  # fmt: skip
 # Imported once, before any process is forked: what the tests need and no change touches.
 PRELOADED = ("av", "fsspec", "hypothesis", "numpy", "pandas", "pyarrow.parquet", "pydantic", "pytest",
              "ray", "scipy.stats", "soundfile", "torch", "yaml")  # fmt: skip
@@ -342,7 +345,7 @@ def main() -> None:
     for name in PRELOADED:
         importlib.import_module(name)
     project = Copy(arguments.out)
-    for number, mutation in enumerate(sorted(chosen, key=lambda m: list(TARGETS).index(target_of(m.file))), 1):
+    for number, mutation in enumerate(chosen, 1):
         if mutation.key not in done:
             known = project.calls(TARGETS[target_of(mutation.file)])
             begin = time.monotonic()
