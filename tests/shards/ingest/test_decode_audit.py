@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import mmap
 import struct
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import soundfile
 
 from syllabary.shards.ingest.decoding.decoder import Decoder, parts_of
+from syllabary.shards.ingest.decoding.flac import flac_parts
 from syllabary.shards.ingest.decoding.mpeg import frame_at
 from syllabary.shards.ingest.decoding.ogg import page_checksum
 from syllabary.shards.ingest.recordings import RecordingError
@@ -163,6 +165,15 @@ def test_bytes_behind_a_flac_that_are_no_audio_are_told(tmp_path: Path) -> None:
         decode(tmp_path, with_md5(data, bytes(16)) + b"junk" * 500)
 
 
+@pytest.mark.parametrize("size", [41, 42, 43])
+def test_a_flac_of_its_stream_info_alone_promises_what_that_says(tmp_path: Path, size: int) -> None:
+    """The mark of 4 bytes, a block's header of 4 and its 34: in 42 bytes all is told."""
+    (tmp_path / "x.flac").write_bytes(encoded("FLAC")[:size])
+    with (tmp_path / "x.flac").open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        (part,) = flac_parts(data, 0)
+    assert (part.promised, part.believed) == ((LENGTH, True) if size >= 42 else (None, False))
+
+
 def xing_at(data: bytes) -> int:
     return max(data.find(b"Xing"), data.find(b"Info"))
 
@@ -190,6 +201,19 @@ def test_an_mp3_without_a_xing_header_is_counted_by_its_frames(tmp_path: Path) -
     assert promised == decoded
     assert told * 576 - 576 <= decoded <= told * 576
     assert decode(tmp_path, bare + bare)[1] > 2 * decoded - 576
+
+
+def test_an_mp3_that_ends_between_two_frames_before_its_xing_header_says_so(tmp_path: Path) -> None:
+    """Nothing but the header's counts of frames and bytes tells that more was there."""
+    data = encoded("MP3")
+    told = int.from_bytes(data[xing_at(data) + 8 : xing_at(data) + 12])
+    starts, at = list[int](), 0
+    while (frame := frame_at(data, at)) is not None:
+        starts.append(at)
+        at += frame.size
+    assert len(starts) == told + 1, "the frame with the header counts none"
+    with pytest.raises(RecordingError, match=f"promises {told * 576:,} samples, {(told - 3) * 576:,} are there"):
+        decode(tmp_path, data[: starts[-3]])
 
 
 def test_an_mp3_behind_zeros_and_tags_is_decoded(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from syllabary.shards.errors import FormatError, InputError
 from syllabary.shards.ingest.recordings import Recording
 from syllabary.shards.ingest.sources.lines import speaker_above
 from syllabary.shards.ingest.sources.listing import Listing, list_source, tell_source
+from syllabary.shards.ingest.sources.parquet import ParquetStream
 from tests.helpers.ingest_testing import RATE, config, make_tar, outcomes, shard, tone, write_audio
 
 TEXTS = {"anna/1": "hello there", "anna/2": 'a | and a "quote"', "bob/1": "日本語, with a comma", "bob/2": "last one"}
@@ -437,6 +438,20 @@ def test_parquet_rows_without_bytes_and_of_one_name(speech: Path, tmp_path: Path
     assert outcomes(out, "y") == {("quarantined", "no audio in this row: its bytes lie elsewhere")}
     ((status, _),) = outcomes(out, "d.parquet/000003")
     assert status == "quarantined"
+
+
+def test_a_row_of_several_parquet_files_is_found_again_by_its_place(tmp_path: Path) -> None:
+    files = {"a": [b"one", b"two, longer"], "b": [b"three"], "c": [b"4", b"five!"]}
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    for name, sounds in files.items():
+        rows = pa.array([{"bytes": sound, "path": None} for sound in sounds], kind)
+        pq.write_table(pa.table({"audio": rows}), tmp_path / f"{name}.parquet")
+    (tmp_path / "spool").mkdir()
+    stream = ParquetStream(str(tmp_path), tmp_path / "spool")
+    passed = list(stream.recordings())
+    again = [stream.again(one.place, one.recording.size_bytes) for one in passed]
+    assert again == [sound for sounds in files.values() for sound in sounds]
+    assert [one.audio.read_bytes() for one in passed if one.audio] == again
 
 
 def test_parquet_without_audio_and_damaged_parquet_are_refused(tmp_path: Path) -> None:
