@@ -269,6 +269,8 @@ def test_a_riff_without_a_fmt_chunk_says_so(tmp_path: Path) -> None:
 def test_a_data_chunk_of_unknown_size_goes_to_the_end(tmp_path: Path, size: int) -> None:
     data = riff(FMT, b"data" + struct.pack("<I", size) + DATA)
     assert decode(tmp_path, data)[1] == RATE
+    with Decoder(tmp_path / "x.bin") as decoder:
+        assert np.array_equal(decoder.read(RATE)[:, 0], np.frombuffer(DATA, "<i2") / np.float32(32768))
 
 
 def test_sound_behind_a_data_chunk_that_counts_too_little_is_told(tmp_path: Path) -> None:
