@@ -87,7 +87,10 @@ def test_the_package_offers_its_tokenizer_without_loading_torch_before_it_is_ask
     ("code", "unloaded"),
     [
         ("import syllabary", ("numpy", "pyarrow", "pydantic", "fsspec", "typer", "torch")),
-        ("from syllabary import open_archive", ("torch", "pandas", "pyarrow.dataset", "pydantic", "soundfile", "typer")),
+        (
+            "from syllabary import open_archive",
+            ("torch", "pandas", "pyarrow.dataset", "pydantic", "soundfile", "typer"),
+        ),
         ("from syllabary import Tokenizer", ("pandas", "pyarrow", "ray", "scipy", "prefect", "sympy", "torch._dynamo")),
         ("import syllabary.flows.cli", ("numpy", "pyarrow", "fsspec", "prefect", "soundfile", "yaml", "torch")),
     ],

@@ -1,6 +1,8 @@
 """Time and memory of verify, open_archive, filter, fetch one id and the writers of pack on growing synthetic archives.
 
-    python infra/benchmarks/bench_archive_scale.py [--in FOLDER] [ROWS ...] [--steps WORD ...]    without ROWS 100000 and 1000000
+    python infra/benchmarks/bench_archive_scale.py [--in FOLDER] [ROWS ...] [--steps WORD ...]
+
+Without ROWS they have 100 thousand and a million.
 
 Utterances of 0.4 to 0.8 s keep the disk small; what is counted is rows. Each step is a process of its own; its time on
 the processor and its peak memory are the kernel's. Memory must stay level from one size to the next. With ``--in``

@@ -1,6 +1,6 @@
-"""What ``decode_stream`` holds and how soon it sounds: memory of 10 s against half an hour of tokens, first sound, cost.
+"""What ``decode_stream`` holds and how soon it sounds: memory of 10 s against half an hour of tokens, and its cost.
 
-    python infra/benchmarks/bench_decode_stream.py [--tokenizer builtin:speech16k] [--seconds 10 60 1800] [--chunks 0 6 1]
+    python infra/benchmarks/bench_decode_stream.py [--tokenizer NAME] [--seconds 10 60 1800] [--chunks 0 6 1]
 
 The tokens are those of a recording of docs/sounds, over and over, handed in frame by frame as a language model gives
 them; the sound is dropped as it comes. Each row is a process of its own at one thread: processor seconds until the
@@ -71,17 +71,20 @@ def stream(name: str, seconds: float, chunk_frames: int, compared: bool) -> dict
 
 def main(name: str, lengths: list[float], chunks: list[int]) -> None:
     """Print a row for each length and size of chunk."""
-    print("| sound s | frames | frames a chunk | waits for s | first sound CPU-s | CPU-s a second | MB before | peak MB "
-          "| from the whole |\n|" + " --- |" * 9, flush=True)  # fmt: skip
+    print("| sound s | frames | frames a chunk | waits for s | first sound CPU-s | CPU-s a second | MB before "
+          "| peak MB | from the whole |\n|" + " --- |" * 9, flush=True)  # fmt: skip
     for seconds, size in itertools.product(lengths, chunks):
         if size and seconds != lengths[0]:
             continue
-        told = json.dumps([seconds, size, seconds == lengths[0]])
-        command = [sys.executable, __file__, "--tokenizer", name, "--one", told]
+        asked = json.dumps([seconds, size, seconds == lengths[0]])
+        command = [sys.executable, __file__, "--tokenizer", name, "--one", asked]
         row = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        told = "" if "difference" not in row else f"{row['difference']:.1e}" if row["difference"] else "0, bit for bit"
+        told = ""
+        if "difference" in row:
+            told = f"{row['difference']:.1e}" if row["difference"] else "0, bit for bit"
         print(f"| {seconds:,.0f} | {row['frames']:,} | {row['chunk']} | {row['waits_s']:.1f} | {row['first_s']:.2f} "
-              f"| {row['cost']:.3f} | {row['loaded_mb']:.0f} | {row['peak_mb']:.0f} | {told} |", flush=True)  # fmt: skip
+              f"| {row['cost']:.3f} | {row['loaded_mb']:.0f} | {row['peak_mb']:.0f} | {told} |",
+              flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":

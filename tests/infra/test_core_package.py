@@ -135,11 +135,13 @@ def test_a_verb_of_the_core_imports_no_extra(module: str) -> None:
 def test_a_torch_that_is_too_old_is_told_and_not_what_fails_of_it(
     words: tuple[str, ...], version: str, tmp_path: Path
 ) -> None:
-    """One that lacks what is needed, as an old one would: the import fails before anything could ask for its version."""
+    """One that lacks what is needed, as an old one would: the import fails before anything asks for its version."""
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "__init__.py").write_text(f"__version__ = {version!r}\n")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT)))}
-    ended = subprocess.run([sys.executable, "-P", *words], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    ended = subprocess.run(
+        [sys.executable, "-P", *words], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
     assert ended.returncode != 0
     line = ended.stderr.strip().splitlines()[-1]
     oldest = next(text for text in _dependencies() if text.startswith("torch>=")).removeprefix("torch>=")

@@ -9,9 +9,9 @@ lines are left alone: no behaviour hangs on them.
 First the tests that concern a target are run once without a change (``calls/``: which test calls which function, and
 how long it takes); then each change is tried on the tests that call its function, the quickest first, until one fails
 or the limit is reached. What only runs in another process (a Ray actor) is called by no test as far as that shows, and
-is tried on the tests that call anything of its file, then on those of ``LAST``. FOLDER/mutations.jsonl grows by a line a change; a second call
-goes on where the first ended. Survivors are changes that no test noticed: a fault of the tests, or a change that alters
-nothing.
+is tried on the tests that call anything of its file, then on those of ``LAST``. FOLDER/mutations.jsonl grows by a line
+a change; a second call goes on where the first ended. Survivors are changes that no test noticed: a fault of the tests,
+or a change that alters nothing.
 """
 
 from __future__ import annotations
@@ -283,7 +283,7 @@ class Copy:
             path = (self.folder / "calls" / f"{group.replace('/', '.')}.json").resolve()
             if not path.exists():
                 path.parent.mkdir(exist_ok=True)
-                self.pytest(["-p", "mutations_plugin", "--timeout=100", group], 3600,
+                self.pytest(["-p", "mutations_plugin", "--timeout=300", group], 3600,
                             MUTATIONS_ROOT=str(self.root), MUTATIONS_CALLS=str(path))  # fmt: skip
                 print(f"{group}: called", flush=True)
             values = json.loads(path.read_text())
@@ -293,8 +293,11 @@ class Copy:
             found.failed.update(values["failed"])
         return found
 
-    def tried(self, mutation: Mutation, tests: list[str], limit_s: float) -> tuple[str, str]:
-        """What became of the change (caught, survived, untested, undecided in time), and by which test."""
+    def tried(self, mutation: Mutation, tests: list[str], limit_s: float, test_s: float = 60) -> tuple[str, str]:
+        """What became of the change (caught, survived, untested, undecided in time), and by which test.
+
+        A test of more than ``test_s`` seconds has failed: a change may make it wait for ever.
+        """
         if not tests:
             return "untested", ""
         path = self.root / mutation.file
@@ -303,7 +306,7 @@ class Copy:
         path.write_text(mutated(mutation.file, mutation.node))
         cache.unlink(missing_ok=True)
         try:
-            code, output = self.pytest(["-x", "--timeout=60", *tests], limit_s)
+            code, output = self.pytest(["-x", f"--timeout={test_s:g}", *tests], limit_s)
         finally:
             path.write_text(original)
         if code is None:
@@ -357,7 +360,10 @@ def main() -> None:
             limit_s, last = 3 * arguments.limit_s + 60, LAST.get(target_of(mutation.file), ())
             outcome, test = project.tried(mutation, tests, limit_s)
             if outcome in ("survived", "untested") and last:
-                outcome, test = project.tried(mutation, [*last], limit_s)
+                passed = project.calls(last)
+                chosen_last = sorted({*passed.seconds} - passed.failed)
+                test_s = 60 + 3 * sum(passed.seconds[name] for name in chosen_last)
+                outcome, test = project.tried(mutation, chosen_last, test_s, test_s)
             row = {"key": mutation.key, **vars(mutation), "outcome": outcome, "test": test, "num_tests": len(tests),
                    "seconds": round(time.monotonic() - begin, 1)}  # fmt: skip
             done[mutation.key] = row

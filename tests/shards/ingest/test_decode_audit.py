@@ -259,6 +259,14 @@ def test_the_wave_that_a_riff_holds(tmp_path: Path) -> None:
     assert decode(tmp_path, riff(FMT, chunk(b"data", DATA), chunk(b"LIST", b"INFO"))) == (RATE, RATE, [])
 
 
+@pytest.mark.parametrize("tag", [b"TAG".ljust(128, b"\0"), b"ID3\x04" + bytes(20), b"APETAGEX" + bytes(24), b"\1"])
+def test_a_tag_behind_a_riff_is_passed_and_other_bytes_are_told(tmp_path: Path, tag: bytes) -> None:
+    data = riff(FMT, chunk(b"data", DATA))
+    assert decode(tmp_path, data + tag) == (RATE, RATE, [])
+    with pytest.raises(RecordingError, match="23 follow it"):
+        decode(tmp_path, data + b"\1APETAG of no tag ends.")
+
+
 def test_a_riff_without_a_fmt_chunk_says_so(tmp_path: Path) -> None:
     assert quarantined(ingested(tmp_path, riff(chunk(b"data", DATA)), "a.wav")) == "not readable audio (no fmt chunk)"
     with pytest.raises(RecordingError, match="no data chunk"):
