@@ -12,7 +12,7 @@ Layout = Literal["auto", "librilight", "folder", "manifest", "nemo", "lhotse", "
 class Config(BaseModel):
     """Base of all shard configurations: frozen, unknown keys refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class IngestConfig(Config):
