@@ -42,7 +42,12 @@ def __getattr__(name: str) -> Any:
     if name in _PLACES:
         from importlib import import_module
 
-        return getattr(import_module(_PLACES[name]), name)
+        if _PLACES[name] == _ARCHIVE:  # read with no torch, or any
+            return getattr(import_module(_ARCHIVE), name)
+        from syllabary.workers.control.extras import torch_told
+
+        with torch_told():
+            return getattr(import_module(_TOKENIZER), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

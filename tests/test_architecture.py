@@ -83,6 +83,25 @@ def test_the_package_offers_its_tokenizer_without_loading_torch_before_it_is_ask
         syllabary.Tokeniser  # noqa: B018
 
 
+@pytest.mark.parametrize(
+    ("code", "unloaded"),
+    [
+        ("import syllabary", ("numpy", "pyarrow", "pydantic", "fsspec", "typer", "torch")),
+        (
+            "from syllabary import open_archive",
+            ("torch", "pandas", "pyarrow.dataset", "pydantic", "soundfile", "typer"),
+        ),
+        ("from syllabary import Tokenizer", ("pandas", "pyarrow", "ray", "scipy", "prefect", "sympy", "torch._dynamo")),
+        ("import syllabary.flows.cli", ("numpy", "pyarrow", "fsspec", "prefect", "soundfile", "yaml", "torch")),
+    ],
+)
+def test_an_import_loads_no_more_than_it_needs(code: str, unloaded: tuple[str, ...]) -> None:
+    """What is loaded for nothing is waited for: the command's help, and a shell in which an archive is opened."""
+    asked = f"import sys; {code}; print(*[m for m in {unloaded!r} if m in sys.modules])"
+    finished = subprocess.run([sys.executable, "-c", asked], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert finished.stdout == "\n", finished.stdout + finished.stderr
+
+
 @pytest.mark.parametrize("path", [p for p in MODULES if name_of(p).startswith("model.")], ids=name_of)
 def test_the_model_touches_no_files_and_no_environment(path: Path) -> None:
     forbidden = {"os", "pathlib", "io", "tempfile", "shutil", "subprocess"}

@@ -1,10 +1,13 @@
-"""Time and memory of verify, filter by speaker, fetch one id and the writers of pack on growing synthetic archives.
+"""Time and memory of verify, open_archive, filter, fetch one id and the writers of pack on growing synthetic archives.
 
-    python infra/benchmarks/bench_archive_scale.py [--in FOLDER] [ROWS ...]       without ROWS 100000 and 1000000
+    python infra/benchmarks/bench_archive_scale.py [--in FOLDER] [ROWS ...] [--steps WORD ...]
+
+Without ROWS they have 100 thousand and a million.
 
 Utterances of 0.4 to 0.8 s keep the disk small; what is counted is rows. Each step is a process of its own; its time on
 the processor and its peak memory are the kernel's. Memory must stay level from one size to the next. With ``--in``
-archives are made in that folder, or taken from it when they are complete, and stay there.
+archives are made in that folder, or taken from it when they are complete, and stay there. ``--steps`` runs only the
+steps whose names begin with one of the words, and writes an archive that is not there.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from syllabary import open_archive
 from syllabary.shards import outputs
 from syllabary.shards.archive import parts as token_archive
 from syllabary.shards.archive.encoding import encode_part
@@ -81,6 +85,14 @@ def filter_by(uri: str, where: str) -> None:
     print(f"{found} rows, {reader.bytes_read / 1e6:.1f} MB, {reader.num_row_groups_read} row groups", end="")
 
 
+def iterate(uri: str) -> None:
+    """Go through every utterance as a user does, and say how many there are and how many frames of tokens."""
+    num_rows = num_frames = 0
+    for utterance in open_archive(uri):
+        num_rows, num_frames = num_rows + 1, num_frames + len(utterance.tokens)
+    print(f"{num_rows:,} rows, {num_frames:,} frames", end="")
+
+
 def measured(*arguments: str) -> tuple[float, float, str]:
     """Seconds on the processor, peak MB and last words of a child process."""
     child = subprocess.Popen([sys.executable, *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
@@ -101,6 +113,7 @@ def steps_of(archive: str, packed: str, num_rows: int) -> dict[str, tuple[str, .
     write = {} if Path(archive, outputs.DONE).exists() else {"write": (me, "--make", archive, str(num_rows))}
     return write | {
         "verify": ("-m", "syllabary.workers", "verify", f'{{"archive": "{archive}"}}'),
+        "iterate open_archive": (me, "--iterate", archive),
         "filter by speaker": (me, "--filter", archive, "speaker = '77'"),
         "fetch one id": (me, "--filter", archive, "utterance_id = '77/r00000771@0000038555'"),
         **{step: ("-m", "syllabary.workers", "pack",
@@ -109,27 +122,31 @@ def steps_of(archive: str, packed: str, num_rows: int) -> dict[str, tuple[str, .
     }  # fmt: skip
 
 
-def main(folder: Path, sizes: list[int]) -> None:
-    """Print a row for each size and step."""
+def main(folder: Path, sizes: list[int], wanted: list[str]) -> None:
+    """Print a row for each size and step whose name begins with a wanted word; with none, for all."""
     print("| rows | archive MB | step | CPU-s | peak MB | |\n| --- | --- | --- | --- | --- | --- |", flush=True)
     for num_rows in sizes:
         archive = folder / str(num_rows)
         with tempfile.TemporaryDirectory(dir=folder) as packed:
             for step, arguments in steps_of(str(archive), packed, num_rows).items():
+                if wanted and not step.startswith(("write", *wanted)):
+                    continue
                 seconds, peak_mb, said = measured(*arguments)
                 size_mb = sum(p.stat().st_size for p in archive.rglob("*.parquet")) / 1e6
-                note = said if step in ("filter by speaker", "fetch one id") else ""
+                note = said if step in ("iterate open_archive", "filter by speaker", "fetch one id") else ""
                 if step.startswith("pack"):
                     note = f"{num_rows * 2 * 19 / seconds:,.0f} tokens/s"
                 print(f"| {num_rows:,} | {size_mb:.0f} | {step} | {seconds:.1f} | {peak_mb:.0f} | {note} |", flush=True)
 
 
 def parsed() -> argparse.Namespace:
-    """The command line; ``--make`` and ``--filter`` are this script's own processes."""
+    """The command line; ``--make``, ``--iterate`` and ``--filter`` are this script's own processes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", nargs="*", type=int, metavar="ROWS")
     parser.add_argument("--in", dest="folder", type=Path)
+    parser.add_argument("--steps", nargs="*", default=[], metavar="WORD")
     parser.add_argument("--make", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--iterate", help=argparse.SUPPRESS)
     parser.add_argument("--filter", nargs=2, help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -139,11 +156,13 @@ if __name__ == "__main__":
     sizes = options.rows or DEFAULT_ROWS
     if options.make:
         make(options.make[0], int(options.make[1]))
+    elif options.iterate:
+        iterate(options.iterate)
     elif options.filter:
         filter_by(*options.filter)
     elif options.folder:
         options.folder.mkdir(parents=True, exist_ok=True)
-        main(options.folder, sizes)
+        main(options.folder, sizes, options.steps)
     else:
         with tempfile.TemporaryDirectory() as made:
-            main(Path(made), sizes)
+            main(Path(made), sizes, options.steps)

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
-import pyarrow.dataset as pds
 import pyarrow.parquet as pq
 
 from syllabary.shards import outputs, store
@@ -144,6 +143,8 @@ class ArchiveReader:
         """Row groups that may hold a match, by their statistics."""
         if condition is None or file.metadata.num_row_groups == 0:
             return list(range(file.metadata.num_row_groups))
+        import pyarrow.dataset as pds  # which loads pandas where that is installed: half a second
+
         footer = _footer_only(file)
         fragment = pds.ParquetFileFormat().make_fragment(footer)
         kept = fragment.subset(filter=condition.expression, schema=file.schema_arrow)

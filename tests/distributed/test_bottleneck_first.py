@@ -1,4 +1,7 @@
-"""Stage 2 by its bottleneck first: what each phase may touch, what is exported, resuming, dividing a batch."""
+"""Stage 2 by its bottleneck first: what each phase may touch, what is exported, resuming, dividing a batch.
+
+What takes some steps of one rank is run with all other tests; whole trainings and several ranks are marked ``long``.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +26,6 @@ from tests.helpers.training_testing import (
     trained,
     watched,
 )
-
-pytestmark = pytest.mark.long
 
 State = dict[str, torch.Tensor]
 # No draw that a rank makes for itself, and no term that only a whole batch has: clips are cropped to their full length,
@@ -79,6 +80,7 @@ def test_each_phase_moves_its_own_weights_and_no_others(single, shards, spectral
     assert moved == [first] * 4 + [second, second | {"discriminators"}, second, second | {"discriminators"}]
 
 
+@pytest.mark.long
 def test_a_trunk_that_learns_on_moves_with_the_vocoder_and_the_encoder_does_not(single, shards, spectral, tmp_path):
     recipe = phased_recipe(codec__vocoder__trunk_lr_fraction=0.5)
     (seen,) = single.run(watched, "codec", recipe, str(tmp_path / "run"), shards, spectral, _step_by_step)
@@ -119,6 +121,7 @@ def test_the_trunk_learns_from_the_sound_as_by_one_loss_through_both(single, sha
         torch.testing.assert_close(gradient, together[name], atol=1e-6, rtol=1e-4)
 
 
+@pytest.mark.long
 def test_the_average_follows_each_step(single, shards, spectral, tmp_path):
     (seen,) = single.run(watched, "codec", phased_recipe(), str(tmp_path / "run"), shards, spectral, _step_by_step)
     for part, steps in (("encoder", seen[:5]), ("trunk", seen[:5]), ("vocoder", seen[4:])):
@@ -147,6 +150,7 @@ def test_what_is_published_are_the_averages_and_not_the_live_weights(single, sha
         assert any(not value.equal(exported[prefix + name]) for name, value in weights[part].items())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("zero", [0, 2])
 def test_a_run_killed_in_either_phase_ends_bit_for_bit_as_one_that_was_not(pair, shards, spectral, tmp_path, zero):
     changes = {
@@ -162,6 +166,7 @@ def test_a_run_killed_in_either_phase_ends_bit_for_bit_as_one_that_was_not(pair,
     assert len(whole.series["train", "mel"]) == 8 and len(whole.series["train", "discriminator_loss"]) == 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "divided",
     [
@@ -194,6 +199,7 @@ def test_two_ranks_equal_one(pair, single, shards, spectral, tmp_path, divided):
     assert len(two["train", "total"]) == len(two["train", "mel"]) == 8
 
 
+@pytest.mark.long
 def test_an_encoder_at_rest_neither_moves_nor_drops_out(single, shards, spectral, tmp_path):
     at_rest = {"codec__bottleneck__encoder_lr_fraction": 0.0}
     recipe = phased_recipe(**at_rest)
@@ -224,6 +230,7 @@ def test_groups_learn_at_their_fractions_and_phases_at_their_own_rates(single, s
     assert found["vocoder"] == pytest.approx([7e-4]) and found["discriminators"] == pytest.approx([2e-4])
 
 
+@pytest.mark.long
 def test_bf16_learns_and_keeps_its_weights_in_fp32(single, shards, spectral, tmp_path):
     longer = {
         "codec__num_steps": 60, "codec__checkpoint_every": 60, "codec__validate_every": 60, "codec__log_every": 60,

@@ -1,4 +1,7 @@
-"""What the engines may and may not touch: EMA, frozen weights, discriminators, precision."""
+"""What the engines may and may not touch: EMA, frozen weights, discriminators, precision.
+
+What takes some steps of one rank is run with all other tests; whole trainings and several ranks are marked ``long``.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +24,6 @@ from syllabary.workers.training.engine import frozen, learning_rate
 from syllabary.workers.training.rank import clip_maker
 from tests.helpers.training_testing import no_dropout, train_here, trained, training_recipe, watched
 
-pytestmark = pytest.mark.long
-
 
 def _sha(module: torch.nn.Module) -> str:
     digest = hashlib.sha256()
@@ -44,6 +45,7 @@ def _ema_follows(stage: Any, run: Any) -> float:
     return max(float((f - e).abs().max()) for f, e in zip(found, expected, strict=True))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("precision", "zero"), [*itertools.product(["fp32", "bf16"], [0, 1, 2]), ("fp16", 2)])
 def test_the_target_is_the_moving_average_in_fp32(pair, shards, encoder, tmp_path, zero, precision):
     recipe = training_recipe(pretrain__zero_stage=zero, pretrain__precision=precision)
@@ -101,6 +103,7 @@ def _discriminators_learn(stage: Any, run: Any) -> tuple[str, str, float]:
     return before, _sha(stage._discriminators), leaked
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("zero", [0, pytest.param(1, marks=pytest.mark.slow), 2])
 def test_two_ranks_hold_equal_discriminators_and_the_generator_leaks_nothing_into_them(
     pair, shards, encoder, tmp_path, zero
@@ -154,6 +157,7 @@ def _what_the_optimizers_get(stage: Any, run: Any) -> tuple[list[tuple[str, floa
     return seen, said
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("zero", [0, 2])
 def test_gradients_reach_the_optimizers_clipped_and_at_the_scheduled_rate(
@@ -189,6 +193,7 @@ def test_a_step_of_clips_too_short_to_mask_has_no_loss_and_no_harm(single, shard
     assert finite
 
 
+@pytest.mark.long
 def test_cached_latents_train_the_same_codec(single, shards, encoder, tmp_path):
     for name, cached in (("plain", False), ("cached", True)):
         # Crops as long as the window, so that a clip is the same in every epoch without the cache too.
@@ -212,6 +217,7 @@ def _latent_moments(stage: Any, run: Any) -> tuple[float, float, str]:
     return float(frames.mean(0).abs().max()), float((frames.std(0) - 1).abs().max()), _sha(codec.encoder)
 
 
+@pytest.mark.long
 def test_stage_2_starts_from_standardized_latents_the_same_in_every_run_and_world(
     pair, single, shards, encoder, tmp_path
 ):
@@ -246,6 +252,7 @@ def _timeouts(stage: Any, run: Any) -> set[float]:
     return {g._get_backend(torch.device("cpu")).options._timeout.total_seconds() for g in _world.pg_map}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("zero", [0, 2])
 def test_every_process_group_gives_a_hung_rank_up_in_time(pair, shards, encoder, tmp_path, zero):
     recipe = training_recipe(pretrain__zero_stage=zero, pretrain__collective_timeout_s=47)

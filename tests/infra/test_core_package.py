@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -91,6 +92,7 @@ def test_the_core_reads_verifies_restores_and_packs_an_archive(core: Path, tmp_p
         (("lm-sample", "--model", "x", "--tokenizer", BUILTIN, "--out", "y"), "lm"),
         (("export", "--tokenizer", BUILTIN, "--out", "y", "--format", "onnx"), "onnx"),
         (("fetch-demo", "--out", "y"), "train"),
+        (("listen", "x"), "listen"),
         (("run", ".", "--out", "y"), "flows"),
         (("verify", "--archive", "s3://bucket/archive"), "s3"),
     ],
@@ -119,6 +121,39 @@ def test_a_verb_of_the_core_imports_no_extra(module: str) -> None:
     code = f"import sys, {module}; print(*[m for m in {heavy!r} if m in sys.modules])"
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert ended.stdout == "\n"
+
+
+@pytest.mark.parametrize("version", ["2.3.1+cu121", "1.13.1"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("-c", "from syllabary import Tokenizer"),
+        ("-m", "syllabary.workers", "encode", '{"files": ["a.wav"], "tokenizer": "builtin:speech16k"}'),
+    ],
+    ids=["import", "verb"],
+)
+def test_a_torch_that_is_too_old_is_told_and_not_what_fails_of_it(
+    words: tuple[str, ...], version: str, tmp_path: Path
+) -> None:
+    """One that lacks what is needed, as an old one would: the import fails before anything asks for its version."""
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text(f"__version__ = {version!r}\n")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT)))}
+    ended = subprocess.run(
+        [sys.executable, "-P", *words], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert ended.returncode != 0
+    line = ended.stderr.strip().splitlines()[-1]
+    oldest = next(text for text in _dependencies() if text.startswith("torch>=")).removeprefix("torch>=")
+    expected = f"torch is too old: {version!r}; expected {oldest} or newer; pip install 'torch>={oldest}'"
+    assert line.partition(": ")[2] == expected, ended.stderr
+    assert words[0] == "-c" or "Traceback" not in ended.stderr
+
+
+def test_an_archive_is_opened_whatever_torch_there_is(tmp_path: Path) -> None:
+    code = "import sys, types; sys.modules['torch'] = types.SimpleNamespace(__version__='1.0'); "
+    code += "from syllabary import open_archive; print(open_archive.__name__)"
+    assert run(sys.executable, "-c", code, folder=ROOT).stdout == "open_archive\n"
 
 
 @pytest.mark.slow
@@ -152,9 +187,13 @@ def test_what_the_project_installs_itself_is_everything() -> None:
 
 
 def test_the_lowest_versions_are_those_that_the_metadata_allows() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     lines = (ROOT / "tests" / "infra" / "lowest.txt").read_text().splitlines()
     lowest = dict(line.split("==") for line in lines if not line.startswith("#"))
-    told = dict(text.split(">=") for text in project["dependencies"])
+    told = dict(text.split(">=") for text in _dependencies())
     assert lowest.keys() == told.keys()
     assert all(lowest[name] == told[name] or lowest[name].startswith(told[name] + ".") for name in told)
+
+
+def _dependencies() -> list[str]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return list(project["dependencies"])

@@ -32,6 +32,13 @@ def test_test_lies_below_valid_below_train(test: float, valid: float, split: str
     assert split_of("abc", "another", IngestConfig(test_percent=test, valid_percent=valid)) == split
 
 
+def test_a_name_on_a_border_lies_above_it() -> None:
+    """Shares are half open, [0, test) and [test, test + valid): nobody belongs to two."""
+    border = VECTORS["abc"] * 100 / 2**48
+    assert split_of("abc", "r", IngestConfig(test_percent=border, valid_percent=1)) == "valid"
+    assert split_of("abc", "r", IngestConfig(test_percent=0, valid_percent=border)) == "train"
+
+
 def test_by_recording_the_recordings_name_is_hashed() -> None:
     config = IngestConfig(test_percent=72, valid_percent=1, split_by="recording")
     assert (split_of("abc", "ABC", config), split_of("ABC", "abc", config)) == ("test", "valid")

@@ -1,4 +1,5 @@
-"""The extras of the package: what belongs to each, and the one line that names the one that is missing.
+"""The extras of the package: what belongs to each, and the one line that names the one that is missing, or a torch that
+is too old.
 
 The core reads archives and runs a tokenizer; Ray, Prefect and the rest are extras (pyproject.toml). A job says which it
 needs (``Job.extras``), so that it is refused before it begins; what an option brings in is told when it is imported.
@@ -7,10 +8,12 @@ needs (``Job.extras``), so that it is refused before it begins; what an option b
 from __future__ import annotations
 
 import contextlib
+import re
+import sys
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 
-from syllabary.shards.errors import ExtraError
+from syllabary.shards.errors import ExtraError, InputError
 
 # Modules that stand for an extra, the telling ones first: what several extras bring is told by the first of them.
 EXTRAS: dict[str, tuple[str, ...]] = {
@@ -24,6 +27,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
 }
 # Of these a job can do without some, and says which: told only where they are imported.
 _OPTIONAL = {"evaluate": ("jiwer", "scipy", "pystoi", "parselmouth", "pycodec2", "moonshine_voice")}
+OLDEST_TORCH = (2, 4)  # as in pyproject.toml, which an installation without its dependencies does not ask
 
 
 def require_extras(extras: Sequence[str], what: str) -> None:
@@ -54,3 +58,21 @@ def extras_told(what: str) -> Iterator[None]:
         if extra is None:
             raise
         raise ExtraError(f"{what} needs a package that is not installed", module, extra) from error
+
+
+@contextlib.contextmanager
+def torch_told() -> Iterator[None]:
+    """Refuse a torch that is too old where the block has imported it, instead of what the import has failed of.
+
+    Raises:
+        InputError: names the version that is there and the oldest that does.
+    """
+    try:
+        yield
+    finally:
+        version = str(getattr(sys.modules.get("torch"), "__version__", ""))
+        found = re.match(r"(\d+)\.(\d+)", version)
+        if found is not None and (int(found[1]), int(found[2])) < OLDEST_TORCH:
+            oldest = ".".join(map(str, OLDEST_TORCH))
+            raise InputError("torch is too old", value=version, expected=f"{oldest} or newer",
+                             fix=f"pip install 'torch>={oldest}'")  # fmt: skip

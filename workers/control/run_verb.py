@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from syllabary.shards.errors import InputError, SyllabaryError, first_fault
 from syllabary.workers.control import log as job_log
-from syllabary.workers.control.extras import extras_told, require_extras
+from syllabary.workers.control.extras import extras_told, require_extras, torch_told
 from syllabary.workers.control.job import Job, jobs_by_verb
 from syllabary.workers.control.jobs import RESULT_PREFIX
 from syllabary.workers.control.processes import die_with_parent
@@ -35,7 +35,9 @@ def main() -> None:
         _name_run(job)
         require_extras(job.extras, job.verb)
         with extras_told(job.verb):
-            result = _function(job)(job)
+            with torch_told():
+                function = _function(job)
+            result = function(job)
     except SyllabaryError as error:
         stage = sys.argv[1] if len(sys.argv) > 1 else "syllabary"
         job_log.record(stage, str(error), level="error", exit_code=error.exit_code)

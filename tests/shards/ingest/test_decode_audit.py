@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import mmap
 import struct
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import soundfile
 
 from syllabary.shards.ingest.decoding.decoder import Decoder, parts_of
+from syllabary.shards.ingest.decoding.flac import flac_parts
 from syllabary.shards.ingest.decoding.mpeg import frame_at
 from syllabary.shards.ingest.decoding.ogg import page_checksum
 from syllabary.shards.ingest.recordings import RecordingError
@@ -207,6 +209,15 @@ def test_bytes_behind_a_flac_that_are_no_audio_are_told(tmp_path: Path) -> None:
         decode(tmp_path, with_md5(data, bytes(16)) + b"junk" * 500)
 
 
+@pytest.mark.parametrize("size", [41, 42, 43])
+def test_a_flac_of_its_stream_info_alone_promises_what_that_says(tmp_path: Path, size: int) -> None:
+    """The mark of 4 bytes, a block's header of 4 and its 34: in 42 bytes all is told."""
+    (tmp_path / "x.flac").write_bytes(encoded("FLAC")[:size])
+    with (tmp_path / "x.flac").open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        (part,) = flac_parts(data, 0)
+    assert (part.promised, part.believed) == ((LENGTH, True) if size >= 42 else (None, False))
+
+
 def xing_at(data: bytes) -> int:
     return max(data.find(b"Xing"), data.find(b"Info"))
 
@@ -236,17 +247,17 @@ def test_an_mp3_without_a_xing_header_is_counted_by_its_frames(tmp_path: Path) -
     assert decode(tmp_path, bare + bare)[1] > 2 * decoded - 576
 
 
-def test_an_mp3_cut_between_two_frames_ends_early(tmp_path: Path) -> None:
-    """No frame is cut in two: that some are missing shows in the Xing header alone."""
-    data, at = encoded("MP3"), 0
-    while at < len(data) * 2 // 3:
-        frame = frame_at(data, at)
-        assert frame is not None
+def test_an_mp3_that_ends_between_two_frames_before_its_xing_header_says_so(tmp_path: Path) -> None:
+    """Nothing but the header's counts of frames and bytes tells that more was there."""
+    data = encoded("MP3")
+    told = int.from_bytes(data[xing_at(data) + 8 : xing_at(data) + 12])
+    starts, at = list[int](), 0
+    while (frame := frame_at(data, at)) is not None:
+        starts.append(at)
         at += frame.size
-    promised = int.from_bytes(data[xing_at(data) + 8 : xing_at(data) + 12]) * 576
-    detail = quarantined(ingested(tmp_path, data[:at], "a.mp3"))
-    assert detail.startswith(f"audio ends early (its header promises {promised:,} samples, ")
-    assert int(detail.split()[-3].replace(",", "")) < promised
+    assert len(starts) == told + 1, "the frame with the header counts none"
+    with pytest.raises(RecordingError, match=f"promises {told * 576:,} samples, {(told - 3) * 576:,} are there"):
+        decode(tmp_path, data[: starts[-3]])
 
 
 @pytest.mark.parametrize("size", [4, 41, 42, 43])
@@ -298,6 +309,14 @@ def test_the_wave_that_a_riff_holds(tmp_path: Path) -> None:
     assert decode(tmp_path, riff(FMT, chunk(b"data", DATA), chunk(b"LIST", b"INFO"))) == (RATE, RATE, [])
 
 
+@pytest.mark.parametrize("tag", [b"TAG".ljust(128, b"\0"), b"ID3\x04" + bytes(20), b"APETAGEX" + bytes(24), b"\1"])
+def test_a_tag_behind_a_riff_is_passed_and_other_bytes_are_told(tmp_path: Path, tag: bytes) -> None:
+    data = riff(FMT, chunk(b"data", DATA))
+    assert decode(tmp_path, data + tag) == (RATE, RATE, [])
+    with pytest.raises(RecordingError, match="23 follow it"):
+        decode(tmp_path, data + b"\1APETAG of no tag ends.")
+
+
 def test_a_riff_without_a_fmt_chunk_says_so(tmp_path: Path) -> None:
     assert quarantined(ingested(tmp_path, riff(chunk(b"data", DATA)), "a.wav")) == "not readable audio (no fmt chunk)"
     with pytest.raises(RecordingError, match="no data chunk"):
@@ -308,6 +327,8 @@ def test_a_riff_without_a_fmt_chunk_says_so(tmp_path: Path) -> None:
 def test_a_data_chunk_of_unknown_size_goes_to_the_end(tmp_path: Path, size: int) -> None:
     data = riff(FMT, b"data" + struct.pack("<I", size) + DATA)
     assert decode(tmp_path, data)[1] == RATE
+    with Decoder(tmp_path / "x.bin") as decoder:
+        assert np.array_equal(decoder.read(RATE)[:, 0], np.frombuffer(DATA, "<i2") / np.float32(32768))
 
 
 def test_sound_behind_a_data_chunk_that_counts_too_little_is_told(tmp_path: Path) -> None:

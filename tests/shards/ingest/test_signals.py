@@ -11,6 +11,7 @@ import pytest
 from syllabary.shards.audio import decode
 from syllabary.shards.dataset.index import read_index
 from syllabary.shards.dataset.wds import read_utterance
+from syllabary.shards.ingest.streams import SampleStream
 from tests.helpers.ingest_testing import RATE, config, ledger_of, outcomes, shard, tone, write_audio
 
 
@@ -125,6 +126,22 @@ def test_many_samples_that_are_no_sound_are_told_apart(tmp_path: Path) -> None:
     wave[20 * RATE] = np.nan
     rows, _ = ingest(tmp_path, wave)
     assert [row["start_sample"] for row in rows if row["status"] == "quarantined"] == [0, 19.2 * RATE]
+
+
+def test_what_is_no_sound_is_remembered_as_few_stretches(tmp_path: Path) -> None:
+    """A tenth of a second apart is one, across the blocks too that a file is read in; farther apart they are two."""
+    wave = tone(13)
+    wave[4 * RATE - 300 : 4 * RATE + 300 : 3] = np.nan
+    wave[[9 * RATE, 9 * RATE + RATE // 10, 10 * RATE, 12 * RATE + RATE // 2]] = np.inf
+    write_audio(tmp_path / "a.wav", wave, RATE, subtype="FLOAT")
+    with SampleStream(tmp_path / "a.wav") as stream:
+        assert np.array_equal(stream.read(0, len(wave)), np.where(np.isfinite(wave), wave, 0))
+    assert stream.has_no_sound(4 * RATE - 299, 4 * RATE - 298) and stream.has_no_sound(4 * RATE - 1, 4 * RATE)
+    assert stream.has_no_sound(9 * RATE + 100, 9 * RATE + 200)
+    for at in (10 * RATE, 12 * RATE + RATE // 2):
+        assert stream.has_no_sound(at, at + 1)
+    for start, stop in ((0, 3.98), (4.02, 9), (9.2, 10), (10.1, 12.5), (12.6, 13)):
+        assert not stream.has_no_sound(round(start * RATE), round(stop * RATE))
 
 
 @pytest.mark.parametrize("value", [0.0, 0.25])

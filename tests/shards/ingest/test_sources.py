@@ -20,8 +20,10 @@ import pytest
 from syllabary.shards.dataset.index import read_index
 from syllabary.shards.errors import FormatError, InputError
 from syllabary.shards.ingest.recordings import Recording
+from syllabary.shards.ingest.sources.flat import is_ljspeech
 from syllabary.shards.ingest.sources.lines import speaker_above
 from syllabary.shards.ingest.sources.listing import Listing, list_source, tell_source
+from syllabary.shards.ingest.sources.parquet import ParquetStream
 from tests.helpers.ingest_testing import RATE, config, make_tar, outcomes, shard, tone, write_audio
 
 TEXTS = {"anna/1": "hello there", "anna/2": 'a | and a "quote"', "bob/1": "日本語, with a comma", "bob/2": "last one"}
@@ -284,6 +286,21 @@ def test_line_ends_blank_lines_and_byte_order_marks(tmp_path: Path, end: str, ma
     assert [own.source for own in listed(tmp_path / "m.jsonl").recordings] == ["a.flac", "b.flac"]
 
 
+@pytest.mark.parametrize(
+    ("row", "is_one"),
+    [
+        (["LJ001-0001", "in being comparatively modern."], True),
+        (["LJ001-0001", "in 1 sense", "in one sense"], True),
+        (["LJ001-0001"], False),
+        (["LJ001-0001", "in 1 sense", "in one sense", "x"], False),
+        (["a name", "in 1 sense"], False),
+        (["speaker", "text"], False),
+    ],
+)
+def test_a_row_of_ljspeech_is_a_name_and_one_or_two_texts(row: list[str], is_one: bool) -> None:
+    assert is_ljspeech(row) == is_one
+
+
 def test_ljspeech_has_no_header_no_folder_and_no_suffix(tmp_path: Path) -> None:
     for name in ("LJ001-0001", "LJ001-0002"):
         write_audio(tmp_path / "wavs" / f"{name}.wav", tone(2))
@@ -439,6 +456,28 @@ def test_parquet_rows_without_bytes_and_of_one_name(speech: Path, tmp_path: Path
     assert outcomes(out, "y") == {("quarantined", "no audio in this row: its bytes lie elsewhere")}
     ((status, _),) = outcomes(out, "d.parquet/000003")
     assert status == "quarantined"
+
+
+def test_a_row_of_several_parquet_files_is_found_again_by_its_place(tmp_path: Path) -> None:
+    files = {"a": [b"one", b"two, longer"], "b": [b"three"], "c": [b"4", b"five!"]}
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    for name, sounds in files.items():
+        rows = pa.array([{"bytes": sound, "path": None} for sound in sounds], kind)
+        pq.write_table(pa.table({"audio": rows}), tmp_path / f"{name}.parquet")
+    (tmp_path / "spool").mkdir()
+    stream = ParquetStream(str(tmp_path), tmp_path / "spool")
+    passed = list(stream.recordings())
+    again = [stream.again(one.place, one.recording.size_bytes) for one in passed]
+    assert again == [sound for sounds in files.values() for sound in sounds]
+    assert [one.audio.read_bytes() for one in passed if one.audio] == again
+
+
+def test_a_folder_is_parquet_where_it_holds_no_audio_beside(speech: Path, tmp_path: Path) -> None:
+    (tmp_path / "only").mkdir()
+    for folder in (tmp_path / "only", speech):
+        pq.write_table(pa.table({"text": ["x"]}), folder / "d.parquet")
+    assert tell_source(str(tmp_path / "only"), config()).layout == "parquet"
+    assert tell_source(str(speech), config()).layout == "auto"
 
 
 def test_parquet_without_audio_and_damaged_parquet_are_refused(tmp_path: Path) -> None:

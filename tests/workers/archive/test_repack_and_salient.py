@@ -72,6 +72,8 @@ def test_figures_of_the_choices(archive) -> None:
     assert by_size[1]["entropy_bits"] == pytest.approx(2.0, abs=0.05) and by_size[8]["waste_percent"] == 0
     constant = choice_figures(FORMAT.packing, np.zeros((10, 128), np.uint8), FORMAT)
     assert constant["entropy_bits"] == 0
+    thirds = choice_figures(FORMAT.packing, np.repeat([[0], [0], [1]], 128, axis=1).astype(np.uint8), FORMAT)
+    assert thirds["entropy_bits"] == 0.918  # log2(3) - 2/3, to three places
 
 
 def test_what_cannot_be_repacked_is_refused(archive, tmp_path: Path) -> None:

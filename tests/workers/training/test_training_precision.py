@@ -74,6 +74,16 @@ def test_one_rank_without_bf16_keeps_all_at_fp32(monkeypatch, tmp_path):
     assert len(said) == 1 and "a CPU with AMX; a CPU without instructions for bf16" in said[0]
 
 
+def test_what_all_ranks_multiply_by_is_chosen_and_kept_where_the_run_goes_on_without_it(monkeypatch, tmp_path):
+    said: list[str] = []
+    for unit in ("AMX", None):
+        monkeypatch.setattr(training_precision, "bf16_unit", lambda device, unit=unit: Bf16Unit("a CPU", unit))
+        assert settle_precision(str(tmp_path), AUTO, CPU, said.append).precision == "bf16"
+    assert [line.partition(" (")[0].partition(" on ")[0] for line in said] == [
+        "precision auto: bf16", "precision bf16, with which this run began", "warning: bf16"
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("content", ['{"precision": "int4"}', "{}"])
 def test_a_record_that_is_none_is_damage_in_one_line(tmp_path, content):
     (tmp_path / PRECISION_FILE).write_text(content)
