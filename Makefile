@@ -66,7 +66,7 @@ check: $(READY)  ## lint, types, import contracts, dependencies
 	$(BIN)/python infra/audit_dependencies.py
 
 # bench_jepa_ablation takes hours, bench_data_wait wants shards, bench_audit speech: they are run by hand, as they say.
-BENCHES := archive_scale archive_size codec decode_stream gpu object_store manifest packing peers scoring stack tokenize training
+BENCHES := archive_scale archive_size codec decode_stream gpu listing object_store manifest packing peers scoring stack tokenize training
 SPEECH ?=
 
 bench: $(READY)  ## the benchmarks; each prints ratios from interleaved runs; SPEECH=<folder of audio> for those of ingest

@@ -28,6 +28,9 @@ NO_FAILURE = {
         test_keys_of_every_kind_are_found_under_the_name_that_the_listing_gave
         test_a_listing_of_many_pages_is_read_to_its_end test_writes_need_no_conditions_of_the_server
         test_a_refused_retry_of_ones_own_put_is_a_success""",
+    "a large bucket, and tables read whole": """
+        test_a_bucket_of_a_hundred_thousand_keys_is_listed_without_a_body
+        test_no_row_of_a_table_is_lost_whatever_its_fields_hold""",
     "properties of the code": """
         test_no_source_unpickles_evaluates_or_uses_a_shell test_no_server_of_ours_listens_beyond_loopback""",
     "what a whole training leaves and how it resumes": """

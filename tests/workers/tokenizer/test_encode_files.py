@@ -132,7 +132,7 @@ def test_what_a_file_promises_and_does_not_hold_is_refused_with_both_numbers(
         "more.flac": (with_total(bare, 3_000), r"more.flac: wrong length .*promises 3,000 samples, 5,001 are there"),
         "md5.flac": (whole[:26] + b"x" * 16 + whole[42:], r"md5.flac: damaged audio \(wrong MD5"),
         "cut.wav": (wav[:-400], r"cut.wav: audio ends early .*promises 5,001 blocks, 4,801 are there"),
-        "behind.wav": (wav + b"junk" * 9, r"behind.wav: bytes behind the end"),
+        "behind.wav": (wav + b"rest" * 9, r"behind.wav: bytes behind the end"),
     }
     for name, (data, message) in harmed.items():
         (tmp_path / name).write_bytes(data)
