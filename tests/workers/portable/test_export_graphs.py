@@ -136,7 +136,7 @@ def test_what_cannot_be_exported_is_refused(tokenizer: Tokenizer, exported: Path
 
 @pytest.mark.long
 def test_real_speech_has_the_digits_and_the_sound_of_the_shipped_tokenizer(tmp_path: Path) -> None:
-    """Pitch differs in its last bits; over a frame of up to 190 cycles that turns the highest harmonics of a loud voice."""
+    """Pitch differs in its last bits, which turns the highest harmonics over a frame of up to 190 cycles."""
     export_graphs("builtin:speech16k", str(tmp_path), "onnx")
     reader, shipped = reader_of(tmp_path).OnnxTokenizer(tmp_path), Tokenizer.from_pretrained("speech16k")
     for path in SOUNDS:
