@@ -6,6 +6,8 @@
 Each frame begins at phase 0, which moves its pitch by at most half a cycle a frame (1.25 Hz at 2.5 frames/s). So a
 sample depends on pitches near it alone, and chunks of a clip decode to what the whole clip decodes to; and nothing is
 drawn, so tokens decode to the same samples every time.
+
+Phases are computed in double precision, so that what last bits do to a pitch is all that libraries and chunks differ in.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ def source_channels(
 
     ``hertz``: the pitch at the middle of each position; between two of them it is their mean.
     """
+    hertz = hertz.double()
     valid = torch.ones_like(hertz, dtype=torch.bool) if mask is None else mask
     mean = (hertz[:, 1:] + hertz[:, :-1]) / 2
     has_next = valid[:, 1:]
@@ -48,7 +51,7 @@ def source_channels(
     begins = cycles.cumsum(dim=2) - cycles
     place = torch.arange(1, positions_per_frame + 1, device=hertz.device, dtype=hertz.dtype).expand_as(begins)
     channels = torch.stack([begins - begins.floor(), edges[:, 0], edges[:, 1], place], dim=1).flatten(2)
-    return zero_invalid(channels, mask)
+    return zero_invalid(channels.float(), mask)
 
 
 class Source(nn.Module):
@@ -71,10 +74,10 @@ class Source(nn.Module):
         """Pulses and noise of positions as ``source_channels`` describes them."""
         begins, left, right, place = (c[..., None] for c in channels.unbind(dim=1))
         k = self.samples_per_position
-        at = torch.arange(k, device=channels.device, dtype=channels.dtype)
+        at = torch.arange(k, device=channels.device, dtype=torch.float64)
         phase = begins + at * left + at.square() * (right - left) / (2 * k)
         harmonics = (_TOP_SHARE / 2 / torch.maximum(left, right).clamp(min=1e-6)).floor()
-        pulses = torch.where(place > 0, self.pulses(phase - phase.floor(), harmonics), 0.0)
+        pulses = torch.where(place > 0, self.pulses((phase - phase.round()).float(), harmonics), 0.0)
         return pulses.flatten(1), self.noise[place[..., 0].long()].flatten(1)
 
     def pulses(

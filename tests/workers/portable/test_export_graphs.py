@@ -136,7 +136,6 @@ def test_what_cannot_be_exported_is_refused(tokenizer: Tokenizer, exported: Path
 
 @pytest.mark.long
 def test_real_speech_has_the_digits_and_the_sound_of_the_shipped_tokenizer(tmp_path: Path) -> None:
-    """Pitch differs in its last bits, which turns the highest harmonics over a frame of up to 190 cycles."""
     export_graphs("builtin:speech16k", str(tmp_path), "onnx")
     reader, shipped = reader_of(tmp_path).OnnxTokenizer(tmp_path), Tokenizer.from_pretrained("speech16k")
     for path in SOUNDS:
@@ -147,4 +146,4 @@ def test_real_speech_has_the_digits_and_the_sound_of_the_shipped_tokenizer(tmp_p
         assert not differs[reader.margins(wav) > 1e-4].any()
         sound = reader.decode(encoded.tokens, len(wav))
         whole = shipped.decode(encoded.tokens, len(wav), rate)
-        assert 10 * np.log10(np.mean(whole**2) / np.mean((sound - whole) ** 2)) > 35
+        assert np.sqrt(np.mean((sound - whole) ** 2)) < 1e-4
