@@ -143,9 +143,11 @@ def test_the_likeliest_pitch_is_smoothed_over_time_and_masked() -> None:
     torch.testing.assert_close(found[1, :4], expected[:4], rtol=1e-4, atol=0)
 
 
-def test_last_bits_of_scores_do_not_move_the_pitch() -> None:
+def test_last_bits_of_scores_hardly_move_the_pitch() -> None:
+    """By 1e-7 of it; only where two pitches are level may the window about the likeliest move."""
     generator = torch.Generator().manual_seed(3)
     scores = torch.randn(1, NUM_PITCHES + 1, 400, generator=generator)
     moved = scores + 1e-6 * torch.randn(scores.shape, generator=generator)
-    same = (likeliest_hz(scores, None) == likeliest_hz(moved, None)).float().mean()
-    assert same > 0.98
+    before, after = likeliest_hz(scores, None), likeliest_hz(moved, None)
+    near = (after - before).abs() <= 2e-7 * before
+    assert near.float().mean() > 0.98
