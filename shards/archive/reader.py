@@ -30,15 +30,15 @@ class RangeReader(io.RawIOBase):
         self.bytes_read = 0
 
     def readable(self) -> bool:
-        """Always."""
+        """Whether it can be read: always."""
         return True
 
     def seekable(self) -> bool:
-        """Always."""
+        """Whether it can be moved in: always."""
         return True
 
     def tell(self) -> int:
-        """The position."""
+        """The position of the next byte to read."""
         return self._at
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
@@ -47,7 +47,7 @@ class RangeReader(io.RawIOBase):
         return self._at
 
     def read(self, size: int | None = -1) -> bytes:
-        """``size`` bytes, or all the rest."""
+        """Read ``size`` bytes, or all the rest."""
         left = max(self._size - self._at, 0)
         length = left if size is None or size < 0 else min(size, left)
         data = store.read_range(self._uri, self._at, length) if length else b""
@@ -105,7 +105,7 @@ class ArchiveReader:
     def scan(
         self, condition: Condition | None = None, columns: Sequence[str] | None = None, shards: Sequence[str] = ()
     ) -> Iterator[pa.Table]:
-        """The matching rows, a table a row group, in archive order; tables without rows are left out.
+        """Read the matching rows in archive order, one table per row group; tables without rows are left out.
 
         Row groups whose statistics exclude a match are not read; the columns of the condition are read first, the
         others only where a row matches.
@@ -120,7 +120,7 @@ class ArchiveReader:
     def find(
         self, shard: str, condition: Condition | None = None, columns: Sequence[str] | None = None
     ) -> Iterator[tuple[Place, pa.Table]]:
-        """As :meth:`scan` of one part, each table with the place of its rows: what :meth:`take` reads them again by."""
+        """As :meth:`scan`, of one part: each table with the place of its rows, by which :meth:`take` reads them."""
         with self._part(shard) as file:
             for group in self._candidates(file, condition):
                 with self._counted(shard, group):
@@ -130,7 +130,7 @@ class ArchiveReader:
                     yield (group, rows), table
 
     def take(self, shard: str, places: Iterable[Place], columns: Sequence[str]) -> Iterator[pa.Table]:
-        """The rows at these places of a part, a table a row group.
+        """Read the rows at these places of a part, one table per row group, without any condition.
 
         Raises:
             DamageError: a row group does not pass its checksums; it is named.

@@ -16,7 +16,7 @@ _FIX = "verify everything, without --new: it writes the record anew"
 
 
 def read_verified(archive_uri: str) -> dict[str, int] | None:
-    """Size in bytes of every part that was found intact, by shard; None where nobody has recorded it.
+    """Read which parts were found intact, as size in bytes by shard; None where nobody has recorded it.
 
     Raises:
         FormatError: the record is damaged.

@@ -47,13 +47,13 @@ class Clip:
 
     @property
     def num_samples(self) -> int:
-        """Of the file."""
+        """How many samples the file has."""
         return int(self.rows[0]["num_samples"]) if self.span is None else self.span[1] - self.span[0]
 
 
 @dataclass(frozen=True)
 class Restorer:
-    """What restoring any shard of a job needs; ``present`` are the files that were there before."""
+    """Restores the shards of a job, one by one or many; ``present`` names the files that were there before."""
 
     job: RestoreJob
     reader: ArchiveReader
@@ -62,7 +62,7 @@ class Restorer:
 
     @classmethod
     def open(cls, job: RestoreJob, reader: ArchiveReader, tokenizer: Tokenizer) -> Restorer:
-        """The restorer of a job, which knows the files that are already there."""
+        """Make the restorer of a job, and list the files that are already there."""
         present = frozenset(entry.name for entry in (Folder(job.out) / "audio").list())
         return cls(job, reader, tokenizer, present)
 
@@ -119,7 +119,7 @@ class ShardRestorer:
         self._restorer = Restorer.open(values, reader, tokenizer)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Manifest rows as JSON and bytes read; ``error`` is the line of a failure of its ``kind``, or empty."""
+        """Restore a shard; returns manifest rows as JSON, what was read, and ``error`` and ``kind`` if it failed."""
         reader = self._restorer.reader
         before = reader.bytes_read, reader.num_row_groups_read
         found = {"shard": row["shard"], "error": "", "kind": "", "manifest": "[]"}

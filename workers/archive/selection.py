@@ -58,12 +58,12 @@ class Selected:
 
     @property
     def recordings(self) -> Counter[str]:
-        """Selected utterances of each recording."""
+        """How many utterances of each recording are selected."""
         return sum(self.shards.values(), Counter())
 
     @property
     def num_utterances(self) -> int:
-        """Over all recordings."""
+        """How many utterances are selected in all."""
         return sum(own.total() for own in self.shards.values())
 
     @property
