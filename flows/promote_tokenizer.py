@@ -11,8 +11,9 @@ from syllabary.flows.evaluate_tokenizer import evaluate_tokenizer
 from syllabary.flows.job_flow import job_flow
 from syllabary.flows.narration import run_job
 from syllabary.flows.output_lock import output_lock
-from syllabary.shards import outputs, store
+from syllabary.shards import store
 from syllabary.shards.errors import InputError
+from syllabary.shards.folder import Folder
 from syllabary.workers.control import jobs
 from syllabary.workers.control.declaration import Shown
 from syllabary.workers.control.jobs import CompareJob
@@ -43,24 +44,24 @@ def promote_tokenizer(wanted: Promotion) -> dict[str, Any]:
 
     A regression beyond its tolerance fails the flow, names the metrics and leaves the pointer as it is.
     """
-    tokenizer, registry = wanted.tokenizer, wanted.registry
+    tokenizer, registry = wanted.tokenizer, Folder(wanted.registry)
     digests = _digests(tokenizer)
-    report = store.join(registry, "reports", digests["decoder_digest"][:16])
+    report = (registry / "reports").join(digests["decoder_digest"][:16])
     choice = wanted.model_dump(include={"limit", "metrics", "transcripts"})
     evaluate_tokenizer(tokenizer, wanted.shards, report, **choice)
-    pointer, comparison = store.join(registry, POINTER), "the first: nothing to compare with"
-    with output_lock(registry):
-        if store.exists(pointer):
-            before = outputs.read_json(pointer)["report"]
+    comparison = "the first: nothing to compare with"
+    with output_lock(registry.uri):
+        if registry.exists(POINTER):
+            before = registry.read_json(POINTER)["report"]
             comparison = str(run_job(CompareJob(before=before, after=report, tolerances=wanted.tolerances))["text"])
         promoted = {"tokenizer": store.normalize(tokenizer), "report": report, **digests}
-        store.publish_bytes(pointer, outputs.pretty_json(promoted))
+        registry.publish_json(POINTER, promoted)
     artifacts.summary("promote", {"comparison": comparison}, {"tokenizer": promoted["tokenizer"], "report": report})
     return {**promoted, "comparison": comparison}
 
 
 def _digests(tokenizer: str) -> dict[str, str]:
-    description = outputs.read_json(store.join(tokenizer, "config.json"))
+    description = Folder(tokenizer).read_json("config.json")
     digests = {key: str(description.get(key, "")) for key in ("encoder_digest", "decoder_digest")}
     if not all(digests.values()):
         raise InputError("no tokenizer there", value=tokenizer, expected="a tokenizer directory")

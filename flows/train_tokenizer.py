@@ -10,7 +10,7 @@ from syllabary.flows import artifacts
 from syllabary.flows.job_flow import URI_PATTERN, job_flow
 from syllabary.flows.narration import run_job
 from syllabary.flows.output_lock import output_lock
-from syllabary.shards import store
+from syllabary.shards.folder import Folder
 from syllabary.workers.control.jobs import ExportJob, TrainCodecJob
 
 TokenizerOut = Annotated[
@@ -24,8 +24,8 @@ def train_tokenizer(job: TrainCodecJob, tokenizer: TokenizerOut) -> dict[str, An
     with output_lock(job.out, tokenizer):
         training = run_job(job)
         exported = run_job(ExportJob(codec=job.out, out=tokenizer))
-    loss = training["headline"]
-    artifacts.picture("train-codec", loss, store.join(job.out, "curves", f"{loss}.png"))
-    artifacts.samples("train-codec", store.join(job.out, "samples"))
+    loss, run = training["headline"], Folder(job.out)
+    artifacts.picture("train-codec", loss, run.join(f"curves/{loss}.png"))
+    artifacts.samples("train-codec", run.join("samples"))
     artifacts.summary("train-codec", {**training, **exported}, {"run": job.out, "tokenizer": tokenizer})
     return {"training": training, "tokenizer": exported}

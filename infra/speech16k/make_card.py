@@ -24,6 +24,7 @@ from infra.speech16k.sources import Source, source_of
 from syllabary.shards import outputs, store
 from syllabary.shards.dataset import index
 from syllabary.shards.errors import InputError
+from syllabary.shards.folder import Folder
 from syllabary.shards.ingest import ledger as ingest_ledger
 from syllabary.workers.recipes.recipe import Recipe, validate
 from syllabary.workers.report import words
@@ -93,11 +94,11 @@ def training_section(runs: list[str]) -> Iterator[str]:
 
 
 def _training(run: str) -> str:
-    claim, done = outputs.read_claim(run), outputs.read_done(run)
+    claim, done, folder = outputs.read_claim(run), outputs.read_done(run), Folder(run)
     if done is None:
         raise InputError("the run is not complete", value=run, fix="finish it first")
-    recipe = validate(outputs.read_json(store.join(run, CONFIG)))
-    audio_s, wall_s = heard(History.from_parquet(store.read_bytes(store.join(run, TIMINGS))))
+    recipe = validate(folder.read_json(CONFIG))
+    audio_s, wall_s = heard(History.from_parquet(folder.read(TIMINGS)))
     train = recipe.pretrain if claim["kind"] == "pretrain" else recipe.codec
     init = str(claim["inputs"].get("init", "none"))
     return (
@@ -216,7 +217,7 @@ def card_of(tokenizer: str, shards: str, runs: list[str], report: str, groups: d
     """
     files = load_tokenizer(tokenizer)
     recipe: Recipe = validate(files.recipe)
-    description = outputs.read_json(store.join(tokenizer, CONFIG))
+    description = Folder(tokenizer).read_json(CONFIG)
     stored_as = str(description.get("stored_as", "float32"))
     cards = {name: _own(uri, files.digests.encoder, files.digests.decoder) for name, uri in groups.items()}
     lines = [

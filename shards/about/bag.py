@@ -11,6 +11,7 @@ from pathlib import Path
 
 from syllabary.shards import store
 from syllabary.shards.errors import ConflictError, DamageError, NotFoundError
+from syllabary.shards.folder import Folder
 
 DECLARATION = b"BagIt-Version: 1.0\nTag-File-Character-Encoding: UTF-8\n"
 DATA = "data"
@@ -40,15 +41,15 @@ def write_bag(uri: str, out: str, description: str) -> dict[str, int]:
         ConflictError: ``out`` holds what is not in the folder.
         StorageError: storage refuses.
     """
-    files = store.list_files(uri)
+    files, bag = store.list_files(uri), Folder(out)
     if not files:
         raise NotFoundError("nothing to put into a bag", value=uri, fix="check the URI")
     wanted = {f"{DATA}/{entry.name}" for entry in files}
     tags = ("bag-info.txt", "bagit.txt", "manifest-sha256.txt", "tagmanifest-sha256.txt")
-    if foreign := sorted({entry.name for entry in store.list_files(out)} - wanted - {*tags}):
+    if foreign := sorted({entry.name for entry in bag.list()} - wanted - {*tags}):
         what, fix = "a file that is not in the folder", "use another --out"
-        raise ConflictError(what, value=store.join(out, foreign[0]), fix=fix)
-    sums = {entry.name: _copy(entry.uri, store.join(out, DATA, entry.name), entry.size_bytes) for entry in files}
+        raise ConflictError(what, value=bag.join(foreign[0]), fix=fix)
+    sums = {entry.name: _copy(entry.uri, (bag / DATA).join(entry.name), entry.size_bytes) for entry in files}
     size_bytes = sum(entry.size_bytes for entry in files)
     info = f"Bag-Software-Agent: syllabary\nExternal-Description: {_one_line(description)}\n"
     info += f"Payload-Oxum: {size_bytes}.{len(files)}\n"
@@ -57,7 +58,7 @@ def write_bag(uri: str, out: str, description: str) -> dict[str, int]:
     told = "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in sorted(texts.items()))
     declaration = texts.pop("bagit.txt")
     for name, data in (*texts.items(), ("tagmanifest-sha256.txt", told.encode()), ("bagit.txt", declaration)):
-        store.publish_bytes(store.join(out, name), data)
+        bag.publish(name, data)
     return {"num_files": len(files), "size_bytes": size_bytes}
 
 

@@ -43,7 +43,7 @@ _SHOWN_SPANS = 3
 
 @dataclass(frozen=True)
 class Finding:
-    """One damage.
+    """One damage that a scrub found.
 
     Attributes:
         file: path below the archive.
@@ -130,7 +130,7 @@ def _done_findings(archive_uri: str, num_shards: int) -> Iterable[Finding]:
 
 
 def read_format(archive_uri: str) -> ArchiveFormat:
-    """The format of an archive, from its claim. Raises NotFoundError, FormatError, VersionError."""
+    """Read the format of an archive from its claim. Raises NotFoundError, FormatError, VersionError."""
     claim = outputs.read_claim(archive_uri, "archive")
     return ArchiveFormat.from_json({**claim["inputs"], **claim["config"]}, store.join(archive_uri, outputs.CLAIM))
 

@@ -67,7 +67,7 @@ class Ledger:
     rows: pa.Table
 
     def encode(self) -> bytes:
-        """Parquet bytes; equal ledgers give equal bytes."""
+        """The ledger as Parquet bytes; equal ledgers give equal bytes."""
         names = ("shard", "shard_digest", "part_sha256", "part_size_bytes")
         sink = io.BytesIO()
         with pq.ParquetWriter(
@@ -96,12 +96,12 @@ class Ledger:
             raise DamageError(f"ledger does not parse ({error})", value=where, fix=REBUILD) from error
 
     def seconds(self, status: str) -> float:
-        """Seconds of audio of the utterances with that status."""
+        """How many seconds of audio the utterances with that status have."""
         columns = (self.rows[name].to_pylist() for name in ("num_samples", "sample_rate", "status"))
         return sum(num / rate for num, rate, own in zip(*columns, strict=True) if own == status)
 
     def count(self, status: str) -> int:
-        """Utterances with that status."""
+        """How many utterances have that status."""
         return sum(value == status for value in self.rows["status"].to_pylist())
 
 
@@ -116,7 +116,7 @@ def sums_name(shard: str) -> str:
 
 
 def sha256(data: bytes) -> str:
-    """Hex digest."""
+    """The sha256 of some bytes, in hex."""
     return hashlib.sha256(data).hexdigest()
 
 
@@ -134,7 +134,7 @@ def publish_part(archive_uri: str, part: bytes, ledger: Ledger) -> None:
 
 
 def read_ledger(archive_uri: str, shard: str) -> Ledger:
-    """The ledger of a shard. Raises NotFoundError, DamageError."""
+    """Read the ledger of a shard. Raises NotFoundError, DamageError."""
     archive, name = Folder(archive_uri), ledger_name(shard)
     return Ledger.decode(archive.read(name), archive.join(name))
 

@@ -84,7 +84,7 @@ class Packing:
 
     @property
     def num_groups(self) -> int:
-        """Tokens a frame, G = ceil(num_dims / group_size)."""
+        """Tokens per frame, G = ceil(num_dims / group_size)."""
         return -(-self.num_dims // self.group_size)
 
     @cached_property
@@ -114,7 +114,7 @@ class Packing:
         return np.array(rows, np.uint16)
 
     def pack(self, digits: NDArray[np.integer]) -> NDArray[np.uint16]:
-        """Digits [F, num_dims] to tokens uint16 [F, G].
+        """Pack digits [F, num_dims] into tokens uint16 [F, G].
 
         Raises:
             ValueError: another shape, or a digit outside 0 .. levels - 1.
@@ -133,7 +133,7 @@ class Packing:
         return tokens
 
     def unpack(self, tokens: NDArray[np.integer]) -> NDArray[np.uint8]:
-        """Tokens [F, G] to digits uint8 [F, num_dims]; the exact inverse of :meth:`pack`.
+        """Unpack tokens [F, G] into digits uint8 [F, num_dims]; the exact inverse of :meth:`pack`.
 
         Raises:
             ValueError: another shape, or a token that its position cannot take.

@@ -83,7 +83,7 @@ class ArchiveFormat:
             raise ValueError(f"unknown encoding {self.encoding!r}; expected one of {get_args(Encoding)}")
 
     def num_frames(self, num_samples: int, sample_rate: int) -> int:
-        """Frames of an utterance of ``num_samples`` at its own ``sample_rate``: resampled length, rounded up twice."""
+        """How many frames ``num_samples`` at their own ``sample_rate`` make: resampled length, rounded up twice."""
         resampled = -(-num_samples * self.model_sample_rate // sample_rate)
         return -(-resampled // self.hop_length)
 
@@ -223,7 +223,7 @@ def _untold_sources(index: pa.Table) -> pa.ChunkedArray:
 
 
 def open_part(source: Any, where: str, *, checked: bool = True) -> pq.ParquetFile:
-    """A part opened for reading with page checksums verified. Raises DamageError when the footer does not parse."""
+    """Open a part for reading with page checksums verified. Raises DamageError when the footer does not parse."""
     try:
         return pq.ParquetFile(source, page_checksum_verification=checked)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -234,12 +234,12 @@ REBUILD = "run `syllabary tokenize` again: it rebuilds the part"
 
 
 def row_tokens(table: pa.Table, num_groups: int) -> list[NDArray[np.uint16]]:
-    """Tokens [F, G] of every row of a table."""
+    """The tokens [F, G] of every row of a table."""
     return [flat.reshape(-1, num_groups) for flat in list_values(table["tokens"])]
 
 
 def list_values(column: pa.ChunkedArray) -> list[NDArray[Any]]:
-    """The lists of a column as numpy views."""
+    """The lists of a column, each as a numpy view of its values."""
     views: list[NDArray[Any]] = []
     for chunk in column.chunks:
         offsets = chunk.offsets.to_numpy()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -16,6 +17,8 @@ from syllabary.shards.archive.parts import REBUILD, ArchiveFormat, PartMetadata,
 from syllabary.shards.archive.where import Condition
 from syllabary.shards.errors import DamageError, FormatError, NotFoundError
 
+Place = tuple[int, Sequence[int]]  # a row group of a part, and rows in it
+
 
 class RangeReader(io.RawIOBase):
     """A file at a URI, read by exact range requests; counts what it fetches."""
@@ -27,15 +30,15 @@ class RangeReader(io.RawIOBase):
         self.bytes_read = 0
 
     def readable(self) -> bool:
-        """Always."""
+        """Whether it can be read: always."""
         return True
 
     def seekable(self) -> bool:
-        """Always."""
+        """Whether it can be moved in: always."""
         return True
 
     def tell(self) -> int:
-        """The position."""
+        """The position of the next byte to read."""
         return self._at
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
@@ -44,7 +47,7 @@ class RangeReader(io.RawIOBase):
         return self._at
 
     def read(self, size: int | None = -1) -> bytes:
-        """``size`` bytes, or all the rest."""
+        """Read ``size`` bytes, or all the rest."""
         left = max(self._size - self._at, 0)
         length = left if size is None or size < 0 else min(size, left)
         data = store.read_range(self._uri, self._at, length) if length else b""
@@ -102,7 +105,7 @@ class ArchiveReader:
     def scan(
         self, condition: Condition | None = None, columns: Sequence[str] | None = None, shards: Sequence[str] = ()
     ) -> Iterator[pa.Table]:
-        """The matching rows, a table a row group, in archive order; tables without rows are left out.
+        """Read the matching rows in archive order, one table per row group; tables without rows are left out.
 
         Row groups whose statistics exclude a match are not read; the columns of the condition are read first, the
         others only where a row matches.
@@ -111,35 +114,44 @@ class ArchiveReader:
             DamageError: a row group does not pass its checksums; it is named.
         """
         for shard in shards or self.shards:
-            with self._part(shard) as file:
-                for group in self._candidates(shard, file, condition):
-                    table = self._read_group(shard, file, group, condition, columns)
-                    if len(table):
-                        yield table
+            for _, table in self.find(shard, condition, columns):
+                yield table
 
-    def _read_group(
-        self,
-        shard: str,
-        file: pq.ParquetFile,
-        group: int,
-        condition: Condition | None,
-        columns: Sequence[str] | None,
-    ) -> pa.Table:
-        names = list(columns or file.schema_arrow.names)
+    def find(
+        self, shard: str, condition: Condition | None = None, columns: Sequence[str] | None = None
+    ) -> Iterator[tuple[Place, pa.Table]]:
+        """As :meth:`scan`, of one part: each table with the place of its rows, by which :meth:`take` reads them."""
+        with self._part(shard) as file:
+            for group in self._candidates(file, condition):
+                with self._counted(shard, group):
+                    rows = _matching(file, group, condition)
+                    table = _read_rows(file, (group, rows), columns) if rows else None
+                if table is not None:
+                    yield (group, rows), table
+
+    def take(self, shard: str, places: Iterable[Place], columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Read the rows at these places of a part, one table per row group, without any condition.
+
+        Raises:
+            DamageError: a row group does not pass its checksums; it is named.
+        """
+        with self._part(shard) as file:
+            for place in places:
+                with self._counted(shard, place[0]):
+                    table = _read_rows(file, place, columns)
+                yield table
+
+    @contextlib.contextmanager
+    def _counted(self, shard: str, group: int) -> Iterator[None]:
+        """The reading of a row group: counted, and named where it fails."""
         self.num_row_groups_read += 1
         try:
-            if condition is None:
-                return file.read_row_group(group, columns=names)
-            asked = file.read_row_group(group, columns=sorted(condition.columns))
-            rows = asked.append_column("row", pa.array(range(len(asked)), pa.int64())).filter(condition.expression)
-            if not len(rows):
-                return file.schema_arrow.empty_table().select(names)
-            return file.read_row_group(group, columns=names).take(rows["row"])
+            yield
         except (pa.ArrowException, OSError) as error:
             what = f"row group {group} of {part_name(shard)} is damaged ({error})"
             raise DamageError(what, value=self.uri, fix="run `syllabary verify`; " + REBUILD) from error
 
-    def _candidates(self, shard: str, file: pq.ParquetFile, condition: Condition | None) -> list[int]:
+    def _candidates(self, file: pq.ParquetFile, condition: Condition | None) -> list[int]:
         """Row groups that may hold a match, by their statistics."""
         if condition is None or file.metadata.num_row_groups == 0:
             return list(range(file.metadata.num_row_groups))
@@ -174,6 +186,22 @@ class _OpenPart:
     def __exit__(self, *_: object) -> None:
         assert self._file is not None
         self._reader.bytes_read += self._file.bytes_read
+
+
+def _matching(file: pq.ParquetFile, group: int, condition: Condition | None) -> Sequence[int]:
+    """The rows of a row group that meet the condition."""
+    everything = range(file.metadata.row_group(group).num_rows)
+    if condition is None:
+        return everything
+    asked = file.read_row_group(group, columns=sorted(condition.columns))
+    numbered = asked.append_column("row", pa.array(everything, pa.int64()))
+    return numbered.filter(condition.expression)["row"].to_pylist()
+
+
+def _read_rows(file: pq.ParquetFile, place: Place, columns: Sequence[str] | None) -> pa.Table:
+    group, rows = place
+    table = file.read_row_group(group, columns=list(columns or file.schema_arrow.names))
+    return table if len(rows) == len(table) else table.take(pa.array(rows, pa.int64()))
 
 
 def _footer_only(file: pq.ParquetFile) -> pa.BufferReader:

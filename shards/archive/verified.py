@@ -8,31 +8,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from syllabary.shards import outputs, store
 from syllabary.shards.errors import FormatError
+from syllabary.shards.folder import Folder
 
 RECORD = "verified.json"
 _FIX = "verify everything, without --new: it writes the record anew"
 
 
 def read_verified(archive_uri: str) -> dict[str, int] | None:
-    """Size in bytes of every part that was found intact, by shard; None where nobody has recorded it.
+    """Read which parts were found intact, as size in bytes by shard; None where nobody has recorded it.
 
     Raises:
         FormatError: the record is damaged.
     """
-    uri = store.join(archive_uri, RECORD)
-    if not store.exists(uri):
+    archive = Folder(archive_uri)
+    if not archive.exists(RECORD):
         return None
     try:
-        parts = outputs.read_json(uri).get("parts")
+        parts = archive.read_json(RECORD).get("parts")
     except FormatError:
         parts = None
     if not isinstance(parts, dict) or not all(isinstance(size, int) for size in parts.values()):
-        raise FormatError("a damaged record of verified parts", value=uri, fix=_FIX)
+        raise FormatError("a damaged record of verified parts", value=archive.join(RECORD), fix=_FIX)
     return parts
 
 
 def record_verified(archive_uri: str, parts: Mapping[str, int]) -> None:
     """Record the intact parts, size in bytes by shard."""
-    store.publish_bytes(store.join(archive_uri, RECORD), outputs.pretty_json({"parts": dict(parts)}))
+    Folder(archive_uri).publish_json(RECORD, {"parts": dict(parts)})

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from syllabary.shards import store
 from syllabary.shards.dataset.index import SPLITS
 from syllabary.shards.errors import ConflictError, FormatError
+from syllabary.shards.folder import Folder
 from syllabary.shards.ingest.config import IngestConfig
 from syllabary.shards.ingest.recordings import Recording
 from syllabary.shards.ingest.splits import split_of
@@ -120,7 +121,7 @@ def publish_plan(shards_uri: str, generation: int, plans: Iterable[ShardPlan]) -
         # some rows at a time: a million beside themselves as columns are too many
         for some in iter(lambda: list(itertools.islice(rows, _PLAN_ROWS)), []):
             writer.write_table(_plan_table(some))
-    store.publish_bytes(_plan_uri(shards_uri, generation), buffer.getvalue())
+    _plans(shards_uri).publish(f"{generation:06d}.parquet", buffer.getvalue())
 
 
 def _plan_table(rows: Sequence[tuple[ShardPlan, Recording]]) -> pa.Table:
@@ -129,13 +130,13 @@ def _plan_table(rows: Sequence[tuple[ShardPlan, Recording]]) -> pa.Table:
     return pa.table([pa.array(columns[field.name], field.type) for field in PLAN_SCHEMA], PLAN_SCHEMA)
 
 
-def _plan_uri(shards_uri: str, generation: int) -> str:
-    return store.join(shards_uri, "plan", f"{generation:06d}.parquet")
+def _plans(shards_uri: str) -> Folder:
+    return Folder(shards_uri) / "plan"
 
 
 def read_plans(shards_uri: str) -> list[list[ShardPlan]]:
     """The generations there are, oldest first. Locations are not stored: see :func:`located`. Raises FormatError."""
-    return [_read_plan(entry.uri) for entry in store.list_files(store.join(shards_uri, "plan"), suffix=".parquet")]
+    return [_read_plan(entry.uri) for entry in _plans(shards_uri).list(suffix=".parquet")]
 
 
 def _read_plan(uri: str) -> list[ShardPlan]:

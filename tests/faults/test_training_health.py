@@ -268,7 +268,7 @@ def test_other_limits_are_the_same_run(shards, tmp_path):
 
 def test_a_code_most_of_whose_dims_never_move_is_told():
     from syllabary.workers.training.history import Validation
-    from syllabary.workers.training.watches.warnings import codec_warnings
+    from syllabary.workers.training.watches.training_warnings import codec_warnings
 
     told = [
         [

@@ -10,7 +10,7 @@ import io
 import itertools
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,11 +21,10 @@ from numpy.typing import NDArray
 from syllabary.shards import audio
 from syllabary.shards.archive import parts as token_archive
 from syllabary.shards.archive.packing import Packing
-from syllabary.shards.archive.reader import ArchiveReader
-from syllabary.shards.archive.where import Condition
+from syllabary.shards.archive.reader import ArchiveReader, Place
 from syllabary.shards.errors import DamageError, InputError, SyllabaryError
 from syllabary.shards.folder import Folder
-from syllabary.workers.archive.selection import joins, selection
+from syllabary.workers.archive.selection import joins
 from syllabary.workers.cluster.actors import refused
 from syllabary.workers.cluster.memory import keep_freed_memory
 from syllabary.workers.control.jobs import RestoreJob
@@ -48,35 +47,35 @@ class Clip:
 
     @property
     def num_samples(self) -> int:
-        """Of the file."""
+        """How many samples the file has."""
         return int(self.rows[0]["num_samples"]) if self.span is None else self.span[1] - self.span[0]
 
 
 @dataclass(frozen=True)
 class Restorer:
-    """What restoring any shard of a job needs; ``present`` are the files that were there before."""
+    """Restores the shards of a job, one by one or many; ``present`` names the files that were there before."""
 
     job: RestoreJob
     reader: ArchiveReader
     tokenizer: Tokenizer
-    condition: Condition | None
     present: frozenset[str]
 
     @classmethod
-    def open(
-        cls, job: RestoreJob, reader: ArchiveReader, tokenizer: Tokenizer, condition: Condition | None
-    ) -> Restorer:
-        """The restorer of a job, for the rows that meet the condition (None for all)."""
+    def open(cls, job: RestoreJob, reader: ArchiveReader, tokenizer: Tokenizer) -> Restorer:
+        """Make the restorer of a job, and list the files that are already there."""
         present = frozenset(entry.name for entry in (Folder(job.out) / "audio").list())
-        return cls(job, reader, tokenizer, condition, present)
+        return cls(job, reader, tokenizer, present)
 
     def restore(
-        self, shards: Sequence[str], recordings: Counter[str], on_clip: Callable[[int], None] = lambda _: None
+        self,
+        places: Mapping[str, Sequence[Place]],
+        recordings: Counter[str],
+        on_clip: Callable[[int], None] = lambda _: None,
     ) -> Manifest:
-        """Publish the files of these shards; returns the manifest rows of their utterances.
+        """Publish the files of the selected rows; returns the manifest rows of their utterances.
 
         Args:
-            shards: names; all their selected rows are restored, in archive order.
+            places: of each shard, where its selected rows are; they are restored in this order.
             recordings: selected utterances of each recording in these shards.
             on_clip: called after each file with the number of utterances in it.
 
@@ -84,7 +83,7 @@ class Restorer:
             DamageError: a row group does not pass its checksums, or tokens do not decode.
             StorageError: the store fails.
         """
-        rows = itertools.islice(_rows(self.reader, self.condition, shards), recordings.total())
+        rows = _rows(self.reader, places)
         singles = (Clip(row["utterance_id"], [row]) for row in rows)
         manifest: Manifest = []
         for clip in _recordings(self.job, rows, recordings) if joins(self.job) else singles:
@@ -104,9 +103,10 @@ class Restorer:
 
 
 class ShardRestorer:
-    """The Ray actor: one tokenizer, one thread; called with ``{"shard", "recordings"}`` it restores that shard.
+    """The Ray actor: one tokenizer, one thread; called with ``{"shard", "places", "recordings"}`` it restores a shard.
 
-    ``recordings`` is a JSON object: selected utterances of each recording in the shard.
+    ``places`` is a JSON list of row groups and the selected rows in them, ``recordings`` a JSON object: how many
+    utterances of each recording are selected.
     """
 
     def __init__(self, job: str) -> None:
@@ -116,15 +116,16 @@ class ShardRestorer:
         keep_freed_memory()
         values = RestoreJob.model_validate_json(job)
         reader, tokenizer = ArchiveReader.open(values.archive), Tokenizer.load(values.tokenizer)
-        self._restorer = Restorer.open(values, reader, tokenizer, selection(values, reader.schema))
+        self._restorer = Restorer.open(values, reader, tokenizer)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Manifest rows as JSON and bytes read; ``error`` is the line of a failure of its ``kind``, or empty."""
+        """Restore a shard; returns manifest rows as JSON, what was read, and ``error`` and ``kind`` if it failed."""
         reader = self._restorer.reader
         before = reader.bytes_read, reader.num_row_groups_read
         found = {"shard": row["shard"], "error": "", "kind": "", "manifest": "[]"}
         try:
-            manifest = self._restorer.restore([str(row["shard"])], Counter(json.loads(str(row["recordings"]))))
+            places = {str(row["shard"]): json.loads(str(row["places"]))}
+            manifest = self._restorer.restore(places, Counter(json.loads(str(row["recordings"]))))
             found["manifest"] = json.dumps(manifest)
         except SyllabaryError as error:
             found |= refused(error)
@@ -161,9 +162,9 @@ def joined_clip(recording: str, rows: list[dict[str, Any]], start_s: float | Non
     return Clip(recording, rows, (start, stop))
 
 
-def _rows(reader: ArchiveReader, condition: Condition | None, shards: Sequence[str]) -> Iterator[dict[str, Any]]:
+def _rows(reader: ArchiveReader, places: Mapping[str, Sequence[Place]]) -> Iterator[dict[str, Any]]:
     groups = reader.format.packing.num_groups
-    for table in reader.scan(condition, _COLUMNS, shards):
+    for table in itertools.chain.from_iterable(reader.take(shard, own, _COLUMNS) for shard, own in places.items()):
         tokens = token_archive.row_tokens(table, groups)
         for row, own in zip(table.drop_columns("tokens").to_pylist(), tokens, strict=True):
             yield {**row, "tokens": own}

@@ -57,7 +57,7 @@ class EncodedRow:
 
 
 def archive_format(tokenizer: Tokenizer | TokenizerFiles, encoding: Encoding = "plain") -> ArchiveFormat:
-    """The archive format that a tokenizer writes in that encoding; its files say it without networks."""
+    """The format of an archive that this tokenizer writes in that encoding; its files suffice, without networks."""
     config, framing = tokenizer.config.model_dump(mode="json"), tokenizer.config.framing
     return ArchiveFormat(
         encoder_digest=tokenizer.digests.encoder,
@@ -72,7 +72,7 @@ def archive_format(tokenizer: Tokenizer | TokenizerFiles, encoding: Encoding = "
 def encode_shard(
     tokenizer: Tokenizer, shards_uri: str, shard: str, encoding: Encoding = "plain"
 ) -> tuple[bytes, Ledger]:
-    """Part bytes, in that encoding, and ledger of a shard.
+    """Encode a shard; returns the bytes of its part, in that encoding, and its ledger.
 
     Raises:
         DamageError: the shard's bytes are not what its index says.

@@ -55,12 +55,12 @@ class Utterance:
 
     @property
     def utterance_id(self) -> str:
-        """Of the utterance."""
+        """The utterance's name, the same in shards and archive."""
         return str(self.row["utterance_id"])
 
     @property
     def recording_id(self) -> str:
-        """Of the recording that it is cut from."""
+        """The name of the recording that it is cut from."""
         return str(self.row["recording_id"])
 
     @property
@@ -164,7 +164,7 @@ class Archive:
 
     @property
     def columns(self) -> list[str]:
-        """Of the rows, and so of conditions."""
+        """Names of the columns that a row has and a condition may use."""
         return list(self._reader.schema.names)
 
     def where(self, text: str) -> Archive:

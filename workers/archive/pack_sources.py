@@ -46,17 +46,17 @@ class Source:
 
     @property
     def size_bytes(self) -> int:
-        """Of its parts."""
+        """How many bytes its parts have in all."""
         return sum(self.reader.part_sizes.values())
 
     @property
     def parts_digest(self) -> str:
-        """Of the names and sizes of its parts."""
+        """A digest of the names and sizes of its parts."""
         return outputs.digest([[f"{shard}.parquet", size] for shard, size in self.reader.part_sizes.items()])
 
     @property
     def text_columns(self) -> list[str]:
-        """``text``, where the archive has it."""
+        """The columns of text to read: ``text``, where the archive has it."""
         return [name for name in ("text",) if name in self.reader.schema.names]
 
     def with_text(self, table: pa.Table, interleave: str) -> pa.Table:

@@ -43,8 +43,8 @@ def restore(job: RestoreJob) -> dict[str, Any]:
     num_workers = min(job.num_workers, len(selected.shards))
     if num_workers == 1 or (joins(job) and selected.is_divided):
         progress = Progress("restore", selected.num_utterances, "utterances")
-        restorer = Restorer.open(job, reader, Tokenizer(files), condition)
-        manifest = restorer.restore(list(selected.shards), selected.recordings, progress.add)
+        restorer = Restorer.open(job, reader, Tokenizer(files))
+        manifest = restorer.restore(selected.places, selected.recordings, progress.add)
         progress.finish()
     else:
         manifest = _restore_by_actors(job, reader, selected, num_workers)
@@ -57,7 +57,10 @@ def restore(job: RestoreJob) -> dict[str, Any]:
 def _restore_by_actors(job: RestoreJob, reader: ArchiveReader, selected: Selected, num_workers: int) -> Manifest:
     """Shard by shard over Ray; what the actors read is counted as the reader's."""
     progress = Progress("restore", selected.num_utterances, "utterances")
-    rows = [{"shard": shard, "recordings": json.dumps(own)} for shard, own in selected.shards.items()]
+    rows = [
+        {"shard": shard, "places": json.dumps(selected.places[shard], default=list), "recordings": json.dumps(own)}
+        for shard, own in selected.shards.items()
+    ]
     manifest: Manifest = []
     with ray_session(num_cpus=num_workers):
         for found in through_actors(ShardRestorer, (job.model_dump_json(),), rows, num_workers):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from syllabary.shards import outputs
-from syllabary.shards.archive.reader import ArchiveReader
+from syllabary.shards.archive.reader import ArchiveReader, Place
 from syllabary.shards.archive.where import Condition, parse_where
 from syllabary.shards.errors import InputError, NotFoundError
 from syllabary.workers.control.jobs import RestoreJob
@@ -48,20 +48,22 @@ class Selected:
 
     Attributes:
         shards: of each shard that holds any, how many selected utterances each recording has in it.
+        places: of each of these shards, where the selected rows are.
         digest: of the ids and checksums of the utterances.
     """
 
     shards: dict[str, Counter[str]]
+    places: dict[str, list[Place]]
     digest: str
 
     @property
     def recordings(self) -> Counter[str]:
-        """Selected utterances of each recording."""
+        """How many utterances of each recording are selected."""
         return sum(self.shards.values(), Counter())
 
     @property
     def num_utterances(self) -> int:
-        """Over all recordings."""
+        """How many utterances are selected in all."""
         return sum(own.total() for own in self.shards.values())
 
     @property
@@ -77,24 +79,26 @@ def select(job: RestoreJob, reader: ArchiveReader, condition: Condition | None) 
         NotFoundError: nothing is selected, or an id does not exist.
     """
     shards: dict[str, Counter[str]] = {}
+    places: dict[str, list[Place]] = {}
     missing, digest = set(job.ids), hashlib.sha256()
     left = job.limit
     for shard in reader.shards:
-        for table in reader.scan(condition, ["utterance_id", "recording_id", "crc32c"], [shard]):
+        for (group, rows), table in reader.find(shard, condition, ["utterance_id", "recording_id", "crc32c"]):
             kept = table.slice(0, left)
             ids = kept["utterance_id"].to_pylist()
             missing.difference_update(ids)
             shards.setdefault(shard, Counter()).update(kept["recording_id"].to_pylist())
+            places.setdefault(shard, []).append((group, rows[:left]))
             digest.update(outputs.canonical_json([ids, kept["crc32c"].to_pylist()]))
             left = None if left is None else left - len(kept)
             if left == 0:
-                return Selected(shards, digest.hexdigest())
+                return Selected(shards, places, digest.hexdigest())
     if missing:
         raise NotFoundError(f"{len(missing)} of {len(job.ids)} ids are not in the selection", value=min(missing))
     if not shards:
         what = job.where or job.recording or "everything"
         raise NotFoundError("no utterance is selected", value=what, fix=f"see what {job.archive} holds")
-    return Selected(shards, digest.hexdigest())
+    return Selected(shards, places, digest.hexdigest())
 
 
 def joins(job: RestoreJob) -> bool:

@@ -16,6 +16,7 @@ from typing import Any
 
 from syllabary.workers.control import log
 
+_UNITS = {"audio_s_per_s": "s of audio/s"}  # stand for people behind a figure, in place of its name before it
 _SEPARATOR = "\x1f"  # ASCII's unit separator: invisible where a line is shown as it is
 
 
@@ -49,7 +50,7 @@ class Reached:
         speed = f"{self.rate:,.0f}" if self.rate >= 10 else f"{self.rate:.2g}"  # "0/s" would say that it stands still
         parts = [
             f"{self.done:,.0f}/{self.total:,.0f} {self.unit}",
-            *(f"{name} {_figure(value)}" for name, value in self.figures.items()),
+            *(_figure(name, value) for name, value in self.figures.items()),
             f"{speed}/s",
             f"{left // 3600}:{left % 3600 // 60:02}:{left % 60:02} left",
             *([self.note] if self.note else []),
@@ -119,6 +120,7 @@ def _event(text: str) -> Reached | None:
         return None
 
 
-def _figure(value: float) -> str:
+def _figure(name: str, value: float) -> str:
     size = abs(value)
-    return f"{value:.4f}" if size < 10 else f"{value:.1f}" if size < 1000 else f"{value:,.0f}"
+    text = f"{value:.4f}" if size < 10 else f"{value:.1f}" if size < 1000 else f"{value:,.0f}"
+    return f"{text} {_UNITS[name]}" if name in _UNITS else f"{name} {text}"

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from syllabary.shards import outputs, store
+from syllabary.shards import outputs
 from syllabary.shards.dataset import index
 from syllabary.shards.errors import FormatError
+from syllabary.shards.folder import Folder
 from syllabary.workers.archive.encode_shard import archive_format
 from syllabary.workers.control.log import say
 from syllabary.workers.evaluation import behaviour
@@ -71,7 +72,7 @@ def write_report(evaluation: Evaluation) -> dict[str, Any]:
     Raises:
         FormatError: the tokenizer gave nothing on any utterance.
     """
-    job, items = evaluation.job, evaluation.selection.items
+    job, items, out = evaluation.job, evaluation.selection.items, Folder(evaluation.job.out)
     results, encoded = _results(evaluation)
     codecs: tuple[Codec, ...] = (
         Ours(evaluation.tokenizer, evaluation.title),
@@ -79,8 +80,8 @@ def write_report(evaluation: Evaluation) -> dict[str, Any]:
     )
     metrics = [metric for metric in METRICS if metric.name in evaluation.metrics]
     rows = ledger_rows(items, results, [codec.system for codec in codecs], metrics)
-    store.publish_bytes(store.join(job.out, SCORES), index.parquet_bytes(scores_table(rows)))
-    store.publish_bytes(store.join(job.out, LEDGER), index.parquet_bytes(ledger_table(rows)))
+    out.publish(SCORES, index.parquet_bytes(scores_table(rows)))
+    out.publish(LEDGER, index.parquet_bytes(ledger_table(rows)))
     checks = _checks(evaluation, encoded)
     rate = _rate(evaluation, results, encoded, checks)
     systems = tuple(_with_bitrates(codec.system, rate, results, evaluation) for codec in codecs)
@@ -128,9 +129,9 @@ def _speeches(evaluation: Evaluation, numbers: Sequence[int]) -> list[Speech]:
 
 def _checks(evaluation: Evaluation, encoded: Sequence[int]) -> dict[str, Any]:
     """Certificate, seams, the rank of the latents and what digits hold beside their place: made once."""
-    uri = store.join(evaluation.job.out, CERTIFICATE)
-    if store.exists(uri):
-        return outputs.read_json(uri)
+    out = Folder(evaluation.job.out)
+    if out.exists(CERTIFICATE):
+        return out.read_json(CERTIFICATE)
     tokenizer = evaluation.tokenizer
     say("evaluate", "the same utterances alone, in company, padded and with two threads")
     speeches = _speeches(evaluation, encoded[:_CERTIFIED])
@@ -141,7 +142,7 @@ def _checks(evaluation: Evaluation, encoded: Sequence[int]) -> dict[str, Any]:
         "effective_rank": _effective_rank(evaluation, speeches),
         "given_place": _given_place(evaluation, encoded)._asdict(),
     }
-    store.publish_bytes(uri, outputs.pretty_json(found))
+    out.publish_json(CERTIFICATE, found)
     return found
 
 
@@ -195,7 +196,7 @@ def _rate(
     salience = [np.asarray(results[n]["salience"], np.uint8) for n in encoded]
     form = archive_format(tokenizer)
     part = archive_part(selection.table(encoded), tokens, salience, form)
-    store.publish_bytes(store.join(evaluation.job.out, TOKENS), part)
+    Folder(evaluation.job.out).publish(TOKENS, part)
     duration_s = sum(selection.items[n].duration_s for n in encoded)
     placed = GivenPlace(**checks["given_place"])
     rates, rank = rates_of(tokenizer.config), checks["effective_rank"]
@@ -229,13 +230,13 @@ def _cost(evaluation: Evaluation, encoded: Sequence[int]) -> Cost | None:
     """Measured once and kept: a repeated run reports the same figures."""
     if not evaluation.job.measure_cost:
         return None
-    uri = store.join(evaluation.job.out, COST)
-    if store.exists(uri):
-        return Cost.model_validate_json(json.dumps(outputs.read_json(uri)))
+    out = Folder(evaluation.job.out)
+    if out.exists(COST):
+        return Cost.model_validate_json(json.dumps(out.read_json(COST)))
     say("evaluate", "time and memory of encoding and decoding")
     clip = _speeches(evaluation, encoded[:1])[0].samples
     cost = measure_cost(evaluation.job.tokenizer, clip, evaluation.cpu_s, evaluation.scored_s)
-    store.publish_bytes(uri, outputs.pretty_json(cost.model_dump(mode="json")))
+    out.publish_json(COST, cost.model_dump(mode="json"))
     return cost
 
 

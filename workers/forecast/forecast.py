@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from syllabary.shards import outputs, store
 from syllabary.shards.errors import ConfigError, ConflictError, InputError, first_fault
+from syllabary.shards.folder import Folder
 from syllabary.shards.ingest.decoding.decoder import MOST_FRAMES_A_BYTE
 from syllabary.shards.ingest.recordings import Recording
 from syllabary.shards.ingest.sources.folder import list_recordings
@@ -53,9 +54,10 @@ def plan(job: PlanJob) -> dict[str, Any]:
         values["killed_attempts"] = killed_attempts(job.run)
     text = page(values)
     if job.out is not None:
-        store.publish_bytes(store.join(job.out, PLAN), outputs.pretty_json(values))
-        store.publish_bytes(store.join(job.out, PAGE), text.encode())
-        say("plan", f"wrote {store.join(job.out, PAGE)}")
+        out = Folder(job.out)
+        out.publish_json(PLAN, values)
+        out.publish(PAGE, text.encode())
+        say("plan", f"wrote {out.join(PAGE)}")
     return {"plan": values, "text": text}
 
 
@@ -74,7 +76,7 @@ def _require_same_recipe(run: str, planned: Mapping[str, Any]) -> None:
 def _stored(job: PlanJob) -> dict[str, Any]:
     if job.out is None:
         raise InputError("a run to compare, but no plan", fix="give --out, where the plan was stored")
-    return outputs.read_json(store.join(job.out, PLAN))
+    return Folder(job.out).read_json(PLAN)
 
 
 def _predicted(job: PlanJob) -> dict[str, Any]:

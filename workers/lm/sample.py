@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from syllabary.shards import audio, outputs, store
+from syllabary.shards import audio, outputs
 from syllabary.shards.errors import ConflictError, InputError
+from syllabary.shards.folder import Folder
 from syllabary.workers.control.jobs import LmSampleJob
 from syllabary.workers.control.progress import Progress
 from syllabary.workers.lm.blocks_data import Vocabulary
@@ -61,15 +62,15 @@ def lm_sample(job: LmSampleJob) -> dict[str, Any]:
     num_frames = max(1, round(job.duration_s * loaded.vocabulary.frames_per_s))
     num_samples = num_frames * tokenizer.framing.hop_length
     progress = Progress(STAGE, job.num_samples, "samples")
-    files = []
+    out, files = Folder(job.out), []
     for number in range(job.num_samples):
         torch.manual_seed(job.seed + number)
         tokens = sample_tokens(loaded.model, loaded.vocabulary, num_frames, job.temperature, job.top_p)
         sound = tokenizer.decode(tokens, num_samples, packing=loaded.vocabulary.packing)
         files.append(f"samples/{number:03}.flac")
-        store.publish_bytes(store.join(job.out, files[-1]), audio.encode_flac(sound, tokenizer.sample_rate))
+        out.publish(files[-1], audio.encode_flac(sound, tokenizer.sample_rate))
         told = {"packing": str(loaded.vocabulary.packing), "tokens": tokens.reshape(-1).tolist()}
-        store.publish_bytes(store.join(job.out, f"samples/{number:03}.json"), outputs.canonical_json(told))
+        out.publish(f"samples/{number:03}.json", outputs.canonical_json(told))
         progress.add(1)
     progress.finish()
     result = {"files": files, "duration_s": num_samples / tokenizer.sample_rate}

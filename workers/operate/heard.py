@@ -10,9 +10,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from syllabary.shards import audio, store
+from syllabary.shards import audio
 from syllabary.shards.dataset import index, wds
 from syllabary.shards.errors import InputError
+from syllabary.shards.folder import Folder
 from syllabary.workers.control.run_layout import PipelineLayout
 from syllabary.workers.report.summary_page import Heard, heard
 from syllabary.workers.tokenizer.encode_files import token_file_of
@@ -31,7 +32,8 @@ def listen(run: PipelineLayout, begun_with: str | None) -> list[Heard]:
         run: whose restored audio.
         begun_with: URI of the tokenizer that it began with, to be heard beside its own; None for none.
     """
-    manifest = io.BytesIO(store.read_bytes(store.join(run.restored, "manifest.parquet")))
+    restored = Folder(run.restored)
+    manifest = io.BytesIO(restored.read("manifest.parquet"))
     rows = [row for row in pq.read_table(manifest).to_pylist() if row["file"] is not None]
     short = [row for row in rows if row["num_samples"] <= MAX_S * row["sample_rate"]][:MOST]
     tokenizer = None if begun_with is None else Tokenizer.load(begun_with)
@@ -42,18 +44,19 @@ def listen(run: PipelineLayout, begun_with: str | None) -> list[Heard]:
         sounds = {ORIGINAL: original}
         if tokenizer is not None:
             sounds[f"{begun_with}, as it is"] = _before(run, tokenizer, row, original)
-        sounds[TRAINED] = store.read_bytes(store.join(run.restored, row["file"]))
+        sounds[TRAINED] = restored.read(row["file"])
         found.append(heard(row["utterance_id"], row["speaker"], sounds))
     return found
 
 
 def _before(run: PipelineLayout, tokenizer: Tokenizer, row: dict[str, Any], original: bytes) -> bytes:
     """Tokens of an utterance, and the sound that they give, both published; returns the sound as FLAC."""
+    before = Folder(run.root) / BEFORE
     samples, rate = audio.decode(original)
     tokens = token_file_of(tokenizer, samples, rate)
-    write_token_file(store.join(run.root, BEFORE, row["utterance_id"] + SUFFIX), tokens)
+    write_token_file(before.join(row["utterance_id"] + SUFFIX), tokens)
     sound = audio.encode_flac(tokenizer.decode(tokens.tokens, tokens.num_samples, rate), rate)
-    store.publish_bytes(store.join(run.root, BEFORE, row["utterance_id"] + ".flac"), sound)
+    before.publish(row["utterance_id"] + ".flac", sound)
     return sound
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from syllabary.shards import outputs, store
 from syllabary.shards.errors import InputError
+from syllabary.shards.folder import Folder
 from syllabary.shards.ingest import ledger as ingest_ledger
 from syllabary.workers.control.jobs import SummaryJob
 from syllabary.workers.control.log import say
@@ -33,21 +34,21 @@ def summarize(job: SummaryJob) -> dict[str, Any]:
         InputError: a stage is not complete, or the tokenizer that the run began with has changed.
     """
     run = PipelineLayout(store.normalize(job.run))
+    root = Folder(run.root)
     claim = outputs.read_claim(run.root, "run")
     recipe, begun_with = validate(claim["config"]), tokenizer_begun_with(claim)
     done = {name: _done(getattr(run, name)) for name in ("shards", "pretrain", "codec", "archive", "restored")}
     losses = {stage: str(done[stage]["headline"]) for stage in TRAININGS}
     for stage, loss in losses.items():
-        picture = store.read_bytes(store.join(getattr(run, stage), "curves", f"{loss}.png"))
-        store.publish_bytes(store.join(run.root, "curves", f"{stage}.png"), picture)
+        root.publish(f"curves/{stage}.png", Folder(getattr(run, stage)).read(f"curves/{loss}.png"))
     learned = {stage: _history(getattr(run, stage)).validations() for stage in losses}
     estoi, heard = held_out_estoi(run.shards, run.tokenizer)
     headline = _corpus(recipe, done) | _learned(run, recipe, learned, losses["codec"])
     headline |= {"heard": heard} | _before(run, begun_with) | {"warnings": warnings_in_force(done)}
-    store.publish_bytes(store.join(run.root, "summary.md"), _summary(run, recipe, done, headline).encode())
+    root.publish("summary.md", _summary(run, recipe, done, headline).encode())
     page = render_summary(f"Pipeline run, recipe {recipe.name}", headline, listen(run, begun_with))
-    store.publish_bytes(store.join(run.root, PAGE), page)
-    say("summary", f"wrote {store.join(run.root, 'summary.md')} and {PAGE}")
+    root.publish(PAGE, page)
+    say("summary", f"wrote {root.join('summary.md')} and {PAGE}")
     return {"headline": headline, "figures": _figures(learned, estoi)}
 
 
@@ -60,7 +61,7 @@ def _before(run: PipelineLayout, begun_with: str | None) -> dict[str, str]:
 
 
 def _history(run: str) -> History:
-    return History.from_parquet(store.read_bytes(store.join(run, METRICS)))
+    return History.from_parquet(Folder(run).read(METRICS))
 
 
 def _done(uri: str) -> dict[str, Any]:
@@ -117,7 +118,7 @@ def _utterances(shards: dict[str, Any]) -> int:
 
 
 def _summary(run: PipelineLayout, recipe: Recipe, done: dict[str, dict[str, Any]], headline: dict[str, str]) -> str:
-    tokenizer = outputs.read_json(store.join(run.tokenizer, "config.json"))
+    tokenizer = Folder(run.tokenizer).read_json("config.json")
     rates, framing = rates_of(recipe.model), recipe.model.framing
     lines = [
         f"# Pipeline run, recipe `{recipe.name}`", "",

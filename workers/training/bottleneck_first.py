@@ -60,7 +60,7 @@ from syllabary.workers.training.engine import (
 from syllabary.workers.training.history import Validation
 from syllabary.workers.training.initial_weights import HEAD_FILE
 from syllabary.workers.training.rank import RankSetup, run_rank
-from syllabary.workers.training.watches.warnings import JUDGED_BY_EAR, JUDGED_BY_RATE, Warned, codec_warnings
+from syllabary.workers.training.watches.training_warnings import JUDGED_BY_EAR, JUDGED_BY_RATE, Warned, codec_warnings
 
 
 def train_codec_rank(job: RankJob) -> None:

@@ -87,7 +87,7 @@ from syllabary.workers.training.watches.token_gain import (
     tokens_to_try,
     try_tokens,
 )
-from syllabary.workers.training.watches.warnings import Warned, codec_warnings
+from syllabary.workers.training.watches.training_warnings import Warned, codec_warnings
 
 SAMPLES = "samples"
 

@@ -53,7 +53,7 @@ from syllabary.workers.training.watches.health import (
     per_dim,
     place_health,
 )
-from syllabary.workers.training.watches.warnings import Warned, Watched, warnings_of
+from syllabary.workers.training.watches.training_warnings import Warned, Watched, warnings_of
 
 COLLAPSED_STD, _MIN_STD = 0.01, 1e-3
 

@@ -30,7 +30,7 @@ from syllabary.workers.training.engine import gather_from_ranks, holds_finite_we
 from syllabary.workers.training.engine_files import load_engines, save_engines
 from syllabary.workers.training.history import History, Validation
 from syllabary.workers.training.throughput import Pace
-from syllabary.workers.training.watches.warnings import Warned, summed_up
+from syllabary.workers.training.watches.training_warnings import Warned, summed_up
 from syllabary.workers.training.watches.words import in_short
 
 CURVES = "curves"

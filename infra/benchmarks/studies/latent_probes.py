@@ -24,7 +24,7 @@ from torch import Tensor
 
 from syllabary.model.encoder import Encoder
 from syllabary.model.measures.loudness import loudness_gain
-from syllabary.shards import outputs, store
+from syllabary.shards.folder import Folder
 from syllabary.workers.recipes.recipe import Recipe, validate
 from syllabary.workers.training.data.loader import Utterances
 
@@ -147,9 +147,10 @@ def _mel_filters() -> Tensor:
 
 def encoder_of(run: str) -> tuple[Encoder, Recipe]:
     """The encoder that a complete stage-1 or stage-2 run published, and its recipe."""
-    recipe = validate(outputs.read_json(store.join(run, "config.json")))
-    name = next(n for n in ("encoder.safetensors", "codec.safetensors") if store.exists(store.join(run, n)))
-    state = from_safetensors(store.read_bytes(store.join(run, name)))
+    folder = Folder(run)
+    recipe = validate(folder.read_json("config.json"))
+    name = next(n for n in ("encoder.safetensors", "codec.safetensors") if folder.exists(n))
+    state = from_safetensors(folder.read(name))
     if name.startswith("codec"):
         state = {k.removeprefix("encoder."): v for k, v in state.items() if k.startswith("encoder.")}
     encoder = Encoder(recipe.model.encoder)

@@ -45,6 +45,22 @@ def test_columns_that_no_row_needs_are_not_fetched(archive: str) -> None:
     assert light.bytes_read < full.bytes_read
 
 
+@pytest.mark.parametrize("where", [None, "num_samples > 20000 and speaker = '101'"])
+def test_rows_that_were_found_are_taken_without_their_condition(archive: str, where: str | None) -> None:
+    reader = ArchiveReader.open(archive)
+    condition = parse_where(where, reader.schema) if where else None
+    columns = ["utterance_id", "tokens"]
+    found = {shard: list(reader.find(shard, condition, columns)) for shard in reader.shards}
+    assert any(found.values())
+    for shard, own in found.items():
+        taken = list(reader.take(shard, [place for place, _ in own], columns))
+        assert [table.to_pylist() for table in taken] == [table.to_pylist() for _, table in own]
+    (place, _), *_ = next(filter(None, found.values()))
+    before = reader.num_row_groups_read
+    (some,) = reader.take(next(shard for shard in found if found[shard]), [(place[0], place[1][:2])], ["utterance_id"])
+    assert len(some) == 2 and reader.num_row_groups_read == before + 1
+
+
 def test_a_missing_part_is_refused_once_the_archive_is_complete(tmp_path: Path) -> None:
     make_archive(str(tmp_path))
     outputs.mark_done(str(tmp_path), {"num_parts": 3})

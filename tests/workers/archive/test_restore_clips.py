@@ -46,10 +46,10 @@ def restorer(out: Path, rows: list[tuple[str, int, int, float]], **values: objec
         }
     )
     reader = SimpleNamespace(
-        format=SimpleNamespace(packing=PACKING), scan=lambda *_: iter([table.slice(0, 2), table.slice(2)])
+        format=SimpleNamespace(packing=PACKING), take=lambda *_: iter([table.slice(0, 2), table.slice(2)])
     )
     job = RestoreJob(archive="a", tokenizer="t", out=str(out), audio_format="wav", **values)
-    return Restorer(job, reader, Levels(), None, frozenset())
+    return Restorer(job, reader, Levels(), frozenset())
 
 
 def sound(out: Path, name: str) -> np.ndarray:
@@ -58,7 +58,7 @@ def sound(out: Path, name: str) -> np.ndarray:
 
 
 def test_joined_utterances_lie_in_their_time_and_a_later_one_covers_an_earlier(tmp_path: Path) -> None:
-    manifest = restorer(tmp_path, ROWS, join=True).restore(["s"], Counter({"r": 3, "q": 1}))
+    manifest = restorer(tmp_path, ROWS, join=True).restore({"s": []}, Counter({"r": 3, "q": 1}))
     expected = np.zeros(100)
     expected[0:20], expected[40:70], expected[70:100] = 0.25, 0.5, 0.75
     np.testing.assert_allclose(sound(tmp_path, "r"), expected, atol=1e-4)
@@ -68,7 +68,7 @@ def test_joined_utterances_lie_in_their_time_and_a_later_one_covers_an_earlier(t
 
 
 def test_single_utterances_are_told_in_the_archives_order(tmp_path: Path) -> None:
-    manifest = restorer(tmp_path, ROWS).restore(["s"], Counter({"r": 3, "q": 1}))
+    manifest = restorer(tmp_path, ROWS).restore({"s": []}, Counter({"r": 3, "q": 1}))
     assert [row["utterance_id"] for row in manifest] == ["r@70", "q@10", "r@0", "r@40"]
     assert {row["offset_in_file"] for row in manifest} == {0}
     np.testing.assert_allclose(sound(tmp_path, "r@40"), np.full(40, 0.5), atol=1e-4)
@@ -76,8 +76,8 @@ def test_single_utterances_are_told_in_the_archives_order(tmp_path: Path) -> Non
 
 def test_utterances_of_two_rates_cannot_be_joined(tmp_path: Path) -> None:
     wanted = restorer(tmp_path, ROWS, join=True)
-    table = pa.concat_tables(wanted.reader.scan())
+    table = pa.concat_tables(wanted.reader.take())
     rates = table.set_column(5, table.schema.field("sample_rate"), pa.array([100, 100, 50, 100], pa.int32()))
-    wanted.reader.scan = lambda *_: iter([rates])
+    wanted.reader.take = lambda *_: iter([rates])
     with pytest.raises(InputError, match="several rates"):
-        wanted.restore(["s"], Counter({"r": 3, "q": 1}))
+        wanted.restore({"s": []}, Counter({"r": 3, "q": 1}))

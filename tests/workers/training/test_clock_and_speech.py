@@ -25,7 +25,7 @@ from syllabary.workers.training.history import Validation
 from syllabary.workers.training.jepa import JepaStage, validate_jepa
 from syllabary.workers.training.watches.frames import held_out_frames
 from syllabary.workers.training.watches.health import input_health
-from syllabary.workers.training.watches.warnings import codec_warnings
+from syllabary.workers.training.watches.training_warnings import codec_warnings
 from tests.helpers.small_models import CONFIGS, HOP
 from tests.helpers.training_testing import training_recipe
 

@@ -38,7 +38,7 @@ def test_how_far_a_training_is_says_rate_and_time_left():
     measures = Measures(step_s=0.5, data_wait_fraction=0.1, audio_s=8.0, audio_s_per_s=1234.0, eta_s=3725.0)
     reached = measures.reached("pretrain", 1200, 24_000, {"loss": 0.1234})
     assert (reached.stage, reached.done, reached.total, reached.rate) == ("pretrain", 1200, 24_000, 2.0)
-    assert str(reached) == "1,200/24,000 steps · loss 0.1234 · audio_s_per_s 1,234 · 2/s · 1:02:05 left"
+    assert str(reached) == "1,200/24,000 steps · loss 0.1234 · 1,234 s of audio/s · 2/s · 1:02:05 left"
     assert measures.as_metrics() == pytest.approx(
         {"step_s": 0.5, "data_wait_fraction": 0.1, "audio_s_per_s": 1234.0, "eta_s": 3725.0}
     )

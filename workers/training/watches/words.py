@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from syllabary.workers.training.watches.warnings import SWAPS
+from syllabary.workers.training.watches.training_warnings import SWAPS
 
 Values = Mapping[str, float]
 _UNKNOWN = "not known (too few held-out clips, or nothing that moves)"

@@ -9,7 +9,7 @@ import pytest
 from syllabary.workers.recipes.training import CodecTrainConfig, WatchConfig
 from syllabary.workers.training.bottleneck_first import PhasedCodecStage
 from syllabary.workers.training.history import History, Validation
-from syllabary.workers.training.watches.warnings import Warned, Watched, summed_up, warnings_of
+from syllabary.workers.training.watches.training_warnings import Warned, Watched, summed_up, warnings_of
 from tests.helpers.training_testing import phased_recipe, training_recipe
 
 TRAIN = training_recipe(codec__num_steps=100, codec__optimizer__warmup_steps=20).codec
