@@ -7,7 +7,7 @@ Each frame begins at phase 0, which moves its pitch by at most half a cycle a fr
 sample depends on pitches near it alone, and chunks of a clip decode to what the whole clip decodes to; and nothing is
 drawn, so tokens decode to the same samples every time.
 
-Phases are computed in double precision, so that what last bits do to a pitch is all that libraries and chunks differ in.
+Phases are computed in double precision: a frame has up to 190 cycles, and its harmonics turn many times as often.
 """
 
 from __future__ import annotations

@@ -31,8 +31,8 @@ SHORT = {
     "num_steps": 6, "num_workers": 1, "micro_batch_size": 2, "validate_every": 3, "num_validation_utterances": 4,
     "log_every": 1, "checkpoint_every": 6, "precision": "fp32",
 }  # fmt: skip
-# At the recipes' own rates what vector units round differently grows to 3e-4 within six steps (of the paper's stage 1, too,
-# whose gradient is 200 and more).
+# At the recipes' own rates what vector units round differently grows to 3e-4 within six steps: the gradient of the
+# paper's stage 1 is 200 and more.
 # Of the spectral codec's nine steps three are the bottleneck's; in the last five the discriminators judge, and learn in
 # every other one.
 LESS_STEEP = {
