@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from syllabary.shards.dataset.index import read_index
-from syllabary.shards.ingest.recordings import extra_json
+from syllabary.shards.ingest.recordings import RecordingError, extra_json
+from syllabary.shards.ingest.sources.folder import Layout, require_sidecar, speaker_of
+from syllabary.shards.ingest.sources.librilight import Sidecar, parse_sidecar
 from tests.helpers.ingest_testing import RATE, config, librilight_json, shard, tone, write_librilight_file
 
 
@@ -82,3 +84,43 @@ def test_a_cut_recording_with_one_stretch_of_speech_keeps_its_text(tmp_path: Pat
 )
 def test_extra_is_one_json_object_or_nothing(values: dict[str, Any], expected: str | None) -> None:
     assert extra_json(values) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "layout", "speaker"),
+    [
+        ("100/emma/a.flac", "librilight", "100"), ("small/100/emma/a.flac", "librilight", "100"),
+        ("100/a.flac", "librilight", "100"), ("a.flac", "librilight", "unknown"),
+        ("100/emma/a.flac", "folder", "100"), ("small/100/emma/a.flac", "folder", "small"),
+        ("100/a.flac", "folder", "100"), ("a.flac", "folder", "unknown"),
+    ],
+)  # fmt: skip
+def test_the_speaker_is_above_the_book_in_librilight_and_the_first_folder_elsewhere(
+    name: str, layout: Layout, speaker: str
+) -> None:
+    assert speaker_of(name, layout) == speaker
+
+
+MARKED = parse_sidecar(json.dumps(librilight_json([[0, 2]])).encode())
+UNMARKED = parse_sidecar(b'{"speaker": "s1"}')
+
+
+@pytest.mark.parametrize(
+    ("said", "layout", "coverage", "missing"),
+    [
+        (None, "librilight", "speech", "missing JSON"),
+        (UNMARKED, "librilight", "speech", "JSON without voice_activity"),
+        (MARKED, "librilight", "speech", None),
+        (None, "librilight", "all", None),
+        (UNMARKED, "librilight", "all", None),
+        (None, "folder", "speech", None),
+    ],
+)
+def test_voice_activity_is_asked_of_librilight_where_it_says_what_is_taken(
+    said: Sidecar | None, layout: Layout, coverage: str, missing: str | None
+) -> None:
+    if missing is None:
+        require_sidecar(said, layout, config(coverage=coverage))
+        return
+    with pytest.raises(RecordingError, match=f"^{missing}$"):
+        require_sidecar(said, layout, config(coverage=coverage))

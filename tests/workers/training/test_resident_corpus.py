@@ -131,6 +131,12 @@ def test_the_longer_utterances_alone_give_clips_without_padding(shards) -> None:
         corpus.of_at_least(9000)
 
 
+def test_an_utterance_of_just_that_length_is_long_enough() -> None:
+    corpus = ResidentCorpus([np.full(n, n, np.int16) for n in (5, 4, 3)], CPU)
+    assert corpus.of_at_least(4).lengths.tolist() == [5, 4]
+    assert corpus.of_at_least(5).lengths.tolist() == [5]
+
+
 def test_another_speed_is_that_of_the_ordinary_loader_to_interpolation(shards) -> None:
     clips = ClipMaker(960, 120, AugmentConfig(speed_percent=12))
     read, kept = _both(shards, clips, RankShare(0, 1, 4, 1))
