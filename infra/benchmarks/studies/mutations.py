@@ -46,7 +46,8 @@ TARGETS = {
     "shards": (
         "tests/shards", "tests/property", "tests/workers/archive", "tests/golden/test_archive_golden.py",
         "tests/golden/test_ingest_golden.py", "tests/faults/test_object_store.py",
-        "tests/faults/test_ingest_bad_input.py", "tests/faults/test_ingest_storage.py", "tests/workers/ingest",
+        "tests/faults/test_ingest_bad_input.py", "tests/faults/test_ingest_storage.py",
+        "tests/faults/test_safety.py", "tests/workers/ingest",
     ),
     "workers/archive": ("tests/workers/archive", "tests/shards", "tests/property"),
     "workers/training": (

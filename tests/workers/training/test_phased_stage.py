@@ -10,9 +10,13 @@ import torch
 from torch import nn
 
 from syllabary.model.averaging import Averaged
+from syllabary.model.bottleneck import Bottleneck
+from syllabary.model.codec import Codec
+from syllabary.workers.training import bottleneck_first
 from syllabary.workers.training.bottleneck_first import PhasedCodecStage
 from syllabary.workers.training.codec import Share
 from syllabary.workers.training.data.clips import Batch
+from syllabary.workers.training.initial_weights import InitialWeights
 from tests.helpers.training_testing import phased_recipe
 
 
@@ -85,3 +89,32 @@ def test_the_average_follows_what_learns_in_each_phase(is_first_phase: bool, fra
     parts = dict(stage._bottleneck.average.named_children()) | {"vocoder": stage._vocoder.average}
     found = {name: float(part.weight) for name, part in parts.items()}
     assert found == {name: pytest.approx(10 if name in moved else 1) for name in parts}
+
+
+@pytest.mark.parametrize(("crop_s", "positions"), [(0.24, 4), (0.06, 1), (0.001, 1)])
+def test_crops_are_as_long_as_asked_in_features_and_samples(crop_s: float, positions: int) -> None:
+    """At 2,000 Hz a position of 120 samples is 0.06 s."""
+    stage = stage_of(codec__vocoder__crop_s=crop_s, codec__vocoder__crops_per_clip=3)
+    stage._vocoder = SimpleNamespace(live=SimpleNamespace(samples_per_position=120))
+    places = torch.arange(10.0)
+    features = places.expand(2, 5, 10)
+    waveform = places.repeat_interleave(120).expand(2, 1200)  # each sample says its position
+    crops, sound = stage._crops(features, Batch(waveform, torch.tensor([1200, 700]), ()))
+    assert crops.shape == (6, 5, positions) and sound.shape == (6, 120 * positions)
+    assert torch.equal(crops[:, 0].repeat_interleave(120, dim=1), sound)
+    assert float(crops[1::2].max()) <= 5, "the second clip has 5.8 positions"
+
+
+@pytest.mark.parametrize("has_head", [True, False])
+def test_the_head_begins_as_the_source_has_it(monkeypatch: pytest.MonkeyPatch, has_head: bool) -> None:
+    def begun(codec: Codec, setup: Any) -> InitialWeights:
+        decoder = setup.job.recipe.model.decoder
+        head = Bottleneck(codec, decoder).head.state_dict()
+        return InitialWeights({}, {}, {name: torch.full_like(w, 0.25) for name, w in head.items()} if has_head else {})
+
+    monkeypatch.setattr(bottleneck_first, "begin_codec", begun)
+    monkeypatch.setattr(PhasedCodecStage, "_build_engines", lambda self: {})
+    setup: Any = SimpleNamespace(job=SimpleNamespace(recipe=phased_recipe()), device=torch.device("cpu"))
+    stage = PhasedCodecStage(setup)
+    for head in (stage._bottleneck.live.head, stage._bottleneck.average.head):
+        assert all((weight == 0.25).all() == has_head for weight in head.state_dict().values())

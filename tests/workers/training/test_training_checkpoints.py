@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from syllabary.shards import store
-from syllabary.shards.errors import FormatError, UnavailableError
+from syllabary.shards.errors import FormatError, StorageError, UnavailableError
 from syllabary.workers.training import engine_files
 from syllabary.workers.training.checkpoints import MANIFEST, CheckpointStore, Manifest
 from syllabary.workers.training.data.epoch_order import mix
-from syllabary.workers.training.engine_files import needs_universal
+from syllabary.workers.training.engine_files import needs_universal, save_engines
 from syllabary.workers.training.history import History
 
 
@@ -168,3 +168,17 @@ def test_a_checkpoint_is_converted_where_zero_split_it_over_another_number_of_ra
 ):
     monkeypatch.setattr(engine_files, "world", lambda: (0, read_by))
     assert needs_universal(zero_stage, written_by) is needed
+
+
+def test_what_storage_refuses_of_a_checkpoint_is_a_line_and_no_exception(checkpoints, monkeypatch):
+    history = History()
+    history.add(1, "train", {"loss": 0.5})
+    (stored,) = save_engines({}, checkpoints, 2, history)
+    assert stored.name == "metrics.parquet"
+    assert History.from_parquet(store.read_bytes(checkpoints.of_step(2).join("metrics.parquet"))).rows == history.rows
+
+    def refused(*_: object) -> None:
+        raise StorageError("the bucket is full")
+
+    monkeypatch.setattr(CheckpointStore, "put_file", refused)
+    assert save_engines({}, checkpoints, 4, history) == "the bucket is full"
