@@ -77,6 +77,15 @@ def test_noise_has_the_asked_level_and_none_beyond_the_clip(shards) -> None:
         assert not row[n:].any()
 
 
+def test_what_a_gain_lifts_beyond_full_scale_is_cut_off_there() -> None:
+    corpus = ResidentCorpus([np.tile(np.array([-32768, 32767], np.int16), 600)] * 16, CPU)
+    batch = corpus.batch([Slot(n, n) for n in range(16)], ClipMaker(1200, 120, AugmentConfig(gain_db=6)))
+    peaks = torch.stack([-batch.waveform.amin(dim=1), batch.waveform.amax(dim=1)])
+    assert float(peaks.max()) == 1
+    is_cut = (peaks == 1).all(dim=0)
+    assert 0 < int(is_cut.sum()) < 16, "gains are drawn on both sides of one"
+
+
 def test_an_utterance_that_cannot_be_read_is_replaced_as_by_the_ordinary_loader(tmp_path) -> None:
     shards = write_training_shards(str(tmp_path / "shards"), shards=1)
     row = Utterances(shards, "train", RATE).row(5)
