@@ -14,7 +14,17 @@ from syllabary.shards.dataset.index import read_index
 from syllabary.shards.ingest.recordings import RecordingError, extra_json
 from syllabary.shards.ingest.sources.folder import Layout, require_sidecar, speaker_of
 from syllabary.shards.ingest.sources.librilight import Sidecar, parse_sidecar
-from tests.helpers.ingest_testing import RATE, config, librilight_json, shard, tone, write_librilight_file
+from tests.helpers.ingest_testing import (
+    RATE,
+    config,
+    flac_bytes,
+    librilight_json,
+    make_tar,
+    outcomes,
+    shard,
+    tone,
+    write_librilight_file,
+)
 
 
 def rows_of(out: Path) -> list[dict[str, Any]]:
@@ -99,6 +109,14 @@ def test_the_speaker_is_above_the_book_in_librilight_and_the_first_folder_elsewh
     name: str, layout: Layout, speaker: str
 ) -> None:
     assert speaker_of(name, layout) == speaker
+
+
+def test_what_lacks_its_json_in_a_tar_of_librilight_is_told_at_its_end(tmp_path: Path) -> None:
+    members = {f"s/b/{name}.flac": flac_bytes(tone(2, seed=n)) for n, name in enumerate("ac")}
+    make_tar(tmp_path / "a.tar", {"s/b/a.json": json.dumps(librilight_json([[0, 2]])).encode()} | members)
+    shard(tmp_path / "a.tar", tmp_path / "out")
+    assert outcomes(tmp_path / "out", "s/b/a") == {("shard", "")}
+    assert outcomes(tmp_path / "out", "s/b/c") == {("quarantined", "missing JSON")}
 
 
 MARKED = parse_sidecar(json.dumps(librilight_json([[0, 2]])).encode())
