@@ -49,6 +49,26 @@ def test_a_failed_writer_leaves_nothing_and_keeps_the_old_file(root: str) -> Non
     assert [e.name for e in store.list_files(root)] == ["file"]
 
 
+def test_what_is_local_is_read_where_it_is_and_the_rest_is_fetched_by_its_own_or_another_name(
+    root: str, tmp_path: Path
+) -> None:
+    uri, folder = store.join(root, "a/b.bin"), tmp_path / "here"
+    folder.mkdir()
+    store.publish_bytes(uri, b"bytes")
+    found = [store.fetch_to(uri, folder), store.fetch_to(uri, folder, "audio")]
+    wanted = [folder / "b.bin", folder / "audio"] if store.is_remote(root) else [Path(root, "a/b.bin")] * 2
+    assert found == wanted and [path.read_bytes() for path in found] == [b"bytes"] * 2
+
+
+def test_an_entry_is_of_a_file_and_not_of_the_folder_it_lies_in(root: str) -> None:
+    store.publish_bytes(store.join(root, "a/b.bin"), b"bytes")
+    entry = store.file_entry(store.join(root, "a/b.bin"))
+    assert (entry.name, entry.uri, entry.size_bytes) == ("b.bin", store.join(root, "a/b.bin"), 5)
+    for name in ("a", "c"):
+        with pytest.raises(NotFoundError):
+            store.file_entry(store.join(root, name))
+
+
 def test_delete_removes_a_tree_and_nothing_is_no_error(root: str) -> None:
     store.publish_bytes(store.join(root, "t/a"), b"1")
     store.delete(store.join(root, "t"))

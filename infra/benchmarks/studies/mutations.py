@@ -1,17 +1,19 @@
 """How many small faults the tests notice: random changes of the code, one at a time, each against its own tests.
 
-    python -m infra.benchmarks.studies.mutations --out FOLDER [--count 100] [--seed 0] [--limit-s 90]
+    python -m infra.benchmarks.studies.mutations --out FOLDER [--count 100] [--seed 0] [--limit-s 90] [--near]
 
 A change is a flipped comparison, a number off by one, another operator, a condition turned round, or a statement left
 out, somewhere in ``TARGETS``. It is made in a copy of the project below FOLDER, never here. Messages of errors and log
 lines are left alone: no behaviour hangs on them.
 
-First the tests that concern a target are run once without a change (``calls/``: which test calls which function, and
-how long it takes); then each change is tried on the tests that call its function, the quickest first, until one fails
-or the limit is reached. What only runs in another process (a Ray actor) is called by no test as far as that shows, and
-is tried on the tests that call anything of its file, then on those of ``LAST``. FOLDER/mutations.jsonl grows by a line
-a change; a second call goes on where the first ended. Survivors are changes that no test noticed: a fault of the tests,
-or a change that alters nothing.
+A change is tried on the tests written for its file, by their names, then on those for its folder and, where these let
+it pass, on the others that concern its target, then on those of ``LAST``; with ``--near``, on the first two alone. Of
+each file of tests it is found out once, without a change, which test reaches which line and how long it takes
+(``calls/``): only those that reach the changed line are run, the quickest first, until one fails or the limit is
+reached. Processes that a test starts are watched too. A line that no test was seen to reach is tried on the tests that
+call its function or anything of its file. FOLDER/mutations.jsonl grows by a line a change, with how many tests the
+limit left out; a second call goes on where the first ended. Survivors are changes that no test noticed: a fault of the
+tests, a change that alters nothing, or one for a test that was left out.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import hashlib
 import importlib
 import importlib.util
 import json
+import math
 import os
 import random
 import shutil
@@ -32,7 +35,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -43,12 +46,17 @@ TARGETS = {
     "shards": (
         "tests/shards", "tests/property", "tests/workers/archive", "tests/golden/test_archive_golden.py",
         "tests/golden/test_ingest_golden.py", "tests/faults/test_object_store.py",
+        "tests/faults/test_ingest_bad_input.py", "tests/faults/test_ingest_storage.py",
+        "tests/faults/test_safety.py", "tests/workers/ingest",
     ),
     "workers/archive": ("tests/workers/archive", "tests/shards", "tests/property"),
-    "workers/training": ("tests/workers/training", "tests/faults/test_training_health.py"),
+    "workers/training": (
+        "tests/workers/training", "tests/faults/test_training_health.py", "tests/distributed",
+        "tests/workers/operate/test_report_summary.py",
+    ),
     "workers/evaluation/compare.py": ("tests/workers/evaluation/test_compare.py",),
 }  # fmt: skip
-# Tried on what the others let pass: they run a target's code in processes of their own, where no call is seen.
+# Tried on what the others let pass: whole trainings, which take minutes.
 LAST = {
     "workers/training": ("tests/golden/test_training_golden.py", "tests/faults/test_training_bad_input.py"),
 }  # fmt: skip
@@ -178,50 +186,131 @@ def files() -> list[str]:
     return [str(p.relative_to(ROOT)) for p in found if p.name != "__init__.py"]
 
 
-PLUGIN = """
-import json, os, sys, threading, time
+# What the copy has beside the project: a watcher of calls and lines, for pytest and, by sitecustomize, for every Python
+# process that a test starts. Those read the name of the running test from a file and write down what is new, at once.
+WATCH = """
+import os, sys, threading, time
 ROOT, OUT = os.environ["MUTATIONS_ROOT"], os.environ["MUTATIONS_CALLS"]
-calls, seconds, seen = {}, {}, set()
+MOST_LINES = 20000  # watched of one function in one test: loops over samples would take for ever
+seen, watched, child = set(), {}, None
 
 def note(frame, event, arg):
-    if event == "call" and frame.f_code.co_filename.startswith(ROOT):
-        seen.add(frame.f_code)
+    code = frame.f_code
+    if code.co_filename.startswith(ROOT):
+        add(code)
+        return note_line if watched.get(code, 0) < MOST_LINES else None
 
-def name_of(code):
-    name = code.co_qualname.replace(".<locals>", "")
-    return f"{os.path.realpath(code.co_filename)[len(ROOT) + 1:]}:{name}"
+def note_line(frame, event, arg):
+    if event == "line":
+        code = frame.f_code
+        add((code, frame.f_lineno))
+        watched[code] = watched.get(code, 0) + 1
+        if watched[code] >= MOST_LINES:
+            return None
+    return note_line
 
+def add(key):
+    if child is not None:
+        child.look()
+        if key not in seen:
+            child.tell(key)
+    seen.add(key)
+
+def name_of(key):
+    code, line = key if isinstance(key, tuple) else (key, None)
+    file = os.path.realpath(code.co_filename)[len(ROOT) + 1:]
+    return f"{file}:{code.co_qualname.replace('.<locals>', '') if line is None else line}"
+
+def start():
+    sys.settrace(note); threading.settrace(note)
+
+def stop():
+    sys.settrace(None); threading.settrace(None)
+
+class Child:
+    def __init__(self):
+        self.test, self.next, self.file = "", 0, f"{OUT}.{os.getpid()}.child"
+        self.handle = os.open(self.file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    def look(self):
+        if time.monotonic() >= self.next:
+            self.next = time.monotonic() + 0.05
+            try:
+                with open(OUT + ".test") as file:
+                    test = file.read()
+            except OSError:
+                test = ""
+            if test != self.test:
+                self.test = test
+                seen.clear(); watched.clear()
+
+    def tell(self, key):
+        name = name_of(key)
+        if self.test and not name.startswith("tests/"):
+            os.write(self.handle, f"{name}\\t{self.test}\\n".encode())
+
+def watch_child():
+    global child
+    seen.clear(); watched.clear()
+    child = Child()
+    start()
+"""
+SITE = """
+import os
+if "MUTATIONS_CALLS" in os.environ:
+    import mutations_watch
+    mutations_watch.watch_child()
+"""
+PLUGIN = """
+import glob, json, os, time
 import pytest
+import mutations_watch as watch
+from mutations_watch import OUT
+
+found, seconds, failed = {}, {}, set()
+os.register_at_fork(after_in_child=watch.watch_child)
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_protocol(item, nextitem):
-    seen.clear()
+    with open(OUT + ".new", "w") as file:
+        file.write(item.nodeid)
+    os.replace(OUT + ".new", OUT + ".test")
+    watch.seen.clear(); watch.watched.clear()
     begin = time.monotonic()
-    sys.setprofile(note); threading.setprofile(note)
+    watch.start()
     yield
-    sys.setprofile(None); threading.setprofile(None)
+    watch.stop()
     seconds[item.nodeid] = round(time.monotonic() - begin, 3)
-    for name in {name_of(code) for code in seen}:
+    for name in {watch.name_of(key) for key in list(watch.seen)}:
         if not name.startswith("tests/"):
-            calls.setdefault(name, []).append(item.nodeid)
-
-failed = set()
+            found.setdefault(name, {})[item.nodeid] = None
 
 def pytest_runtest_logreport(report):
     if report.failed:
         failed.add(report.nodeid)
 
 def pytest_sessionfinish():
+    for path in glob.glob(glob.escape(OUT) + ".*.child"):
+        for line in open(path, errors="replace"):
+            name, _, test = line.rstrip("\\n").partition("\\t")
+            if test in seconds:
+                found.setdefault(name, {})[test] = None
+        os.unlink(path)
+    kinds = {"calls": {}, "reached": {}}
+    for name, tests in found.items():
+        kinds["reached" if name.rpartition(":")[2].isdigit() else "calls"][name] = list(tests)
     with open(OUT, "w") as file:
-        json.dump({"calls": calls, "seconds": seconds, "failed": sorted(failed)}, file)
+        json.dump({**kinds, "seconds": seconds, "failed": sorted(failed)}, file)
 """
 
 
 @dataclass(frozen=True)
 class Calls:
-    """The tests of each function (``file:Class.function``), the seconds of each test, and those that fail anyway."""
+    """The tests of each function (``file:Class.function``) and of each line (``file:line``), the seconds of each test,
+    and those that fail anyway."""
 
     tests: dict[str, list[str]]
+    reached: dict[str, list[str]]
     seconds: dict[str, float]
     failed: set[str]
 
@@ -238,7 +327,8 @@ class Copy:
                 target = self.root / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, target, follow_symlinks=False)
-            (self.root / "mutations_plugin.py").write_text(PLUGIN)
+        for name, text in (("mutations_watch", WATCH), ("mutations_plugin", PLUGIN), ("sitecustomize", SITE)):
+            (self.root / f"{name}.py").write_text(text)
 
     def pytest(self, arguments: list[str], limit_s: float, **env: str) -> tuple[int | None, str]:
         """Exit code (None: past the limit) and output of a run of tests; what it started is ended with it."""
@@ -276,30 +366,29 @@ class Copy:
             sys.stdout.flush()
             os._exit(code)
 
-    def calls(self, groups: tuple[str, ...]) -> Calls:
-        """Which test of these groups calls which function; a group is run once and remembered."""
-        found = Calls({}, {}, set())
-        for group in groups:
-            path = (self.folder / "calls" / f"{group.replace('/', '.')}.json").resolve()
+    def calls(self, tests: Iterable[str]) -> Calls:
+        """Which test of these files reaches what; a file is run once and remembered."""
+        found = Calls({}, {}, {}, set())
+        for test in (name for name in tests if (self.root / name).exists()):  # not those written since the copy was
+            path = (self.folder / "calls" / f"{test.replace('/', '.')}.json").resolve()
             if not path.exists():
                 path.parent.mkdir(exist_ok=True)
-                self.pytest(["-p", "mutations_plugin", "--timeout=300", group], 3600,
+                self.pytest(["-p", "mutations_plugin", "--timeout=300", test], 3600,
                             MUTATIONS_ROOT=str(self.root), MUTATIONS_CALLS=str(path))  # fmt: skip
-                print(f"{group}: called", flush=True)
+                print(f"{test}: called", flush=True)
             values = json.loads(path.read_text())
-            for name, tests in values["calls"].items():
-                found.tests.setdefault(name, []).extend(tests)
+            for kind, kept in (("calls", found.tests), ("reached", found.reached)):
+                for name, own in values[kind].items():
+                    kept.setdefault(name, []).extend(own)
             found.seconds.update(values["seconds"])
             found.failed.update(values["failed"])
         return found
 
-    def tried(self, mutation: Mutation, tests: list[str], limit_s: float, test_s: float = 60) -> tuple[str, str]:
-        """What became of the change (caught, survived, untested, undecided in time), and by which test.
+    def tried(self, mutation: Mutation, tests: list[str], limit_s: float, test_s: float) -> tuple[str, str]:
+        """What became of the change (caught, survived, undecided in time), and by which test.
 
         A test of more than ``test_s`` seconds has failed: a change may make it wait for ever.
         """
-        if not tests:
-            return "untested", ""
         path = self.root / mutation.file
         original = path.read_text()
         cache = Path(importlib.util.cache_from_source(str(path)))
@@ -320,19 +409,66 @@ def target_of(file: str) -> str:
     return next(target for target in TARGETS if file == target or file.startswith(f"{target}/"))
 
 
-def tests_of(mutation: Mutation, known: Calls, budget_s: float) -> list[str]:
-    """The tests that call the changed function, the quickest first, as many as run within the budget."""
-    seconds = known.seconds
-    own = set(known.tests.get(f"{mutation.file}:{mutation.function}", []))
-    if not own:  # of a class's or a module's own lines, or of what runs in other processes: whoever calls the file
-        own = {test for name, tests in known.tests.items() if name.startswith(mutation.file + ":") for test in tests}
-    chosen, total = list[str](), 0.0
-    for test in sorted(own - known.failed, key=lambda t: (seconds[t], t)):
-        total += seconds[test]
-        if chosen and total > budget_s:
-            break
-        chosen.append(test)
-    return chosen
+def files_of_tests(groups: Iterable[str]) -> list[str]:
+    """The files of these groups."""
+    paths = [p for g in groups for p in ([ROOT / g] if g.endswith(".py") else sorted((ROOT / g).rglob("test_*.py")))]
+    return list(dict.fromkeys(str(path.relative_to(ROOT)) for path in paths))
+
+
+def distance(test: str, file: str) -> int:
+    """How far a file of tests is from a file: 0 has its name or its inner folder's, 1 its folder or that one's name.
+
+    >>> distance("tests/shards/ingest/test_sources.py", "shards/ingest/sources/tar.py")
+    0
+    >>> distance("tests/shards/ingest/test_tables.py", "shards/ingest/sources/tar.py")
+    1
+    >>> distance("tests/workers/archive/test_pack_writers.py", "shards/blocks/writers/parquet.py")
+    0
+    >>> distance("tests/shards/archive/test_audit.py", "shards/ingest/sources/tar.py")
+    2
+    """
+    path, of_test = Path(file), Path(test)
+    folders = path.parent.parts
+
+    def has_name_of(*names: str) -> bool:
+        return any(f"_{name}_" in f"{of_test.stem}_" for name in names)
+
+    if has_name_of(path.stem, *folders[2:]):
+        return 0
+    is_beside = len(folders) > 1 and of_test.parent.parts[1:3] == folders[:2]
+    return 1 if is_beside or has_name_of(*folders[1:2]) else 2
+
+
+def tests_of(mutation: Mutation, known: Calls, budget_s: float, *, guessed: bool = False) -> tuple[list[str], int]:
+    """The tests that reach the changed line, as many as run within the budget, and how many more there are.
+
+    The quickest are taken. Those of one file follow each other, so that what they share is made once. ``guessed`` takes
+    those that call the function, or else anything of its file: of an inner part of a statement, of a line behind as
+    many as are watched, or of a class's or a module's own lines, it is not known who reaches them.
+    """
+    own = set(known.reached.get(f"{mutation.file}:{mutation.line}", ()))
+    if guessed:
+        own = set(known.tests.get(f"{mutation.file}:{mutation.function}", ()))
+        if not own:
+            own = {t for name, tests in known.tests.items() if name.startswith(mutation.file + ":") for t in tests}
+    of_file, total, num_left_out = dict[str, list[str]](), 0.0, 0
+    for test in sorted(own - known.failed, key=lambda t: (known.seconds[t], t)):
+        total += known.seconds[test]
+        if of_file and total > budget_s:
+            num_left_out += 1
+        else:
+            of_file.setdefault(test.split("::")[0], []).append(test)
+    return [test for tests in of_file.values() for test in tests], num_left_out
+
+
+def rounds_of(mutation: Mutation, limit_s: float, *, only_near: bool) -> Iterator[tuple[list[str], float]]:
+    """The files of tests for a change, those tried first first, and the seconds of tests that they may take."""
+    target = target_of(mutation.file)
+    every = files_of_tests(TARGETS[target])
+    for far in range(2 if only_near else 3):
+        yield [test for test in every if distance(test, mutation.file) == far], limit_s
+    if not only_near:
+        yield files_of_tests(LAST.get(target, ())), math.inf
 
 
 def main() -> None:
@@ -342,6 +478,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit-s", type=float, default=90, help="seconds of tests a change")
+    parser.add_argument("--near", action="store_true", help="try only the tests written for the file or its folder")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     every = [mutation for file in files() for mutation in candidates(file)]
@@ -354,23 +491,28 @@ def main() -> None:
     project = Copy(arguments.out)
     for number, mutation in enumerate(chosen, 1):
         if mutation.key not in done:
-            known = project.calls(TARGETS[target_of(mutation.file)])
-            begin = time.monotonic()
-            tests = tests_of(mutation, known, arguments.limit_s)
-            limit_s, last = 3 * arguments.limit_s + 60, LAST.get(target_of(mutation.file), ())
-            outcome, test = project.tried(mutation, tests, limit_s)
-            if outcome in ("survived", "untested") and last:
-                passed = project.calls(last)
-                chosen_last = sorted({*passed.seconds} - passed.failed)
-                test_s = 60 + 3 * sum(passed.seconds[name] for name in chosen_last)
-                outcome, test = project.tried(mutation, chosen_last, test_s, test_s)
-            row = {"key": mutation.key, **vars(mutation), "outcome": outcome, "test": test, "num_tests": len(tests),
-                   "seconds": round(time.monotonic() - begin, 1)}  # fmt: skip
+            begin, outcome, by, num_tests, num_left_out = time.monotonic(), "untested", "", 0, 0
+            rounds = list(rounds_of(mutation, arguments.limit_s, only_near=arguments.near))
+            everything = [name for names, _ in rounds for name in names]
+            for names, budget_s, guessed in (*((*own, False) for own in rounds), (everything, arguments.limit_s, True)):
+                if guessed and num_tests:
+                    break
+                known = project.calls(names)
+                tests, left_out = tests_of(mutation, known, budget_s, guessed=guessed)
+                if not tests:
+                    continue
+                longest_s = 60 + 3 * sum(known.seconds[test] for test in tests)
+                outcome, by = project.tried(mutation, tests, longest_s, min(longest_s, 300))
+                num_tests, num_left_out = num_tests + len(tests), num_left_out + left_out
+                if outcome != "survived":
+                    break
+            row = {"key": mutation.key, **vars(mutation), "outcome": outcome, "test": by, "num_tests": num_tests,
+                   "num_left_out": num_left_out, "seconds": round(time.monotonic() - begin, 1)}  # fmt: skip
             done[mutation.key] = row
             with path.open("a") as file:
                 file.write(json.dumps(row) + "\n")
         row = done[mutation.key]
-        print(f"{number:3} {row['outcome']:8} {row['file']}:{row['line']} {row['before']!r} -> {row['after']!r}"
+        print(f"{number:3} {row['outcome']:9} {row['file']}:{row['line']} {row['before']!r} -> {row['after']!r}"
               f"  [{row['test']}]", flush=True)  # fmt: skip
     counts = Counter(done[m.key]["outcome"] for m in chosen)
     decided = len(chosen) - counts["undecided"]

@@ -49,6 +49,12 @@ def test_an_intact_archive_has_no_findings_and_is_counted(archive: Path) -> None
     assert audit.size_bytes == sum(p.stat().st_size for p in (archive / "parts").iterdir())
 
 
+def test_each_part_is_told_with_its_number_when_it_has_been_read(archive: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+    audit_archive(str(archive), on_part=lambda *part: told.append(part))
+    assert told == [("train-000000", 1, 3), ("train-000001", 2, 3), ("valid-000000", 3, 3)]
+
+
 @pytest.mark.parametrize("folder", ["parts", "ledger", "sums"])
 def test_any_flipped_bit_anywhere_is_found_in_its_file(archive: Path, folder: str) -> None:
     rng = np.random.default_rng(7)

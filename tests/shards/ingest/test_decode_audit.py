@@ -384,3 +384,13 @@ def test_a_format_is_told_by_content(tmp_path: Path, fmt: str, name: str) -> Non
 def test_what_is_no_audio_is_quarantined(tmp_path: Path, data: bytes) -> None:
     detail = quarantined(ingested(tmp_path, data, "a.wav"))
     assert any(word in detail for word in ("not readable", "damaged", "early"))
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24"])
+def test_a_file_read_by_single_frames_is_the_file(tmp_path: Path, subtype: str) -> None:
+    path = tmp_path / "x.flac"
+    path.write_bytes(encoded("FLAC", subtype, seconds=0.01))
+    expected, _ = soundfile.read(path, dtype="float32", always_2d=True)
+    with Decoder(path) as decoder:
+        found = [decoder.read(1) for _ in range(len(expected))]
+        assert np.array_equal(np.concatenate(found), expected) and not len(decoder.read(1))

@@ -11,7 +11,7 @@ import soundfile
 
 from syllabary.shards import store
 from syllabary.shards.dataset.index import read_index, shard_uri
-from syllabary.shards.errors import ConflictError, InputError
+from syllabary.shards.errors import ConflictError, InputError, NotFoundError
 from syllabary.shards.ingest.recordings import Recording
 from syllabary.shards.ingest.sources.listing import list_source, tell_source
 from tests.helpers.ingest_testing import RATE, config, outcomes, shard, tone, write_audio
@@ -133,3 +133,16 @@ def test_a_manifest_on_s3_gives_the_bytes_of_the_same_manifest_on_disk(tmp_path:
     name = remote["shard"][0].as_py()
     tars = [store.read_bytes(shard_uri(uri, name)) for uri in (str(tmp_path / "out"), f"{bucket}/out")]
     assert tars[0] == tars[1]
+
+
+def test_what_lies_at_s3_is_a_file_a_folder_or_nothing(s3: Any) -> None:
+    bucket = s3.bucket()
+    store.publish_bytes(f"{bucket}/lists/list.jsonl", b'{"path": "a.flac"}\n')
+    store.publish_bytes(f"{bucket}/both", b'{"path": "a.flac"}\n')
+    store.publish_bytes(f"{bucket}/both/anna/b.flac", b"fLaC")
+    told = {name: tell_source(f"{bucket}/{name}", config()) for name in ("lists/list.jsonl", "both")}
+    assert told["lists/list.jsonl"].layout == "manifest"
+    assert told["both"].layout == "auto", "a key that is also a prefix is the folder: a list would be one file of it"
+    assert [file.name for file in (told["both"].listed or ([], 0))[0]] == ["anna/b.flac"]
+    with pytest.raises(NotFoundError, match="nothing at SOURCE"):
+        tell_source(f"{bucket}/gone", config())

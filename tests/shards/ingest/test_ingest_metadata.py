@@ -11,8 +11,20 @@ import numpy as np
 import pytest
 
 from syllabary.shards.dataset.index import read_index
-from syllabary.shards.ingest.recordings import extra_json
-from tests.helpers.ingest_testing import RATE, config, librilight_json, shard, tone, write_librilight_file
+from syllabary.shards.ingest.recordings import RecordingError, extra_json
+from syllabary.shards.ingest.sources.folder import Layout, require_sidecar, speaker_of
+from syllabary.shards.ingest.sources.librilight import Sidecar, parse_sidecar
+from tests.helpers.ingest_testing import (
+    RATE,
+    config,
+    flac_bytes,
+    librilight_json,
+    make_tar,
+    outcomes,
+    shard,
+    tone,
+    write_librilight_file,
+)
 
 
 def rows_of(out: Path) -> list[dict[str, Any]]:
@@ -82,3 +94,51 @@ def test_a_cut_recording_with_one_stretch_of_speech_keeps_its_text(tmp_path: Pat
 )
 def test_extra_is_one_json_object_or_nothing(values: dict[str, Any], expected: str | None) -> None:
     assert extra_json(values) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "layout", "speaker"),
+    [
+        ("100/emma/a.flac", "librilight", "100"), ("small/100/emma/a.flac", "librilight", "100"),
+        ("100/a.flac", "librilight", "100"), ("a.flac", "librilight", "unknown"),
+        ("100/emma/a.flac", "folder", "100"), ("small/100/emma/a.flac", "folder", "small"),
+        ("100/a.flac", "folder", "100"), ("a.flac", "folder", "unknown"),
+    ],
+)  # fmt: skip
+def test_the_speaker_is_above_the_book_in_librilight_and_the_first_folder_elsewhere(
+    name: str, layout: Layout, speaker: str
+) -> None:
+    assert speaker_of(name, layout) == speaker
+
+
+def test_what_lacks_its_json_in_a_tar_of_librilight_is_told_at_its_end(tmp_path: Path) -> None:
+    members = {f"s/b/{name}.flac": flac_bytes(tone(2, seed=n)) for n, name in enumerate("ac")}
+    make_tar(tmp_path / "a.tar", {"s/b/a.json": json.dumps(librilight_json([[0, 2]])).encode()} | members)
+    shard(tmp_path / "a.tar", tmp_path / "out")
+    assert outcomes(tmp_path / "out", "s/b/a") == {("shard", "")}
+    assert outcomes(tmp_path / "out", "s/b/c") == {("quarantined", "missing JSON")}
+
+
+MARKED = parse_sidecar(json.dumps(librilight_json([[0, 2]])).encode())
+UNMARKED = parse_sidecar(b'{"speaker": "s1"}')
+
+
+@pytest.mark.parametrize(
+    ("said", "layout", "coverage", "missing"),
+    [
+        (None, "librilight", "speech", "missing JSON"),
+        (UNMARKED, "librilight", "speech", "JSON without voice_activity"),
+        (MARKED, "librilight", "speech", None),
+        (None, "librilight", "all", None),
+        (UNMARKED, "librilight", "all", None),
+        (None, "folder", "speech", None),
+    ],
+)
+def test_voice_activity_is_asked_of_librilight_where_it_says_what_is_taken(
+    said: Sidecar | None, layout: Layout, coverage: str, missing: str | None
+) -> None:
+    if missing is None:
+        require_sidecar(said, layout, config(coverage=coverage))
+        return
+    with pytest.raises(RecordingError, match=f"^{missing}$"):
+        require_sidecar(said, layout, config(coverage=coverage))

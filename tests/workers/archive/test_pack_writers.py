@@ -16,6 +16,7 @@ from megatron.core.datasets.indexed_dataset import IndexedDataset
 from megatron.core.tokenizers.text.libraries.null_tokenizer import NullTokenizer
 
 from syllabary.shards.archive.packing import Packing
+from syllabary.shards.blocks.writers import parquet
 from syllabary.workers.archive.pack import pack
 from syllabary.workers.control.jobs import PackJob
 from tests.helpers.archive_corpus import FORMAT, make_archive
@@ -101,9 +102,14 @@ def test_datatrove_reads_every_id_and_where_documents_begin(archive, tmp_path: P
     assert wide[0]["input_ids"].min() >= 100_000
 
 
-def test_webdataset_reads_the_blocks_that_parquet_has(archive, tmp_path: Path) -> None:
+@pytest.mark.parametrize("row_group_size", [1024, 4])
+def test_webdataset_reads_the_blocks_that_parquet_has(
+    archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, row_group_size: int
+) -> None:
+    """Also where they fill several row groups: sources name blocks by their number in the file."""
     import pyarrow.parquet as pq
 
+    monkeypatch.setattr(parquet, "_ROW_GROUP_SIZE", row_group_size)
     for output_format in ("webdataset", "parquet"):
         packed(archive[0], tmp_path / output_format, output_format, block_size=64, layout="whole")
     rows = pq.read_table(tmp_path / "parquet/train/part-00000.parquet").to_pylist()

@@ -14,6 +14,7 @@ from syllabary.shards.archive.encoding import encoding_of
 from syllabary.shards.archive.packing import Packing
 from syllabary.shards.archive.reader import ArchiveReader
 from syllabary.shards.errors import ConflictError, DamageError, InputError, NotFoundError
+from syllabary.workers.archive import repack as repack_module
 from syllabary.workers.archive.repack import choice_figures, repack
 from syllabary.workers.archive.salient import salience_threshold, salient
 from syllabary.workers.control.jobs import RepackJob, SalientJob
@@ -74,6 +75,17 @@ def test_figures_of_the_choices(archive) -> None:
     assert constant["entropy_bits"] == 0
     thirds = choice_figures(FORMAT.packing, np.repeat([[0], [0], [1]], 128, axis=1).astype(np.uint8), FORMAT)
     assert thirds["entropy_bits"] == 0.918  # log2(3) - 2/3, to three places
+
+
+@pytest.mark.parametrize(("more", "num_read"), [(0, 1), (1, 2)])
+def test_no_more_is_read_for_the_figures_than_has_the_frames_they_need(
+    archive, monkeypatch: pytest.MonkeyPatch, more: int, num_read: int
+) -> None:
+    reader = ArchiveReader.open(str(archive[0]))
+    tables = [sum(len(own) for own in table["salience"]) for table in reader.scan(None, ["salience"])]
+    monkeypatch.setattr(repack_module, "_SAMPLE_FRAMES", tables[0] + more)
+    assert len(tables) > 2
+    assert repack_module._sample(reader).shape == (sum(tables[:num_read]), FORMAT.packing.num_dims)
 
 
 def test_what_cannot_be_repacked_is_refused(archive, tmp_path: Path) -> None:

@@ -77,6 +77,15 @@ def test_noise_has_the_asked_level_and_none_beyond_the_clip(shards) -> None:
         assert not row[n:].any()
 
 
+def test_what_a_gain_lifts_beyond_full_scale_is_cut_off_there() -> None:
+    corpus = ResidentCorpus([np.tile(np.array([-32768, 32767], np.int16), 600)] * 16, CPU)
+    batch = corpus.batch([Slot(n, n) for n in range(16)], ClipMaker(1200, 120, AugmentConfig(gain_db=6)))
+    peaks = torch.stack([-batch.waveform.amin(dim=1), batch.waveform.amax(dim=1)])
+    assert float(peaks.max()) == 1
+    is_cut = (peaks == 1).all(dim=0)
+    assert 0 < int(is_cut.sum()) < 16, "gains are drawn on both sides of one"
+
+
 def test_an_utterance_that_cannot_be_read_is_replaced_as_by_the_ordinary_loader(tmp_path) -> None:
     shards = write_training_shards(str(tmp_path / "shards"), shards=1)
     row = Utterances(shards, "train", RATE).row(5)
@@ -129,6 +138,12 @@ def test_the_longer_utterances_alone_give_clips_without_padding(shards) -> None:
         assert torch.equal(one.waveform, other.waveform) and one.num_samples.item() == 1800
     with pytest.raises(InputError, match="expected 9000 samples or more"):
         corpus.of_at_least(9000)
+
+
+def test_an_utterance_of_just_that_length_is_long_enough() -> None:
+    corpus = ResidentCorpus([np.full(n, n, np.int16) for n in (5, 4, 3)], CPU)
+    assert corpus.of_at_least(4).lengths.tolist() == [5, 4]
+    assert corpus.of_at_least(5).lengths.tolist() == [5]
 
 
 def test_another_speed_is_that_of_the_ordinary_loader_to_interpolation(shards) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 
 from syllabary.shards import store
-from syllabary.shards.errors import FormatError, UnavailableError
+from syllabary.shards.errors import FormatError, StorageError, UnavailableError
+from syllabary.workers.training import engine_files
 from syllabary.workers.training.checkpoints import MANIFEST, CheckpointStore, Manifest
 from syllabary.workers.training.data.epoch_order import mix
+from syllabary.workers.training.engine_files import needs_universal, save_engines
 from syllabary.workers.training.history import History
 
 
@@ -152,3 +154,31 @@ def test_a_checkpoint_that_is_half_deleted_is_an_orphan_and_not_a_damaged_one(ch
     assert store.exists(checkpoints.of_step(4).join("engine/a.pt"))
     assert checkpoints.steps() == [2] and checkpoints.newest_whole() == (2, [])
     assert checkpoints.sweep(keep=2) == 1 and checkpoints.of_step(4).list() == []
+
+
+@pytest.mark.parametrize(
+    ("zero_stage", "written_by", "read_by", "needed"),
+    [
+        (0, 1, 1, False), (0, 1, 2, False), (0, 2, 1, False), (1, 1, 1, False), (1, 2, 2, False),
+        (1, 1, 2, True), (1, 2, 1, True), (2, 4, 1, True), (2, 2, 2, False),
+    ],
+)  # fmt: skip
+def test_a_checkpoint_is_converted_where_zero_split_it_over_another_number_of_ranks(
+    monkeypatch, zero_stage, written_by, read_by, needed
+):
+    monkeypatch.setattr(engine_files, "world", lambda: (0, read_by))
+    assert needs_universal(zero_stage, written_by) is needed
+
+
+def test_what_storage_refuses_of_a_checkpoint_is_a_line_and_no_exception(checkpoints, monkeypatch):
+    history = History()
+    history.add(1, "train", {"loss": 0.5})
+    (stored,) = save_engines({}, checkpoints, 2, history)
+    assert stored.name == "metrics.parquet"
+    assert History.from_parquet(store.read_bytes(checkpoints.of_step(2).join("metrics.parquet"))).rows == history.rows
+
+    def refused(*_: object) -> None:
+        raise StorageError("the bucket is full")
+
+    monkeypatch.setattr(CheckpointStore, "put_file", refused)
+    assert save_engines({}, checkpoints, 4, history) == "the bucket is full"
