@@ -14,6 +14,7 @@ from published_model import daam_gate
 from torch import Tensor, nn
 
 from syllabary.model.attention import SelfAttention
+from syllabary.model.convolution import UpConv1d
 from syllabary.model.spectral.convnext import ConvNeXtBlock
 from syllabary.model.spectral.front_end import SpectralFrontEnd
 from syllabary.model.spectral.istft import Generator
@@ -89,18 +90,24 @@ def front_end(module: SpectralFrontEnd, waveform: Tensor) -> Tensor:
     return x
 
 
-def decode(generator: Generator, values: Tensor) -> Tensor:
-    """Waveforms [batch, samples] of quantized latents [batch, dim, frames]."""
-    trunk, vocoder = generator.trunk, generator.vocoder
-    x = F.conv1d(values, trunk.input.weight, trunk.input.bias)
-    x = stage(x, trunk.stages[0].blocks)
-    for up, later in [*zip(trunk.ups, trunk.stages[1:], strict=True), (vocoder.up, vocoder.stage)]:
-        stride, length = up.stride, x.shape[-1]
-        full = F.conv_transpose1d(x, up.weight, up.bias, stride=stride)
-        x = stage(full[..., stride // 2 : stride // 2 + length * stride], later.blocks)
-        if up is trunk.ups[-1]:
-            source = trunk.with_source(x, None)[:, -4:]
-    pulses, noise = vocoder.source(source)
-    return vocoder.head(
-        x, None, pulses, noise, generator.formant_gain
-    )  # the filter: tests/model/spectral/test_formants.py
+def features(generator: Generator, values: Tensor) -> Tensor:
+    """What the trunk makes [batch, channels, positions] of quantized latents [batch, dim, frames]."""
+    trunk = generator.trunk
+    x = stage(F.conv1d(values, trunk.input.weight, trunk.input.bias), trunk.stages[0].blocks)
+    for up, later in zip(trunk.ups, list(trunk.stages)[1:], strict=True):
+        x = stage(transposed(x, up), later.blocks)
+    return x
+
+
+def transposed(x: Tensor, up: UpConv1d) -> Tensor:
+    full = F.conv_transpose1d(x, up.weight, up.bias, stride=up.stride)
+    return full[..., up.stride // 2 : up.stride // 2 + x.shape[-1] * up.stride]
+
+
+def decode(generator: Generator, heard: Tensor) -> Tensor:
+    """Waveforms [batch, samples] of what ``Trunk.with_source`` gives; the formant filter has tests of its own
+    (tests/model/spectral/test_formants.py)."""
+    vocoder = generator.vocoder
+    pulses, noise = vocoder.source(heard[:, -4:])
+    x = stage(transposed(heard[:, :-4], vocoder.up), vocoder.stage.blocks)
+    return vocoder.head(x, None, pulses, noise, generator.formant_gain)

@@ -44,9 +44,14 @@ def test_the_decoder_is_its_equations(name: str, frames: int) -> None:
     codec = spectral_codec(name)
     values = codec.fsq(torch.randn(2, codec.fsq.dims, frames, generator=torch.Generator().manual_seed(frames))).values
     hop = codec.encoder.framing.hop_length
+    generator, num_samples = codec.generator, torch.tensor([frames * hop] * 2)
     with torch.inference_mode():
-        expected = plain_spectral.decode(codec.generator, values)
-        found = codec.generator(values, torch.tensor([frames * hop] * 2))
+        plain, features = plain_spectral.features(generator, values), generator.trunk(values, None)
+        # The pitch of one and the same features: it turns harmonics far by what features differ in their last bits.
+        heard = generator.trunk.with_source(features, None)
+        expected, found = plain_spectral.decode(generator, heard), generator(values, num_samples)
+    torch.testing.assert_close(features, plain, atol=1e-5 * float(plain.abs().max()), rtol=1e-4)
+    torch.testing.assert_close(heard[:, :-4], features, atol=0, rtol=0)
     assert found.shape == (2, frames * hop)
     torch.testing.assert_close(found, expected, atol=1e-5 * float(expected.abs().max()), rtol=1e-4)
 

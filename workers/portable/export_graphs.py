@@ -49,8 +49,7 @@ _ABOUT = """# Syllabary tokenizer as {form} graphs
 context on either side to decode in chunks, and how digits make tokens. {reader}
 
 Encoder digest `{encoder}`, decoder digest `{decoder}`: tokens and sound are those of the tokenizer of these digests,
-except where a value lies on the border between two digits (`margin` near 0), which another runtime rounds its own way, and
-at the peaks of the decoder's pulses, where rounding shows in the sound.
+except where a value lies on the border between two digits (`margin` near 0), which another runtime rounds its own way.
 """  # noqa: E501
 
 
