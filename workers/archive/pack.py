@@ -164,6 +164,7 @@ def _write(job: PackJob, target: Target, dealer: Dealer, frame_s: float, text: T
             tape = make_tape(rows, target.vocabulary, frame_s, job.ends, job.mark_gaps_s, text)
             del rows  # not beside the blocks
             yield bucket, tape
+            del tape  # not beside the next rows
 
     totals = dict(_WRITERS[job.output_format](target, tapes()))
     blocks = f", {totals['num_blocks']:,} blocks" if "num_blocks" in totals else ""

@@ -37,10 +37,12 @@ def write_megatron(target: Target, tapes: Tapes) -> Totals:
     with tempfile.TemporaryFile() as lengths:
         with store.publishing(target.uri(f"{target.split}.bin")) as path, path.open("wb") as out:
             for _, tape in itertools.chain([first], tapes):
+                first = None  # its memory is for the next
                 ids, own = with_separators_behind(tape)
-                out.write(ids.astype(ids.dtype.newbyteorder("<"), copy=False).tobytes())
-                lengths.write(own.astype("<i4").tobytes())
+                out.write(ids.astype(ids.dtype.newbyteorder("<"), copy=False).data)
+                lengths.write(own.astype("<i4").data)
                 totals += totals_of(tape)
+                del tape, ids, own
         with store.publishing(target.uri(f"{target.split}.idx")) as path:
             _write_index(path, lengths, target.vocabulary)
     return totals
