@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable
 from typing import TypeVar, cast
 
@@ -15,6 +14,7 @@ from syllabary.model.cpu.accelerate import accelerate_inference
 from syllabary.model.cpu.generator import FusedGenerator
 from syllabary.model.encoder import Encoder
 from syllabary.shards.errors import ConfigError
+from syllabary.workers.control.freed_memory import give_back_freed_memory
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -33,7 +33,7 @@ def build_encoder(config: ModelConfig, state: dict[str, Tensor], device: torch.d
     encoder = _ready(lambda: Encoder(config.encoder), state, device)
     dtype = torch.bfloat16 if config.encoder.precision == "bf16" else torch.float32
     accelerated = accelerate_inference(encoder, config.framing, dtype)
-    _return_freed_memory()
+    give_back_freed_memory()
     return cast(Encoder, accelerated)
 
 
@@ -46,7 +46,7 @@ def build_generator(
     """
     generator = _ready(lambda: make_generator(config), state, device)
     accelerated = accelerate_inference(generator, config.framing, torch.float32)
-    _return_freed_memory()
+    give_back_freed_memory()
     return cast("AnyGenerator | FusedGenerator", accelerated)
 
 
@@ -74,10 +74,3 @@ def _require_bf16(device: torch.device) -> None:
             expected="AVX-512 BF16 or AVX-NE-CONVERT",
             fix="use such a CPU or a GPU; tokens of fp32 would be another encoder's",
         )
-
-
-def _return_freed_memory() -> None:
-    """Give what packing has freed back to the system; glibc keeps it in its heap otherwise."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)

@@ -7,6 +7,7 @@ ids are numbers, since a tar's members cannot be called what utterances are; ``s
 
 from __future__ import annotations
 
+import itertools
 import json
 import zlib
 from pathlib import Path
@@ -26,7 +27,9 @@ _GZIP = 31  # a window of 32 KB, in gzip's frame, which tells no time
 def write_lhotse(target: Target, tapes: Tapes) -> Totals:
     """Write the files of every tape that has not been written; the cuts come last and say that they are whole."""
     totals = Totals(num_documents=0, num_tokens=0, num_ids=0)
-    for number, (bucket, tape) in enumerate(tapes):
+    numbers = itertools.count()
+    for bucket, tape in tapes:  # not enumerated: that keeps what it gave last
+        number = next(numbers)
         totals += totals_of(tape)
         uri = target.uri(target.split, f"cuts.{number:06}.jsonl.gz")
         if not store.exists(uri):
