@@ -46,7 +46,7 @@ def write_struct(struct: Struct) -> bytes:
     return bytes(out) + b"\0"
 
 
-def varint(value: int) -> bytes:
+def _varint(value: int) -> bytes:
     """A number of 0 or more, seven bits a byte, the lowest first."""
     out = bytearray()
     while value > 127:
@@ -97,19 +97,19 @@ def _read_int(data: bytes, at: int) -> tuple[int, int]:
 
 
 def _int(value: int) -> bytes:
-    return varint(value << 1 if value >= 0 else (-value << 1) - 1)
+    return _varint(value << 1 if value >= 0 else (-value << 1) - 1)
 
 
 def _written(kind: int, value: Any) -> bytes:
     if kind in _INTS:
         return _int(value)
     if kind == BINARY:
-        return varint(len(value)) + value
+        return _varint(len(value)) + value
     if kind == STRUCT:
         return write_struct(value)
     if kind in _LISTS:
         own, values = value
         size = len(values)
-        head = bytes([size << 4 | own]) if size < 15 else bytes([240 | own]) + varint(size)
+        head = bytes([size << 4 | own]) if size < 15 else bytes([240 | own]) + _varint(size)
         return head + b"".join(_written(own, one) for one in values)
     return bytes(value)
