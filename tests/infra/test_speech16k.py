@@ -6,13 +6,14 @@ import hashlib
 import io
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from infra.speech16k import make_card, make_groups, make_sounds
+from infra.speech16k import make_card, make_curve, make_groups, make_sounds
 from infra.speech16k.sources import LIBRISPEECH, source_of
 from syllabary.shards import audio, outputs, store
 from syllabary.shards.dataset import index, wds
@@ -22,6 +23,7 @@ from syllabary.workers.recipes.named import resolve
 from syllabary.workers.report.card import publish_card, read_card
 from syllabary.workers.tokenizer.tokenizer import Tokenizer
 from syllabary.workers.training.history import History
+from syllabary.workers.training.initial_weights import initial_digest
 from tests.helpers.report_card_example import write_example_report
 from tests.helpers.standin import save_untrained
 
@@ -210,6 +212,58 @@ def test_a_report_of_another_tokenizer_is_refused(shards: str, tokenizer: str, r
     outputs.claim(unfinished, "codec", inputs={}, config={})
     with pytest.raises(InputError, match="the run is not complete"):
         make_card.card_of(tokenizer, shards, [unfinished], str(tmp_path / "report"), {})
+
+
+def test_the_trainings_before_are_those_of_the_tokenizer_that_the_run_began_with(
+    shards: str, tokenizer: str, run: str, tmp_path: Path
+) -> None:
+    report, earlier, recipe = report_of(tokenizer, tmp_path / "report"), tmp_path / "earlier", resolve("tiny")
+    shutil.copytree(tokenizer, earlier)
+    later = str(tmp_path / "later")
+    outputs.claim(later, "codec", inputs={"init": initial_digest(str(earlier), recipe)}, config={})
+    for name in ("config.json", "timings.parquet"):
+        store.publish_bytes(store.join(later, name), store.read_bytes(store.join(run, name)))
+    outputs.mark_done(later, {"steps": 300, "precision": "fp32"})
+    with pytest.raises(InputError, match="the card has no table of trainings"):
+        make_card.card_of(tokenizer, shards, [later], report, {}, earlier=str(earlier))
+    (earlier / "README.md").write_text(make_card.card_of(tokenizer, shards, [run], report, {}))
+    lines = make_card.card_of(tokenizer, shards, [later], report, {}, earlier=str(earlier)).splitlines()
+    at = lines.index("| codec | tiny | 800 | none | bf16 | 10.0 | 2.0 | 2 x 1 |")
+    assert lines[at - 2] == make_card.TRAININGS and lines[at + 1].startswith("| codec | tiny | 300 | ")
+    assert lines[at + 2] == ""
+    with pytest.raises(InputError, match=r"did not begin with .*'none'; expected"):
+        make_card.card_of(tokenizer, shards, [run], report, {}, earlier=str(earlier))
+
+
+def test_a_curve_goes_on_from_the_one_before(tmp_path: Path) -> None:
+    run, judged, docs = str(tmp_path / "run"), tmp_path / "judged.csv", tmp_path / "docs"
+    numbers, timings = History(), History()
+    for step, mel in ((600, 0.5), (1_200, 0.4)):
+        numbers.add(step, "valid", {"mel_head": mel})
+        timings.add(step, "timing", {"step_s": 3.0})
+    numbers.publish(run)
+    timings.publish(run)
+    judged.write_text("step,hours,estoi,distill_mos\n0,0.0,0.55,2.5\n100,0.25,0.6,3.0\n")
+    make_curve.main(["--bottleneck", run, "--judged", str(judged), "4", "--out", str(docs)])
+    first = (docs / "speech16k-curve.csv").read_text().splitlines()
+    assert first == [
+        "figure,training,cpu_hours,value",
+        "bottleneck: held-out mel L1,1,0.500,0.5000",
+        "bottleneck: held-out mel L1,1,1.000,0.4000",
+        "decoder: ESTOI,1,4.000,0.5500",
+        "decoder: ESTOI,1,4.250,0.6000",
+        "decoder: DistillMOS,1,4.000,2.5000",
+        "decoder: DistillMOS,1,4.250,3.0000",
+    ]
+    earlier = str(docs / "speech16k-curve.csv")
+    make_curve.main(["--bottleneck", run, "--out", str(docs), "--earlier", earlier])
+    assert (docs / "speech16k-curve.csv").read_text().splitlines() == [
+        *first[:3],
+        "bottleneck: held-out mel L1,2,1.500,0.5000",
+        "bottleneck: held-out mel L1,2,2.000,0.4000",
+        *first[3:],
+    ]
+    assert Image.open(docs / "speech16k-curve.png").width == 3 * 4 * 80
 
 
 def test_an_interval_stands_beside_its_mean(tmp_path: Path) -> None:
