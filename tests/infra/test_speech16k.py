@@ -237,12 +237,11 @@ def test_the_trainings_before_are_those_of_the_tokenizer_that_the_run_began_with
 
 def test_a_curve_goes_on_from_the_one_before(tmp_path: Path) -> None:
     run, judged, docs = str(tmp_path / "run"), tmp_path / "judged.csv", tmp_path / "docs"
-    numbers, timings = History(), History()
+    numbers = History()
     for step, mel in ((600, 0.5), (1_200, 0.4)):
         numbers.add(step, "valid", {"mel_head": mel})
-        timings.add(step, "timing", {"step_s": 3.0})
+        numbers.add(step, "timing", {"step_s": 3.0})
     numbers.publish(run)
-    timings.publish(run)
     judged.write_text("step,hours,estoi,distill_mos\n0,0.0,0.55,2.5\n100,0.25,0.6,3.0\n")
     make_curve.main(["--bottleneck", run, "--judged", str(judged), "4", "--out", str(docs)])
     first = (docs / "speech16k-curve.csv").read_text().splitlines()
