@@ -329,7 +329,7 @@ class DiscriminatorConfig(Config):
 
     Beyond the paper ``spectral_ffts`` adds one judge of the complex spectrum for each FFT size (MRSD), whose magnitudes
     are raised to ``spectral_power``: below 1 it lets quiet bands count. ``unit_gain`` starts all judges so that speech
-    at -24 dBFS reaches their scores (model/initialize.py), where torch's default lets it fade to a hundredth.
+    at -24 dBFS reaches their scores (model/layers.py), where torch's default lets it fade to a hundredth.
     """
 
     periods: tuple[Count, ...] = (2, 3, 5, 7, 11)

@@ -4,7 +4,7 @@
     Conformer layers at latent_dim channels
 
 The text of the paper puts the Conformers at 512 channels, its figure and code at 128; only 128 gives its parameter
-counts. Lengths go through every layer (model/padding.py), so a clip's latents do not depend on its batch.
+counts. Lengths go through every layer (model/layers.py), so a clip's latents do not depend on its batch.
 """
 
 from __future__ import annotations
@@ -18,11 +18,21 @@ from torch import Tensor, nn
 
 from syllabary.model.config import DaamConfig, EncoderConfig, WaveformFrontEndConfig
 from syllabary.model.conformer import ConformerLayer, ConformerStack
-from syllabary.model.convolution import DownConv1d, ResidualBlock, ResidualStage, SameConv1d, SnakeBeta
 from syllabary.model.daam import Daam
-from syllabary.model.initialize import SNAKE_GAIN, unit_gain
+from syllabary.model.layers import (
+    SNAKE_GAIN,
+    DownConv1d,
+    ResidualBlock,
+    ResidualStage,
+    SameConv1d,
+    SnakeBeta,
+    frame_mask,
+    stretch,
+    unit_gain,
+    valid_mask,
+    zero_invalid,
+)
 from syllabary.model.measures.loudness import rms_of_dbfs
-from syllabary.model.padding import frame_mask, stretch, valid_mask, zero_invalid
 from syllabary.model.spectral.front_end import SpectralFrontEnd
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Float, Integer, UInt8
 from torch import Tensor, nn
 
 from syllabary.model.config import FsqConfig
-from syllabary.model.precision import full_precision
+from syllabary.model.layers import full_precision
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,8 @@ from torch import Tensor, nn
 from syllabary.model.config import EncoderConfig, JepaConfig, PredictorConfig
 from syllabary.model.conformer import ConformerStack
 from syllabary.model.encoder import Encoder
-from syllabary.model.initialize import unit_gain
+from syllabary.model.layers import frame_mask, full_precision, masked_mean, stretch, unit_gain, valid_mask, zero_invalid
 from syllabary.model.losses import collapse_losses
-from syllabary.model.padding import frame_mask, masked_mean, stretch, valid_mask, zero_invalid
-from syllabary.model.precision import full_precision
 
 
 @dataclass(frozen=True)

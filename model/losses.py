@@ -22,8 +22,7 @@ from torch import Tensor
 
 from syllabary.model.config import CodecLossConfig
 from syllabary.model.discriminators import DiscriminatorOutput, FeatureMap
-from syllabary.model.padding import over_clips, valid_mask
-from syllabary.model.precision import full_precision
+from syllabary.model.layers import full_precision, over_clips, valid_mask
 from syllabary.model.spectral.mel import LogMel
 
 _MAGNITUDE_FLOOR = 1e-5

@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 from syllabary.model import hifigan
-from syllabary.model.convolution import ResidualStage
 from syllabary.model.cpu.front_end import FusedFrontEnd
 from syllabary.model.cpu.generator import FusedGenerator
 from syllabary.model.cpu.winograd_training import run_residual_blocks
 from syllabary.model.encoder import Encoder, WaveformFrontEnd
 from syllabary.model.framing import Framing
+from syllabary.model.layers import ResidualStage
 
 M = TypeVar("M", bound=nn.Module)
 

@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from syllabary.model.convolution import DownConv1d
 from syllabary.model.cpu.fused import (
     FusedDaam,
     FusedDown,
@@ -25,6 +24,7 @@ from syllabary.model.cpu.fused import (
     release,
 )
 from syllabary.model.encoder import DownBlock, WaveformFrontEnd
+from syllabary.model.layers import DownConv1d
 
 
 class FusedFrontEnd(nn.Module):

@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from syllabary.model.convolution import LEAKY_SLOPE, DownConv1d, ResidualBlock, SameConv1d, SnakeBeta, UpConv1d
 from syllabary.model.cpu.winograd import WinogradResiduals, wins
 from syllabary.model.daam import Daam
+from syllabary.model.layers import LEAKY_SLOPE, DownConv1d, ResidualBlock, SameConv1d, SnakeBeta, UpConv1d
 
 _ops = torch.ops.mkldnn
 _pack_weight: Any = torch._C._nn.mkldnn_reorder_conv2d_weight

@@ -9,7 +9,6 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from syllabary.model import hifigan
-from syllabary.model.convolution import SameConv1d
 from syllabary.model.cpu.fused import (
     FusedConv,
     FusedDaam,
@@ -22,6 +21,7 @@ from syllabary.model.cpu.fused import (
     fused_same,
     release,
 )
+from syllabary.model.layers import SameConv1d
 
 
 class FusedGenerator(nn.Module):

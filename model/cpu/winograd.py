@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from syllabary.model.convolution import LEAKY_SLOPE, ResidualBlock, SameConv1d
+from syllabary.model.layers import LEAKY_SLOPE, ResidualBlock, SameConv1d
 
 _WIDE, _LONG = 96, 2
 _MARGIN = 64

@@ -16,7 +16,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from syllabary.model.convolution import LEAKY_SLOPE, ResidualBlock, SameConv1d
 from syllabary.model.cpu.winograd import (
     Planes,
     Scratch,
@@ -27,6 +26,7 @@ from syllabary.model.cpu.winograd import (
     sums_of_inputs,
     wins,
 )
+from syllabary.model.layers import LEAKY_SLOPE, ResidualBlock, SameConv1d
 
 _leaky_relu_backward_out = torch.ops.aten.leaky_relu_backward.grad_input
 

@@ -21,11 +21,11 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
 from syllabary.model import hifigan
-from syllabary.model.attention import SelfAttention
 from syllabary.model.codec import AnyGenerator
-from syllabary.model.convolution import SameConv1d
+from syllabary.model.conformer import SelfAttention
 from syllabary.model.encoder import Encoder
 from syllabary.model.fsq import Fsq
+from syllabary.model.layers import SameConv1d
 from syllabary.model.spectral.formants import formant_factor
 from syllabary.model.spectral.front_end import LogSpectrum
 from syllabary.model.spectral.istft import InverseStft, IstftHead, bounded_gain

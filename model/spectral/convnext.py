@@ -1,6 +1,6 @@
 """ConvNeXt blocks over time (Liu et al. 2022, as in Vocos), with local attention between them where rates are slow.
 
-Both spectral halves are built of these. Residual branches start near zero (model/initialize.py).
+Both spectral halves are built of these. Residual branches start near zero (model/layers.py).
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from syllabary.model.attention import SelfAttention
 from syllabary.model.config import AttentionConfig
-from syllabary.model.initialize import branch_end, unit_gain
-from syllabary.model.padding import zero_invalid
+from syllabary.model.conformer import SelfAttention
+from syllabary.model.layers import branch_end, unit_gain, zero_invalid
 
 
 class ChannelNorm(nn.LayerNorm):

@@ -15,10 +15,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from syllabary.model.config import DaamConfig, SpectralFrontEndConfig
-from syllabary.model.convolution import DownConv1d, SameConv1d
 from syllabary.model.daam import Daam
-from syllabary.model.padding import stretch, zero_invalid
-from syllabary.model.precision import full_precision
+from syllabary.model.layers import DownConv1d, SameConv1d, full_precision, stretch, zero_invalid
 from syllabary.model.spectral.convnext import ChannelNorm, ConvNeXtStage
 
 _MAGNITUDE_FLOOR = 1e-3

@@ -20,10 +20,7 @@ from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor, nn
 
 from syllabary.model.config import IstftDecoderConfig
-from syllabary.model.convolution import UpConv1d
-from syllabary.model.initialize import unit_gain
-from syllabary.model.padding import frame_mask, stretch, valid_mask, zero_invalid
-from syllabary.model.precision import full_precision
+from syllabary.model.layers import UpConv1d, frame_mask, full_precision, stretch, unit_gain, valid_mask, zero_invalid
 from syllabary.model.spectral.convnext import ChannelNorm, ConvNeXtStage
 from syllabary.model.spectral.formants import raise_formants
 from syllabary.model.spectral.pitch import PitchLayer, likeliest_hz

@@ -14,8 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from syllabary.model.padding import over_clips, valid_mask, zero_invalid
-from syllabary.model.precision import full_precision
+from syllabary.model.layers import full_precision, over_clips, valid_mask, zero_invalid
 
 LOWEST_HZ, PER_OCTAVE, NUM_PITCHES = 60.0, 24, 72
 UNVOICED = NUM_PITCHES

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from syllabary.model.padding import zero_invalid
+from syllabary.model.layers import zero_invalid
 
 NUM_SOURCE_CHANNELS = 4
 _TOP_SHARE = 0.95  # of half the sample rate: how far up the harmonics reach

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from syllabary.model.precision import full_precision
+from syllabary.model.layers import full_precision
 
 _backends: Any = torch.backends
 _Setting = tuple[Any, str, Any]

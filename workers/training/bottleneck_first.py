@@ -336,7 +336,7 @@ def _averaged_codec(codec: Codec, bottleneck: Bottleneck, vocoder: Vocoder, *, f
 
 
 def _mask(num_frames: Tensor, latents: Tensor) -> Tensor | None:
-    from syllabary.model.padding import frame_mask
+    from syllabary.model.layers import frame_mask
 
     return frame_mask(num_frames, latents.shape[-1], latents.device)
 

@@ -18,9 +18,9 @@ from torch import Tensor
 from syllabary.model.cpu.accelerate import accelerate
 from syllabary.model.fsq import Fsq
 from syllabary.model.jepa import Jepa
+from syllabary.model.layers import frame_mask, valid_mask, zero_invalid
 from syllabary.model.masking import sample_mask
 from syllabary.model.measures.place import PlaceGroups, relative_loss
-from syllabary.model.padding import frame_mask, valid_mask, zero_invalid
 from syllabary.shards.errors import InputError
 from syllabary.shards.folder import Folder
 from syllabary.workers.recipes.beginning import CONFIG_FILE

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from syllabary.model.codec import Codec
 from syllabary.model.encoder import EncodeOutput
 from syllabary.model.jepa import Jepa
-from syllabary.model.padding import valid_mask
+from syllabary.model.layers import valid_mask
 from syllabary.workers.recipes.training import WatchConfig
 from syllabary.workers.training.codec import heard_mrstft, validate_codec
 from syllabary.workers.training.data.clips import Batch
