@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from syllabary.model.codec import AnyGenerator, make_generator
 from syllabary.model.config import ModelConfig
-from syllabary.model.cpu.accelerate import accelerate_inference
-from syllabary.model.cpu.generator import FusedGenerator
+from syllabary.model.cpu.accelerate import FusedGenerator, accelerate_inference
 from syllabary.model.encoder import Encoder
 from syllabary.shards.errors import ConfigError
 

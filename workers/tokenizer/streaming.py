@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from syllabary.model.codec import AnyGenerator
-from syllabary.model.cpu.generator import FusedGenerator
+from syllabary.model.cpu.accelerate import FusedGenerator
 from syllabary.shards.audio import RESAMPLING_QUALITY
 
 Values = Float[Tensor, "1 dim frames"]
