@@ -21,8 +21,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from syllabary.model.config import DiscriminatorConfig
+from syllabary.model.encoder import rms_of_dbfs
 from syllabary.model.layers import LEAKY_GAIN, LEAKY_SLOPE, full_precision, unit_gain, valid_mask
-from syllabary.model.measures.loudness import rms_of_dbfs
 
 _MPD_WIDTHS = (32, 128, 512, 1024)
 _MSD_WIDTHS = (16, 64, 256, 1024, 1024)

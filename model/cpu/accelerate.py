@@ -27,11 +27,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from syllabary.model import hifigan
+from syllabary.model.config import Framing
 from syllabary.model.cpu.winograd import WinogradResiduals, wins
 from syllabary.model.cpu.winograd_training import run_residual_blocks
 from syllabary.model.daam import Daam
 from syllabary.model.encoder import DownBlock, Encoder, WaveformFrontEnd
-from syllabary.model.framing import Framing
 from syllabary.model.layers import (
     LEAKY_SLOPE,
     DownConv1d,

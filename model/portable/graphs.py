@@ -21,10 +21,9 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
 from syllabary.model import hifigan
-from syllabary.model.codec import AnyGenerator
+from syllabary.model.codec import AnyGenerator, Fsq
 from syllabary.model.conformer import SelfAttention
 from syllabary.model.encoder import Encoder
-from syllabary.model.fsq import Fsq
 from syllabary.model.layers import SameConv1d
 from syllabary.model.spectral.formants import formant_factor
 from syllabary.model.spectral.front_end import LogSpectrum

@@ -19,9 +19,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from syllabary.model.codec import make_generator
+from syllabary.model.codec import Fsq, make_generator
 from syllabary.model.encoder import Encoder
-from syllabary.model.fsq import Fsq
 from syllabary.model.portable.graphs import DecoderGraph, EncoderGraph
 from syllabary.shards.errors import ConflictError, InputError
 from syllabary.shards.folder import Folder

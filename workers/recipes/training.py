@@ -111,7 +111,7 @@ class PretrainConfig(TrainConfig):
 
 class RoutingPhase(Config):
     """Up to ``until`` of the steps, so many of a batch's clips are rounded and so many get noise; the rest stay as they
-    are (see ``syllabary.model.fsq.Routing``)."""
+    are (see ``syllabary.model.codec.Routing``)."""
 
     until: float = Field(gt=0, le=1)
     rounded: float = Field(ge=0, le=1)

@@ -24,10 +24,9 @@ from jaxtyping import Float, Float32, UInt8, UInt16
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from syllabary.model.config import ModelConfig
-from syllabary.model.framing import Framing, Span
-from syllabary.model.fsq import Fsq
-from syllabary.model.measures.loudness import loudness_gain
+from syllabary.model.codec import Fsq
+from syllabary.model.config import Framing, ModelConfig, Span
+from syllabary.model.encoder import loudness_gain
 from syllabary.shards.archive.packing import Packing
 from syllabary.shards.audio import resample, resampled_length
 from syllabary.shards.errors import InputError

@@ -19,11 +19,10 @@ from torch import Tensor
 
 from syllabary.model.averaging import Averaged
 from syllabary.model.bottleneck import Bottleneck, bottleneck_mel, mel_l1, mel_loss_in_time, random_crops
-from syllabary.model.codec import Codec
+from syllabary.model.codec import Codec, Routing
 from syllabary.model.config import IstftDecoderConfig
 from syllabary.model.cpu.accelerate import accelerate
 from syllabary.model.discriminators import DiscriminatorOutput, Discriminators
-from syllabary.model.fsq import Routing
 from syllabary.model.losses import discriminator_loss, generator_losses, mean_score, spread_loss
 from syllabary.model.spectral.istft import Generator, Vocoder
 from syllabary.model.spectral.mel import mel_windows

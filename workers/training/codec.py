@@ -21,11 +21,10 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from syllabary.model.bottleneck import Bottleneck, bottleneck_mel, mel_l1
-from syllabary.model.codec import Codec
+from syllabary.model.codec import Codec, Fsq, Routing
 from syllabary.model.config import ModelConfig
 from syllabary.model.cpu.accelerate import accelerate
 from syllabary.model.discriminators import DiscriminatorOutput, Discriminators
-from syllabary.model.fsq import Fsq, Routing
 from syllabary.model.losses import (
     GeneratorLosses,
     discriminator_loss,

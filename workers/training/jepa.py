@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
+from syllabary.model.codec import Fsq
 from syllabary.model.cpu.accelerate import accelerate
-from syllabary.model.fsq import Fsq
 from syllabary.model.jepa import Jepa
 from syllabary.model.layers import frame_mask, valid_mask, zero_invalid
 from syllabary.model.masking import sample_mask

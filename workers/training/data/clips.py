@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from syllabary.model.measures.loudness import loudness_gain
+from syllabary.model.encoder import loudness_gain
 from syllabary.workers.recipes.training import AugmentConfig
 from syllabary.workers.training.data.epoch_order import Slot, crop_start, mix
 

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from syllabary.model.measures.loudness import loudness_gain
+from syllabary.model.encoder import loudness_gain
 from syllabary.shards.errors import InputError
 from syllabary.workers.cluster.memory import free_bytes
 from syllabary.workers.training.data.clips import (

@@ -19,8 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from syllabary.model.codec import Codec
-from syllabary.model.fsq import Fsq
+from syllabary.model.codec import Codec, Fsq
 from syllabary.workers.training.data.clips import Batch
 from syllabary.workers.training.engine import clips_of_all_ranks, gather_from_ranks, world
 
