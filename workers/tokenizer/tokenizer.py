@@ -32,7 +32,6 @@ from syllabary.shards.audio import resample, resampled_length
 from syllabary.shards.errors import InputError
 from syllabary.shards.store import BUILTIN, builtin_names
 from syllabary.workers.recipes.bitrates import packing_of
-from syllabary.workers.tokenizer.canonical import canonical_arithmetic
 from syllabary.workers.tokenizer.checks import (
     checked_device,
     checked_digits,
@@ -48,8 +47,14 @@ from syllabary.workers.tokenizer.directory import (
     load_tokenizer,
     save_tokenizer,
 )
-from syllabary.workers.tokenizer.networks import build_encoder, build_generator
-from syllabary.workers.tokenizer.streaming import cut_to, decoded_chunks, resampled_chunks
+from syllabary.workers.tokenizer.networks import (
+    build_encoder,
+    build_generator,
+    canonical_arithmetic,
+    cut_to,
+    decoded_chunks,
+    resampled_chunks,
+)
 
 __all__ = ["Encoded", "Tokenizer", "save_tokenizer"]
 
