@@ -6,7 +6,7 @@ import os
 import time
 
 from syllabary.shards import outputs, store
-from syllabary.shards.uri_keys import refuse_keys
+from syllabary.shards.errors import refuse_keys
 from syllabary.workers.control.extras import require_extras
 from syllabary.workers.control.jobs import PipelineParameters
 from syllabary.workers.control.log import emit

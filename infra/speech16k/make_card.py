@@ -26,8 +26,8 @@ from infra.speech16k.sources import Source, source_of
 from syllabary.shards import outputs, store
 from syllabary.shards.dataset import index
 from syllabary.shards.errors import InputError
-from syllabary.shards.folder import Folder
 from syllabary.shards.ingest import ledger as ingest_ledger
+from syllabary.shards.store import Folder
 from syllabary.workers.recipes.recipe import Recipe, validate
 from syllabary.workers.report import words
 from syllabary.workers.report.card import Metric, ReportCard, Score, System, read_card

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from syllabary.shards.errors import FormatError, InputError, NotFoundError
-from syllabary.shards.folder import Folder
+from syllabary.shards.store import Folder
 
 CARD, SUMS = "README.md", "about.sha256"
 _LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")

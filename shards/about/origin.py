@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Self
 
-from syllabary.shards import outputs
+from syllabary.shards import store
 from syllabary.shards.errors import FormatError
-from syllabary.shards.folder import Folder
+from syllabary.shards.store import Folder
 
 NAME = "origin.json"
 
@@ -36,7 +36,7 @@ class Origin:
 
     def encode(self) -> bytes:
         """As ``origin.json``."""
-        return outputs.pretty_json({name: value for name, value in asdict(self).items() if value})
+        return store.pretty_json({name: value for name, value in asdict(self).items() if value})
 
     @classmethod
     def read(cls, uri: str) -> Self:

@@ -35,7 +35,7 @@ from syllabary.shards.archive.ledger import (
 from syllabary.shards.archive.parts import LEDGER, PARTS, SUMS, ArchiveFormat, PartMetadata, open_part, part_name
 from syllabary.shards.dataset import index
 from syllabary.shards.errors import FormatError, NotFoundError, SyllabaryError
-from syllabary.shards.folder import Folder
+from syllabary.shards.store import Folder
 
 _READ_ERRORS = (pa.ArrowException, OSError, ValueError, ArithmeticError)  # the last: lengths and rates without sense
 _SHOWN_SPANS = 3

@@ -19,10 +19,10 @@ import pyarrow.parquet as pq
 from syllabary.shards import store
 from syllabary.shards.dataset.index import SPLITS
 from syllabary.shards.errors import ConflictError, FormatError
-from syllabary.shards.folder import Folder
 from syllabary.shards.ingest.config import IngestConfig
 from syllabary.shards.ingest.recordings import Recording
 from syllabary.shards.ingest.splits import split_of
+from syllabary.shards.store import Folder
 
 PLAN_SCHEMA = pa.schema(
     [

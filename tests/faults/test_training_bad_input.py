@@ -12,7 +12,7 @@ import soundfile
 from syllabary.shards import outputs, store
 from syllabary.shards.dataset import index
 from syllabary.shards.errors import ConfigError, ConflictError, FormatError, InputError, NotFoundError
-from syllabary.shards.outputs import pretty_json
+from syllabary.shards.store import pretty_json
 from syllabary.workers.control.jobs import ExportJob, PretrainJob, TrainCodecJob
 from syllabary.workers.training.checkpoints import CheckpointStore
 from syllabary.workers.training.export import export

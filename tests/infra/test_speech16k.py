@@ -170,7 +170,7 @@ def test_hours_of_a_training_are_those_of_its_logged_stretches() -> None:
 def run(tmp_path: Path) -> str:
     uri, recipe = str(tmp_path / "codec"), resolve("tiny")
     outputs.claim(uri, "codec", inputs={"init": "none"}, config={})
-    store.publish_bytes(store.join(uri, "config.json"), outputs.pretty_json(recipe.model_dump(mode="json")))
+    store.publish_bytes(store.join(uri, "config.json"), store.pretty_json(recipe.model_dump(mode="json")))
     timings = History()
     timings.add(800, "timing", {"step_s": 9.0, "audio_s_per_s": 5.0})
     timings.publish(uri)

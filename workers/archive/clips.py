@@ -23,7 +23,7 @@ from syllabary.shards.archive import parts as token_archive
 from syllabary.shards.archive.packing import Packing
 from syllabary.shards.archive.reader import ArchiveReader, Place
 from syllabary.shards.errors import DamageError, InputError, SyllabaryError
-from syllabary.shards.folder import Folder
+from syllabary.shards.store import Folder
 from syllabary.workers.archive.selection import joins
 from syllabary.workers.cluster.actors import refused
 from syllabary.workers.cluster.memory import keep_freed_memory

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from syllabary.shards import outputs, store
 from syllabary.shards.archive.reader import ArchiveReader
 from syllabary.shards.errors import ConflictError, InputError
-from syllabary.shards.folder import Folder
+from syllabary.shards.store import Folder
 from syllabary.workers.archive.clips import Manifest, Restorer, ShardRestorer
 from syllabary.workers.archive.selection import Selected, joins, select, selection
 from syllabary.workers.cluster.actors import error_of, through_actors

@@ -23,7 +23,7 @@ from syllabary.shards.archive.reader import ArchiveReader
 from syllabary.shards.archive.where import Condition, parse_where
 from syllabary.shards.blocks.dealing import BUCKET, Dealer
 from syllabary.shards.errors import NotFoundError
-from syllabary.shards.folder import Folder
+from syllabary.shards.store import Folder
 from syllabary.workers.control.jobs import SalientJob
 from syllabary.workers.control.log import say
 

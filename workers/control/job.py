@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from syllabary.shards.uri_keys import refuse_keys
+from syllabary.shards.errors import refuse_keys
 from syllabary.workers.control.declaration import Shown
 
 

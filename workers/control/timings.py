@@ -59,7 +59,7 @@ def read_timings(run_uri: str) -> dict[str, StageTime]:
     if not store.exists(uri):
         return {}
     try:
-        return {stage: StageTime.model_validate(values) for stage, values in outputs.read_json(uri).items()}
+        return {stage: StageTime.model_validate(values) for stage, values in store.read_json(uri).items()}
     except ValidationError as error:
         raise FormatError(f"not the times of a run ({error.error_count()} errors)", value=uri) from error
 
@@ -69,4 +69,4 @@ def _add(run_uri: str, stage: str, *, began: int = 0, ended: int = 0, seconds: f
     old = found.get(stage, StageTime())
     new = StageTime(began=old.began + began, ended=old.ended + ended, seconds=round(old.seconds + seconds, 3))
     values = {name: one.model_dump() for name, one in (found | {stage: new}).items()}
-    store.publish_bytes(store.join(run_uri, STAGE_TIMINGS), outputs.pretty_json(values))
+    store.publish_bytes(store.join(run_uri, STAGE_TIMINGS), store.pretty_json(values))

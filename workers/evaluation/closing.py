@@ -13,7 +13,7 @@ import numpy as np
 from syllabary.shards import outputs
 from syllabary.shards.dataset import index
 from syllabary.shards.errors import FormatError
-from syllabary.shards.folder import Folder
+from syllabary.shards.store import Folder
 from syllabary.workers.archive.encode_shard import archive_format
 from syllabary.workers.control.log import say
 from syllabary.workers.evaluation import behaviour

@@ -6,7 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from syllabary.shards import outputs
+from syllabary.shards import store
 from syllabary.workers.control.jobs import EvaluateJob
 from syllabary.workers.evaluation.selection import Selection
 from syllabary.workers.evaluation.utterance import result_uri
@@ -31,4 +31,4 @@ class Evaluation:
 
     def result(self, number: int) -> dict[str, Any]:
         """The published result of one utterance."""
-        return outputs.read_json(result_uri(self.job.out, number))
+        return store.read_json(result_uri(self.job.out, number))

@@ -54,7 +54,7 @@ def peer_directories(peers: Iterable[str]) -> dict[str, str]:
 def _model_type(folder: str) -> str | None:
     """What config.json says: a model of transformers, or a tokenizer of ours."""
     try:
-        values = outputs.read_json(store.join(folder, "config.json"))
+        values = store.read_json(store.join(folder, "config.json"))
     except (StorageError, FormatError):
         return None
     kind = TOKENIZER if values.get("kind") == TOKENIZER else values.get("model_type")

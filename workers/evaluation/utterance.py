@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from syllabary.shards import audio, outputs, store
+from syllabary.shards import audio, store
 from syllabary.shards.dataset import wds
 from syllabary.shards.errors import SyllabaryError
 from syllabary.workers.control.jobs import EvaluateJob
@@ -150,7 +150,7 @@ class UtteranceEvaluator:
         timer = Timer()
         try:
             result = self.evaluate(item, timer)
-            store.publish_bytes(result_uri(self._job.out, item.number), outputs.pretty_json(result))
+            store.publish_bytes(result_uri(self._job.out, item.number), store.pretty_json(result))
         except SyllabaryError as error:
             return {"number": item.number, "error": f"{item.utterance_id}: {error}", "cpu_s": "{}"}
         return {"number": item.number, "error": "", "cpu_s": json.dumps(timer.seconds)}

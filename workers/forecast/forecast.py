@@ -15,10 +15,10 @@ from pydantic import ValidationError
 
 from syllabary.shards import outputs, store
 from syllabary.shards.errors import ConfigError, ConflictError, InputError, first_fault
-from syllabary.shards.folder import Folder
 from syllabary.shards.ingest.decoding.decoder import MOST_FRAMES_A_BYTE
 from syllabary.shards.ingest.recordings import Recording
 from syllabary.shards.ingest.sources.folder import list_recordings
+from syllabary.shards.store import Folder
 from syllabary.workers.control.jobs import PlanJob
 from syllabary.workers.control.log import say
 from syllabary.workers.forecast.actual import actual_of, killed_attempts, restored_fraction

@@ -46,7 +46,7 @@ class Vocabulary:
             raise InputError(what, value=claim["config"]["output_format"], expected="parquet", fix=fix)
         if outputs.read_done(blocks) is None:
             raise InputError("the blocks are not complete", value=blocks, fix="run `syllabary pack` again first")
-        metadata = outputs.read_json(store.join(blocks, "blocks.json"))
+        metadata = store.read_json(store.join(blocks, "blocks.json"))
         metadata.pop("archives", None)
         return cls.of_metadata(metadata)
 

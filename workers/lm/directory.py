@@ -12,7 +12,7 @@ from torch import Tensor
 
 from syllabary.shards import outputs
 from syllabary.shards.errors import DamageError, FormatError
-from syllabary.shards.folder import Folder
+from syllabary.shards.store import Folder
 from syllabary.workers.lm.blocks_data import Vocabulary
 from syllabary.workers.lm.speech_lm import SpeechLm, make_model
 

@@ -73,7 +73,7 @@ def lm_eval(job: LmEvalJob) -> dict[str, Any]:
     if job.out is not None:
         inputs = {"encoder_digest": vocabulary.metadata["encoder_digest"]}
         outputs.claim(job.out, "report", inputs=inputs, config={"split": job.split, "limit": job.limit})
-        store.publish_bytes(store.join(job.out, LM_FIGURES), outputs.pretty_json(result))
+        store.publish_bytes(store.join(job.out, LM_FIGURES), store.pretty_json(result))
     return result
 
 

@@ -12,7 +12,7 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from syllabary.shards import audio, outputs
 from syllabary.shards.errors import ConflictError, InputError
-from syllabary.shards.folder import Folder
+from syllabary.shards.store import Folder
 from syllabary.workers.control.jobs import LmSampleJob
 from syllabary.workers.control.progress import Progress
 from syllabary.workers.lm.blocks_data import Vocabulary

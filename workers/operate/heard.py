@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from syllabary.shards import audio
 from syllabary.shards.dataset import index, wds
 from syllabary.shards.errors import InputError
-from syllabary.shards.folder import Folder
+from syllabary.shards.store import Folder
 from syllabary.workers.control.run_layout import PipelineLayout
 from syllabary.workers.report.summary_page import Heard, heard
 from syllabary.workers.tokenizer.encode_files import token_file_of

@@ -19,9 +19,9 @@ from syllabary.shards import outputs, store
 from syllabary.shards.archive.ledger import QUARANTINED, TOKENIZED, read_ledger, shards_in
 from syllabary.shards.dataset import index
 from syllabary.shards.errors import NotFoundError, StorageError, SyllabaryError
-from syllabary.shards.folder import Folder
 from syllabary.shards.ingest import ledger as ingest_ledger
 from syllabary.shards.ingest.planning import read_plans
+from syllabary.shards.store import Folder
 from syllabary.workers.control.jobs import StatusJob
 from syllabary.workers.control.run_layout import LM_FIGURES, POINTER, PipelineLayout
 from syllabary.workers.operate.status_table import (

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from syllabary.shards.folder import Folder
+from syllabary.shards.store import Folder
 
 COMPLETE, UNFINISHED, DAMAGED = "complete", "unfinished", "damaged"
 _MOST_FAILURES = 20

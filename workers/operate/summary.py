@@ -10,8 +10,8 @@ from typing import Any
 
 from syllabary.shards import outputs, store
 from syllabary.shards.errors import InputError
-from syllabary.shards.folder import Folder
 from syllabary.shards.ingest import ledger as ingest_ledger
+from syllabary.shards.store import Folder
 from syllabary.workers.control.jobs import SummaryJob
 from syllabary.workers.control.log import say
 from syllabary.workers.control.run_layout import PipelineLayout

@@ -23,7 +23,7 @@ from syllabary.model.codec import Fsq, make_generator
 from syllabary.model.encoder import Encoder
 from syllabary.model.portable.graphs import DecoderGraph, EncoderGraph
 from syllabary.shards.errors import ConflictError, InputError
-from syllabary.shards.folder import Folder
+from syllabary.shards.store import Folder
 from syllabary.workers.control.extras import require_extras
 from syllabary.workers.control.log import say
 from syllabary.workers.recipes.bitrates import packing_of

@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from syllabary.shards import outputs, store
+from syllabary.shards import store
 from syllabary.shards.errors import FormatError, VersionError, first_fault
 
 FORMAT_VERSION = 1
@@ -364,7 +364,7 @@ class ReportCard(Part):
 
 def publish_card(out: str, card: ReportCard) -> None:
     """Write ``report.json``."""
-    store.publish_bytes(store.join(out, REPORT), outputs.pretty_json(card.model_dump(mode="json")))
+    store.publish_bytes(store.join(out, REPORT), store.pretty_json(card.model_dump(mode="json")))
 
 
 def read_card(out: str) -> ReportCard:
@@ -376,7 +376,7 @@ def read_card(out: str) -> ReportCard:
         FormatError: a damaged one.
     """
     uri = store.join(out, REPORT)
-    values = outputs.read_json(uri)
+    values = store.read_json(uri)
     if values.get("format_version") != FORMAT_VERSION:
         found = values.get("format_version")
         raise VersionError(f"unknown report version in {uri}", value=found, expected=str(FORMAT_VERSION))

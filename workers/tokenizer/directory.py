@@ -35,8 +35,8 @@ from syllabary.shards.errors import (
     first_fault,
     require_version,
 )
-from syllabary.shards.folder import Folder
 from syllabary.shards.outputs import digest
+from syllabary.shards.store import Folder
 from syllabary.workers.recipes.bitrates import rates_of
 
 _CARD = """# Syllabary tokenizer: {name}

@@ -28,7 +28,7 @@ from syllabary.model.spectral.istft import Generator, Vocoder
 from syllabary.model.spectral.mel import mel_windows
 from syllabary.model.spectral.pitch import pitch_loss
 from syllabary.model.spectral.source import NUM_SOURCE_CHANNELS
-from syllabary.shards.folder import Folder
+from syllabary.shards.store import Folder
 from syllabary.workers.training.codec import (
     CodecStage,
     Share,

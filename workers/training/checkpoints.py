@@ -23,8 +23,7 @@ from typing import Any
 
 from syllabary.shards import store
 from syllabary.shards.errors import FormatError, NotFoundError, StorageError, SyllabaryError
-from syllabary.shards.folder import Folder
-from syllabary.shards.outputs import pretty_json
+from syllabary.shards.store import Folder, pretty_json
 
 MANIFEST = "manifest.json"
 _FORMAT_VERSION = 1

@@ -40,7 +40,7 @@ from syllabary.model.spectral.pitch import pitch_errors, track_pitch
 from syllabary.shards import audio
 from syllabary.shards.archive.packing import Packing
 from syllabary.shards.errors import ConfigError
-from syllabary.shards.folder import Folder
+from syllabary.shards.store import Folder
 from syllabary.workers.recipes.beginning import CONFIG_FILE
 from syllabary.workers.recipes.training import WatchConfig
 from syllabary.workers.training.curves import spectrograms

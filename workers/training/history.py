@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from syllabary.shards.folder import Folder
+from syllabary.shards.store import Folder
 
 Split = Literal["train", "valid", "dims", "timing"]
 SCHEMA = pa.schema([("step", pa.int64()), ("split", pa.string()), ("name", pa.string()), ("value", pa.float64())])

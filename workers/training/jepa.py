@@ -22,7 +22,7 @@ from syllabary.model.layers import frame_mask, valid_mask, zero_invalid
 from syllabary.model.masking import sample_mask
 from syllabary.model.measures.place import PlaceGroups, relative_loss
 from syllabary.shards.errors import InputError
-from syllabary.shards.folder import Folder
+from syllabary.shards.store import Folder
 from syllabary.workers.recipes.beginning import CONFIG_FILE
 from syllabary.workers.recipes.recipe import Recipe
 from syllabary.workers.training.data.clips import Batch

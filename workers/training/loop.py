@@ -17,8 +17,8 @@ from typing import Any, Protocol
 import torch
 
 from syllabary.shards.errors import ConfigError, DamageError, StorageError, SyllabaryError
-from syllabary.shards.folder import Folder
 from syllabary.shards.outputs import mark_done
+from syllabary.shards.store import Folder
 from syllabary.workers.control.progress import Reached
 from syllabary.workers.recipes.training import TrainConfig
 from syllabary.workers.training.checkpoints import CheckpointStore, Manifest, StoredFile

@@ -101,7 +101,7 @@ def _shards(uri: str) -> None:
     write_training_shards(uri)
     claim = json.loads(store.read_bytes(store.join(uri, outputs.CLAIM)))
     claim["config"]["split_by"] = "speaker"
-    store.publish_bytes(store.join(uri, outputs.CLAIM), outputs.pretty_json(claim))
+    store.publish_bytes(store.join(uri, outputs.CLAIM), store.pretty_json(claim))
     splits = {"train": {"duration_s": 50.0, "num_utterances": 24}, "valid": {"duration_s": 10.0, "num_utterances": 6}}
     outputs.mark_done(uri, {"splits": splits, "ledger": []})
 

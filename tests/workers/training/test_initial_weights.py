@@ -13,7 +13,7 @@ from syllabary.model.bottleneck import Bottleneck
 from syllabary.model.codec import Codec
 from syllabary.shards import outputs, store
 from syllabary.shards.errors import ConfigError, InputError, NotFoundError
-from syllabary.shards.outputs import pretty_json
+from syllabary.shards.store import pretty_json
 from syllabary.workers.control.jobs import ExportJob, TrainCodecJob
 from syllabary.workers.recipes.recipe import Recipe, validate
 from syllabary.workers.recipes.shipped import NOTHING
