@@ -28,7 +28,7 @@ from prefect.logging import get_run_logger
 
 from syllabary.shards import store
 from syllabary.shards.errors import JobError, StorageError
-from syllabary.workers.control.progress import Reached
+from syllabary.workers.control.log import Reached
 
 _EVERY_S = 2.0
 _LARGEST_PICTURE = 1 << 20

@@ -17,7 +17,7 @@ from prefect.logging import get_run_logger
 from syllabary.flows import artifacts
 from syllabary.shards.errors import JobError
 from syllabary.workers.control.jobs import Job
-from syllabary.workers.control.progress import Told
+from syllabary.workers.control.log import Told
 from syllabary.workers.control.screen import on_screen
 from syllabary.workers.control.submit import submit
 

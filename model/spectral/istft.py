@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from syllabary.model.config import IstftDecoderConfig
 from syllabary.model.layers import UpConv1d, frame_mask, full_precision, stretch, unit_gain, valid_mask, zero_invalid
-from syllabary.model.spectral.convnext import ChannelNorm, ConvNeXtStage
 from syllabary.model.spectral.formants import raise_formants
+from syllabary.model.spectral.front_end import ChannelNorm, ConvNeXtStage
 from syllabary.model.spectral.pitch import PitchLayer, likeliest_hz
 from syllabary.model.spectral.source import NUM_SOURCE_CHANNELS, Source, source_channels
 

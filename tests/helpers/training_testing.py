@@ -20,13 +20,14 @@ import numpy as np
 from syllabary.model.config import CodecLossConfig, DiscriminatorConfig
 from syllabary.shards import audio, outputs, store
 from syllabary.shards.dataset import index, wds
-from syllabary.workers.recipes.recipe import Recipe, validate
-from syllabary.workers.recipes.training import (
+from syllabary.workers.recipes.recipe import (
     BottleneckConfig,
     CodecTrainConfig,
     OptimizerConfig,
     PretrainConfig,
+    Recipe,
     VocoderConfig,
+    validate,
 )
 from tests.helpers.small_models import CONFIGS, RATE
 

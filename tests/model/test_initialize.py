@@ -26,7 +26,7 @@ from syllabary.model.layers import (
     branch_end,
     unit_gain,
 )
-from syllabary.model.spectral.convnext import ConvNeXtBlock
+from syllabary.model.spectral.front_end import ConvNeXtBlock
 from tests.helpers.small_models import CONFIGS
 
 WIDE, LONG = 256, 400

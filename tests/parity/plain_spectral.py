@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from syllabary.model.conformer import SelfAttention
 from syllabary.model.layers import UpConv1d
-from syllabary.model.spectral.convnext import ConvNeXtBlock
-from syllabary.model.spectral.front_end import SpectralFrontEnd
+from syllabary.model.spectral.front_end import ConvNeXtBlock, SpectralFrontEnd
 from syllabary.model.spectral.istft import Generator
 
 

@@ -24,7 +24,6 @@ from syllabary.shards.archive.packing import Packing
 from syllabary.shards.archive.reader import ArchiveReader, Place
 from syllabary.shards.errors import DamageError, InputError, SyllabaryError
 from syllabary.shards.store import Folder
-from syllabary.workers.archive.selection import joins
 from syllabary.workers.cluster.actors import refused
 from syllabary.workers.cluster.memory import keep_freed_memory
 from syllabary.workers.control.jobs import RestoreJob
@@ -86,7 +85,7 @@ class Restorer:
         rows = _rows(self.reader, places)
         singles = (Clip(row["utterance_id"], [row]) for row in rows)
         manifest: Manifest = []
-        for clip in _recordings(self.job, rows, recordings) if joins(self.job) else singles:
+        for clip in _recordings(self.job, rows, recordings) if self.job.joins_recordings else singles:
             manifest += self._publish(clip)
             on_clip(len(clip.rows))
         return manifest

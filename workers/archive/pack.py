@@ -33,8 +33,7 @@ from syllabary.workers.archive.describe_blocks import describe_blocks
 from syllabary.workers.archive.pack_sources import COLUMNS, Source, documents, open_sources, require_one_tokenizer
 from syllabary.workers.archive.split_chooser import SplitChooser
 from syllabary.workers.control.jobs import PackJob
-from syllabary.workers.control.log import say
-from syllabary.workers.control.progress import Progress
+from syllabary.workers.control.log import Progress, say
 
 Dealers = dict[str, Dealer]  # by split
 _WRITERS: dict[str, Callable[[Target, Tapes], Totals]] = {

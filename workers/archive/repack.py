@@ -23,8 +23,7 @@ from syllabary.shards.outputs import mark_done, read_done
 from syllabary.shards.store import Folder
 from syllabary.workers.archive.describe import carry_description
 from syllabary.workers.control.jobs import RepackJob
-from syllabary.workers.control.log import say
-from syllabary.workers.control.progress import Progress
+from syllabary.workers.control.log import Progress, say
 
 _SAMPLE_FRAMES = 20_000
 

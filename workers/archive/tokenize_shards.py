@@ -27,8 +27,7 @@ from syllabary.workers.cluster.devices import ClusterGpus, choose_device
 from syllabary.workers.cluster.prometheus import Meter
 from syllabary.workers.cluster.session import ray_session
 from syllabary.workers.control.jobs import TokenizeJob
-from syllabary.workers.control.log import record, say
-from syllabary.workers.control.progress import Progress
+from syllabary.workers.control.log import Progress, record, say
 
 _READERS = 8
 

@@ -246,6 +246,11 @@ class RestoreJob(Job):
         default=1, ge=1, description="Processes; above 1 the shards are spread over Ray."
     )
 
+    @property
+    def joins_recordings(self) -> bool:
+        """Whether whole recordings are restored."""
+        return self.join or self.recording is not None
+
 
 class BagJob(Job):
     """Copy an output folder into a BagIt bag: what archives hand one another, a checksum of every file in it."""

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from syllabary.workers.control import log
-from syllabary.workers.control.progress import Reached, Told
+from syllabary.workers.control.log import Reached, Told
 
 if TYPE_CHECKING:
     from rich.progress import TaskID

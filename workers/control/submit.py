@@ -18,9 +18,8 @@ from typing import Any
 
 from syllabary.shards.errors import JobError, UnavailableError
 from syllabary.workers.control.jobs import RESULT_PREFIX, Job
-from syllabary.workers.control.log import job_environment, without_ray_prefix
+from syllabary.workers.control.log import Told, job_environment, read_line, without_ray_prefix
 from syllabary.workers.control.processes import parent_environment
-from syllabary.workers.control.progress import Told, read_line
 from syllabary.workers.control.screen import on_screen
 
 OnTold = Callable[[Told], None]

@@ -34,7 +34,7 @@ from syllabary.workers.evaluation.tables import (
 from syllabary.workers.evaluation.token_rate import GivenPlace, archive_part, given_place, rate_card
 from syllabary.workers.evaluation.utterance import OURS, Ours, other_codecs, read_speech
 from syllabary.workers.recipes.bitrates import rates_of
-from syllabary.workers.recipes.training import WatchConfig
+from syllabary.workers.recipes.recipe import WatchConfig
 from syllabary.workers.report.card import (
     COST,
     LEDGER,

@@ -16,8 +16,7 @@ from syllabary.shards import outputs, store
 from syllabary.shards.errors import FormatError
 from syllabary.workers.cluster.session import ray_session
 from syllabary.workers.control.jobs import EvaluateJob
-from syllabary.workers.control.log import say
-from syllabary.workers.control.progress import Progress
+from syllabary.workers.control.log import Progress, say
 from syllabary.workers.evaluation.evaluation import Evaluation
 from syllabary.workers.evaluation.peers import peer_digest, peer_directories, require_peers, wavlm_folder
 from syllabary.workers.evaluation.scoring import chosen_metrics

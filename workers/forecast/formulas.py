@@ -12,8 +12,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from syllabary.workers.recipes.bitrates import rates_of
-from syllabary.workers.recipes.recipe import Recipe
-from syllabary.workers.recipes.training import CodecTrainConfig, TrainConfig
+from syllabary.workers.recipes.recipe import CodecTrainConfig, Recipe, TrainConfig
 
 Stage = Literal["shard", "pretrain", "codec", "tokenize", "restore"]
 STAGES: tuple[Stage, ...] = ("shard", "pretrain", "codec", "tokenize", "restore")

@@ -34,8 +34,7 @@ from syllabary.shards.ingest.sources.folder import list_recordings
 from syllabary.workers.cluster.memory import RESERVED_BYTES, bounded_memory, free_bytes
 from syllabary.workers.control.log import say
 from syllabary.workers.forecast.formulas import StageRates, clip_s
-from syllabary.workers.recipes.recipe import Recipe
-from syllabary.workers.recipes.training import CodecTrainConfig, TrainConfig
+from syllabary.workers.recipes.recipe import CodecTrainConfig, Recipe, TrainConfig
 from syllabary.workers.tokenizer.directory import save_tokenizer
 from syllabary.workers.tokenizer.tokenizer import Tokenizer
 from syllabary.workers.training.bottleneck_first import PhasedCodecStage

@@ -21,8 +21,7 @@ from syllabary.shards.ingest.sources.streamed import Stream, Streamed, head_mark
 from syllabary.shards.ingest.sources.tar import TarStream
 from syllabary.workers.cluster.session import ray_session
 from syllabary.workers.control.jobs import ShardJob
-from syllabary.workers.control.log import say
-from syllabary.workers.control.progress import Progress
+from syllabary.workers.control.log import Progress, say
 from syllabary.workers.ingest.tasks import run_all, write_streamed_shard
 
 STAGE = "shard"

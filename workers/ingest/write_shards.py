@@ -19,8 +19,7 @@ from syllabary.shards.ingest.splits import split_of
 from syllabary.shards.outputs import read_done
 from syllabary.workers.cluster.session import ray_session
 from syllabary.workers.control.jobs import ShardJob
-from syllabary.workers.control.log import say
-from syllabary.workers.control.progress import Progress
+from syllabary.workers.control.log import Progress, say
 from syllabary.workers.ingest.stream_tar import shard_stream
 from syllabary.workers.ingest.tasks import run_all, write_planned_shard
 from syllabary.workers.recipes.named import resolve

@@ -21,8 +21,7 @@ from syllabary.shards import outputs, store
 from syllabary.shards.blocks.blocks import IGNORED
 from syllabary.shards.errors import ConflictError, InputError
 from syllabary.workers.control.jobs import LmEvalJob
-from syllabary.workers.control.log import say
-from syllabary.workers.control.progress import Progress
+from syllabary.workers.control.log import Progress, say
 from syllabary.workers.control.run_layout import LM_FIGURES
 from syllabary.workers.lm.blocks_data import Batch, BlockSource, Vocabulary, frames_of
 from syllabary.workers.lm.directory import load_model

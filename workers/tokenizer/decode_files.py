@@ -12,7 +12,7 @@ from syllabary.shards import store
 from syllabary.shards.audio import encode_flac
 from syllabary.shards.errors import ConflictError, InputError
 from syllabary.workers.control.jobs import DecodeJob
-from syllabary.workers.control.progress import Progress
+from syllabary.workers.control.log import Progress
 from syllabary.workers.tokenizer.encode_files import target_uris
 from syllabary.workers.tokenizer.token_file import TokenFile, read_token_file
 from syllabary.workers.tokenizer.tokenizer import Tokenizer

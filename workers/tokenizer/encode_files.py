@@ -14,8 +14,7 @@ from syllabary.shards.errors import ConflictError, FormatError, InputError
 from syllabary.shards.ingest.decoding.whole import Whole, decode_whole
 from syllabary.shards.ingest.recordings import RecordingError
 from syllabary.workers.control.jobs import EncodeJob
-from syllabary.workers.control.log import say
-from syllabary.workers.control.progress import Progress
+from syllabary.workers.control.log import Progress, say
 from syllabary.workers.tokenizer.checks import checked_waveform
 from syllabary.workers.tokenizer.token_file import SUFFIX, TokenFile, write_token_file
 from syllabary.workers.tokenizer.tokenizer import Tokenizer

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from syllabary.shards import outputs
 from syllabary.shards.errors import InputError
-from syllabary.workers.recipes.training import TrainConfig
+from syllabary.workers.recipes.recipe import TrainConfig
 
 # Where and how fast a run is computed does not change what it computes, so these may differ when it is resumed.
 _NOT_OF_THE_RESULT = {

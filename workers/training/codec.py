@@ -42,7 +42,7 @@ from syllabary.shards.archive.packing import Packing
 from syllabary.shards.errors import ConfigError
 from syllabary.shards.store import Folder
 from syllabary.workers.recipes.beginning import CONFIG_FILE
-from syllabary.workers.recipes.training import WatchConfig
+from syllabary.workers.recipes.recipe import WatchConfig
 from syllabary.workers.training.curves import spectrograms
 from syllabary.workers.training.data.clips import Batch
 from syllabary.workers.training.driver import RankJob

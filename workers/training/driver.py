@@ -20,8 +20,7 @@ from typing import Any, Literal, Protocol, TypeVar
 from syllabary.shards.errors import JobError, SyllabaryError
 from syllabary.workers.cluster.devices import ClusterGpus, Device, choose_device
 from syllabary.workers.cluster.session import ray_session
-from syllabary.workers.control.log import say
-from syllabary.workers.control.progress import Reached, tell
+from syllabary.workers.control.log import Reached, say, tell
 from syllabary.workers.recipes.recipe import Recipe
 from syllabary.workers.training.checkpoints import CheckpointStore
 

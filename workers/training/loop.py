@@ -19,8 +19,8 @@ import torch
 from syllabary.shards.errors import ConfigError, DamageError, StorageError, SyllabaryError
 from syllabary.shards.outputs import mark_done
 from syllabary.shards.store import Folder
-from syllabary.workers.control.progress import Reached
-from syllabary.workers.recipes.training import TrainConfig
+from syllabary.workers.control.log import Reached
+from syllabary.workers.recipes.recipe import TrainConfig
 from syllabary.workers.training.checkpoints import CheckpointStore, Manifest, StoredFile
 from syllabary.workers.training.curves import dims, loss_curve, overview
 from syllabary.workers.training.data.clips import Batch

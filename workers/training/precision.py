@@ -15,7 +15,7 @@ import torch
 from syllabary.shards import store
 from syllabary.shards.errors import DamageError
 from syllabary.shards.store import pretty_json, read_json
-from syllabary.workers.recipes.training import TrainConfig
+from syllabary.workers.recipes.recipe import TrainConfig
 from syllabary.workers.training.engine import gather_from_ranks, world
 
 PRECISION_FILE = "precision.json"

@@ -13,8 +13,8 @@ from syllabary.model.config import EncoderConfig
 from syllabary.shards.errors import InputError
 from syllabary.shards.outputs import digest
 from syllabary.workers.cluster.prometheus import Meter
-from syllabary.workers.control.progress import Reached
-from syllabary.workers.recipes.training import CodecTrainConfig, TrainConfig
+from syllabary.workers.control.log import Reached
+from syllabary.workers.recipes.recipe import CodecTrainConfig, TrainConfig
 from syllabary.workers.training.checkpoints import CheckpointStore, Manifest
 from syllabary.workers.training.claim import training_section
 from syllabary.workers.training.data.clips import NO_AUGMENTATION, Batch, ClipMaker

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from syllabary.workers.control.progress import Reached
+from syllabary.workers.control.log import Reached
 from syllabary.workers.training.data.clips import Batch
 from syllabary.workers.training.data.loader import TrainLoader
 from syllabary.workers.training.engine import gather_from_ranks

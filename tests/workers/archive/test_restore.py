@@ -23,8 +23,7 @@ from syllabary.shards.dataset import index
 from syllabary.shards.errors import ConflictError, InputError, NotFoundError
 from syllabary.workers.archive.clips import ShardRestorer
 from syllabary.workers.archive.encode_shard import archive_format
-from syllabary.workers.archive.restore import restore
-from syllabary.workers.archive.selection import select, selection
+from syllabary.workers.archive.restore import restore, select, selection
 from syllabary.workers.control.jobs import RESULT_PREFIX, RestoreJob
 from syllabary.workers.tokenizer.tokenizer import Tokenizer
 from tests.helpers.archive_corpus import RATE, make_archive, make_base, make_tokenizer

@@ -17,7 +17,7 @@ from syllabary.model.codec import Codec
 from syllabary.model.encoder import EncodeOutput
 from syllabary.model.jepa import Jepa
 from syllabary.model.layers import valid_mask
-from syllabary.workers.recipes.training import WatchConfig
+from syllabary.workers.recipes.recipe import WatchConfig
 from syllabary.workers.training.codec import heard_mrstft, validate_codec
 from syllabary.workers.training.data.clips import Batch
 from syllabary.workers.training.data.epoch_order import Slot

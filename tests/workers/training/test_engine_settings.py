@@ -8,10 +8,17 @@ import pytest
 import torch
 
 from syllabary.shards.errors import ConfigError
-from syllabary.workers.recipes.training import CodecTrainConfig, OptimizerConfig, PretrainConfig, TrainConfig
+from syllabary.workers.recipes.recipe import CodecTrainConfig, OptimizerConfig, PretrainConfig, TrainConfig
 from syllabary.workers.training import engine
-from syllabary.workers.training.engine import deepspeed_config, learning_rate, select_device
-from syllabary.workers.training.fp16 import FIRST_FACTOR, GROWTH_STEPS, HIGHEST_FACTOR, LossScale
+from syllabary.workers.training.engine import (
+    FIRST_FACTOR,
+    GROWTH_STEPS,
+    HIGHEST_FACTOR,
+    LossScale,
+    deepspeed_config,
+    learning_rate,
+    select_device,
+)
 
 
 def test_fp16_on_the_cpu_and_a_missing_gpu_are_refused_in_one_line():

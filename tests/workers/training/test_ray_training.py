@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from syllabary.shards.errors import JobError
-from syllabary.workers.recipes.training import TrainConfig
+from syllabary.workers.recipes.recipe import TrainConfig
 from syllabary.workers.training import driver as ray_training
 
 

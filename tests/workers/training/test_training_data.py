@@ -12,7 +12,7 @@ from syllabary.shards import store
 from syllabary.shards.dataset import index
 from syllabary.shards.errors import InputError, UnavailableError
 from syllabary.workers.recipes.named import resolve
-from syllabary.workers.recipes.training import AugmentConfig
+from syllabary.workers.recipes.recipe import AugmentConfig
 from syllabary.workers.training import rank as rank_module
 from syllabary.workers.training.data import loader as loader_module
 from syllabary.workers.training.data.clips import Batch, ClipMaker

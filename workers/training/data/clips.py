@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from syllabary.model.encoder import loudness_gain
-from syllabary.workers.recipes.training import AugmentConfig
+from syllabary.workers.recipes.recipe import AugmentConfig
 from syllabary.workers.training.data.epoch_order import Slot, crop_start, mix
 
 NO_AUGMENTATION = AugmentConfig()

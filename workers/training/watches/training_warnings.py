@@ -10,8 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from syllabary.workers.recipes.recipe import Recipe
-from syllabary.workers.recipes.training import TrainConfig
+from syllabary.workers.recipes.recipe import Recipe, TrainConfig
 from syllabary.workers.training.history import Validation
 
 SILENT_DB, ALIKE_DB = -80.0, 0.1
