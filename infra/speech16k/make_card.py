@@ -23,8 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from infra.speech16k.sources import Source, source_of
-from syllabary.shards import outputs, store
-from syllabary.shards.dataset import index
+from syllabary.shards import dataset, outputs, store
 from syllabary.shards.errors import InputError
 from syllabary.shards.ingest import ledger as ingest_ledger
 from syllabary.shards.store import Folder
@@ -64,7 +63,7 @@ class Share:
 def data_section(shards: str) -> Iterator[str]:
     """Hours by corpus and licence, and where every second of the input went."""
     shares: dict[Source, Share] = defaultdict(Share)
-    for row in index.read_index(shards).to_pylist():
+    for row in dataset.read_index(shards).to_pylist():
         share = shares[source_of(row["source"])]
         share.seconds[row["split"]] += row["num_samples"] / row["sample_rate"]
         share.speakers.add(row["speaker"])

@@ -14,10 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from syllabary.shards import store
+from syllabary.shards import dataset, store
 from syllabary.shards.audio import Samples, encode_flac, resampled_length
-from syllabary.shards.dataset import index
-from syllabary.shards.dataset.wds import ShardWriter
+from syllabary.shards.dataset import ShardWriter
 from syllabary.shards.ingest import filters
 from syllabary.shards.ingest.channels import Mixing, find_mixing
 from syllabary.shards.ingest.config import IngestConfig
@@ -57,11 +56,11 @@ def write_shard(shards_uri: str, plan: ShardPlan, config: IngestConfig, inputs: 
     Raises:
         StorageError: the output refuses, or the store of the source is at fault.
     """
-    with store.publishing(index.shard_uri(shards_uri, plan.shard)) as path, ShardWriter(path) as tar:
+    with store.publishing(dataset.shard_uri(shards_uri, plan.shard)) as path, ShardWriter(path) as tar:
         writing = _Writing(plan, config, inputs, tar)
         writing.run()
     publish_ledger(shards_uri, plan.shard, writing.ledger)
-    index.publish_index(shards_uri, plan.shard, writing.rows)
+    dataset.publish_index(shards_uri, plan.shard, writing.rows)
     quarantined = {row["recording_id"]: row["detail"] for row in writing.ledger if row["status"] == "quarantined"}
     return {
         "shard": plan.shard,

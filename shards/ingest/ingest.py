@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from syllabary.shards import outputs, store
-from syllabary.shards.dataset.index import SPLITS, committed_shards, index_uri, read_index_part
+from syllabary.shards.dataset import SPLITS, committed_shards, index_uri, read_index_part
 from syllabary.shards.errors import FormatError, InputError
 from syllabary.shards.ingest.config import IngestConfig
 from syllabary.shards.ingest.cutting import Inputs

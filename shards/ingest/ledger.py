@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from syllabary.shards import store
-from syllabary.shards.dataset.index import parquet_bytes
+from syllabary.shards.dataset import parquet_bytes
 from syllabary.shards.errors import FormatError
 
 LEDGER_SCHEMA = pa.schema(

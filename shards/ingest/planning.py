@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from syllabary.shards import store
-from syllabary.shards.dataset.index import SPLITS
+from syllabary.shards.dataset import SPLITS
 from syllabary.shards.errors import ConflictError, FormatError
 from syllabary.shards.ingest.config import IngestConfig
 from syllabary.shards.ingest.recordings import Recording

@@ -15,8 +15,7 @@ from PIL import Image
 
 from infra.speech16k import make_card, make_curve, make_groups, make_sounds
 from infra.speech16k.sources import LIBRISPEECH, source_of
-from syllabary.shards import audio, outputs, store
-from syllabary.shards.dataset import index, wds
+from syllabary.shards import audio, dataset, outputs, store
 from syllabary.shards.errors import InputError
 from syllabary.shards.ingest.config import IngestConfig
 from syllabary.workers.recipes.named import resolve
@@ -73,7 +72,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def _write(uri: str, shard: str, utterances: list[tuple[str, str, float, int]]) -> None:
     rows = []
-    with store.publishing(index.shard_uri(uri, shard)) as path, wds.ShardWriter(path) as writer:
+    with store.publishing(dataset.shard_uri(uri, shard)) as path, dataset.ShardWriter(path) as writer:
         for speaker, source, seconds, seed in utterances:
             flac = audio.encode_flac(voice(seed, seconds), RATE)
             rows.append(
@@ -85,7 +84,7 @@ def _write(uri: str, shard: str, utterances: list[tuple[str, str, float, int]]) 
                     "sha256": hashlib.sha256(flac).hexdigest(), "source": source, "language": None, "snr_db": None,
                 }
             )  # fmt: skip
-    index.publish_index(uri, shard, rows)
+    dataset.publish_index(uri, shard, rows)
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +95,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def held_out(shards: str) -> list[dict]:
-    return index.read_index(shards, splits=["valid", "test"]).to_pylist()
+    return dataset.read_index(shards, splits=["valid", "test"]).to_pylist()
 
 
 def test_sounds_are_chosen_by_name_and_length_one_a_speaker(shards: str) -> None:
@@ -115,7 +114,7 @@ def test_sounds_keep_their_originals_and_follow_the_tokenizer(shards: str, token
     lines = make_sounds.write_sounds(rows, shards, loaded, tmp_path)
     original, rate = audio.decode((tmp_path / "1-2-original.flac").read_bytes())
     restored, _ = audio.decode((tmp_path / "1-2-restored.flac").read_bytes())
-    assert np.array_equal(original, audio.decode(wds.read_utterance(shards, rows[0]))[0])
+    assert np.array_equal(original, audio.decode(dataset.read_utterance(shards, rows[0]))[0])
     wanted = loaded.decode(loaded.encode(original, rate).tokens, len(original), rate)
     assert np.abs(restored - np.clip(wanted, -1, 1)).max() < 1e-3
     picture = (tmp_path / "1-2-spectrograms.png").read_bytes()

@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from syllabary.shards import outputs
-from syllabary.shards.dataset import index
+from syllabary.shards import dataset, outputs
 from syllabary.shards.errors import FormatError
 from syllabary.shards.store import Folder
 from syllabary.workers.archive.encode_shard import archive_format
@@ -80,8 +79,8 @@ def write_report(evaluation: Evaluation) -> dict[str, Any]:
     )
     metrics = [metric for metric in METRICS if metric.name in evaluation.metrics]
     rows = ledger_rows(items, results, [codec.system for codec in codecs], metrics)
-    out.publish(SCORES, index.parquet_bytes(scores_table(rows)))
-    out.publish(LEDGER, index.parquet_bytes(ledger_table(rows)))
+    out.publish(SCORES, dataset.parquet_bytes(scores_table(rows)))
+    out.publish(LEDGER, dataset.parquet_bytes(ledger_table(rows)))
     checks = _checks(evaluation, encoded)
     rate = _rate(evaluation, results, encoded, checks)
     systems = tuple(_with_bitrates(codec.system, rate, results, evaluation) for codec in codecs)

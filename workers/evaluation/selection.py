@@ -9,8 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from syllabary.shards import outputs
-from syllabary.shards.dataset import index
+from syllabary.shards import dataset, outputs
 from syllabary.shards.errors import InputError
 from syllabary.workers.control.jobs import EvaluateJob
 from syllabary.workers.evaluation.transcripts import read_transcripts
@@ -34,7 +33,7 @@ class Selection:
 
     def table(self, numbers: list[int]) -> pa.Table:
         """Index rows of some of the items."""
-        return pa.Table.from_pylist([dict(self.items[n].row) for n in numbers], schema=index.INDEX_SCHEMA)
+        return pa.Table.from_pylist([dict(self.items[n].row) for n in numbers], schema=dataset.INDEX_SCHEMA)
 
 
 def select(job: EvaluateJob) -> Selection:
@@ -45,7 +44,7 @@ def select(job: EvaluateJob) -> Selection:
         NotFoundError, FormatError: no shards, no table of transcripts.
     """
     outputs.read_claim(job.shards, "shards")
-    rows = index.read_index(job.shards, splits=job.splits).to_pylist()
+    rows = dataset.read_index(job.shards, splits=job.splits).to_pylist()
     long_enough = [row for row in rows if row["num_samples"] >= _MIN_S * row["sample_rate"]]
     if not long_enough:
         raise InputError(

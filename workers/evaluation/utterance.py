@@ -15,8 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from syllabary.shards import audio, store
-from syllabary.shards.dataset import wds
+from syllabary.shards import audio, dataset, store
 from syllabary.shards.errors import SyllabaryError
 from syllabary.workers.control.jobs import EvaluateJob
 from syllabary.workers.evaluation.baselines import Codec, Degraded, Speech, standard_baselines
@@ -121,7 +120,7 @@ def read_speech(shards_uri: str, row: Mapping[str, Any]) -> Speech:
     Raises:
         DamageError, FormatError: it is damaged.
     """
-    return Speech.of(str(row["utterance_id"]), *audio.decode(wds.read_utterance(shards_uri, row)))
+    return Speech.of(str(row["utterance_id"]), *audio.decode(dataset.read_utterance(shards_uri, row)))
 
 
 class UtteranceEvaluator:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from syllabary.shards import outputs, store
-from syllabary.shards.dataset.index import committed_shards
+from syllabary.shards.dataset import committed_shards
 from syllabary.shards.errors import ConflictError, DamageError
 from syllabary.shards.ingest import ingest
 from syllabary.shards.ingest.config import IngestConfig

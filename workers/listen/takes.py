@@ -18,9 +18,8 @@ import pyarrow.compute as pc
 import soundfile
 from numpy.typing import NDArray
 
-from syllabary.shards import audio, store
+from syllabary.shards import audio, dataset, store
 from syllabary.shards.archive.parts import SOURCE_SUFFIX, ArchiveFormat
-from syllabary.shards.dataset import index, wds
 from syllabary.shards.errors import DamageError, FormatError, InputError, NotFoundError
 from syllabary.workers.listen.catalogue import Catalogue, Row
 from syllabary.workers.tokenizer.directory import at_hand, stated_encoder_digest
@@ -82,7 +81,7 @@ def from_shards(shards: str) -> Take:
         NotFoundError, FormatError: there are none; the take itself: it does not hold the utterance, or is damaged.
     """
     names = ["utterance_id", "shard", "offset", "size_bytes", "sha256"]
-    rows: pa.Table = index.read_index(shards).select(names)
+    rows: pa.Table = dataset.read_index(shards).select(names)
 
     def place(row: Row) -> int:
         return int(pc.index(rows["utterance_id"], row["utterance_id"]).as_py())
@@ -91,7 +90,7 @@ def from_shards(shards: str) -> Take:
         at = place(row)
         if at < 0:
             raise NotFoundError("the shards do not hold the utterance", value=row["utterance_id"])
-        samples, rate = audio.decode(wds.read_utterance(shards, rows.slice(at, 1).to_pylist()[0]))
+        samples, rate = audio.decode(dataset.read_utterance(shards, rows.slice(at, 1).to_pylist()[0]))
         return _fitting(row, samples, rate)
 
     return Kept(read, lambda row: place(row) >= 0)

@@ -10,8 +10,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from syllabary.shards import audio
-from syllabary.shards.dataset import index, wds
+from syllabary.shards import audio, dataset
 from syllabary.shards.errors import InputError
 from syllabary.shards.store import Folder
 from syllabary.workers.control.run_layout import PipelineLayout
@@ -37,10 +36,10 @@ def listen(run: PipelineLayout, begun_with: str | None) -> list[Heard]:
     rows = [row for row in pq.read_table(manifest).to_pylist() if row["file"] is not None]
     short = [row for row in rows if row["num_samples"] <= MAX_S * row["sample_rate"]][:MOST]
     tokenizer = None if begun_with is None else Tokenizer.load(begun_with)
-    entries = index.find_utterances(run.shards, [row["utterance_id"] for row in short])
+    entries = dataset.find_utterances(run.shards, [row["utterance_id"] for row in short])
     found = []
     for row in short:
-        original = wds.read_utterance(run.shards, entries[row["utterance_id"]])
+        original = dataset.read_utterance(run.shards, entries[row["utterance_id"]])
         sounds = {ORIGINAL: original}
         if tokenizer is not None:
             sounds[f"{begun_with}, as it is"] = _before(run, tokenizer, row, original)

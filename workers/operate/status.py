@@ -15,9 +15,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from syllabary.shards import outputs, store
+from syllabary.shards import dataset, outputs, store
 from syllabary.shards.archive.ledger import QUARANTINED, TOKENIZED, read_ledger, shards_in
-from syllabary.shards.dataset import index
 from syllabary.shards.errors import NotFoundError, StorageError, SyllabaryError
 from syllabary.shards.ingest import ledger as ingest_ledger
 from syllabary.shards.ingest.planning import read_plans
@@ -115,7 +114,7 @@ def _state(uri: str) -> str:
 
 def _shards(blank: Status) -> Status:
     outputs.read_claim(blank.uri, "shards")
-    committed = index.committed_shards(blank.uri)
+    committed = dataset.committed_shards(blank.uri)
     planned = sum(len(generation) for generation in read_plans(blank.uri)) or None
     done = outputs.read_done(blank.uri)
     rows = done["ledger"] if done else ingest_ledger.totals(ingest_ledger.read_ledger(blank.uri, committed))

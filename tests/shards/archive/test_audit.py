@@ -11,10 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from syllabary.shards import outputs
+from syllabary.shards import dataset, outputs
 from syllabary.shards.archive.audit import audit_archive
 from syllabary.shards.archive.packing import Packing
-from syllabary.shards.dataset import index
 from syllabary.shards.errors import NotFoundError
 from tests.helpers.archive_corpus import RATE, make_archive
 
@@ -157,8 +156,8 @@ def test_a_wrong_row_with_right_page_checksums_is_found_exactly(archive: Path) -
 
 
 def test_a_token_out_of_range_is_found_even_with_a_right_checksum(archive: Path) -> None:
-    from syllabary.shards.archive.audit import read_format, wrong_rows
-    from syllabary.shards.archive.parts import row_crc32cs
+    from syllabary.shards.archive.audit import wrong_rows
+    from syllabary.shards.archive.parts import read_format, row_crc32cs
 
     table = pq.read_table(archive / "parts/train-000000.parquet")
     tokens = table["tokens"].to_pylist()
@@ -184,7 +183,8 @@ def with_column(table: pa.Table, name: str, values: list) -> pa.Table:
 
 @pytest.mark.parametrize("change", [lambda s: s[:-1], lambda s: [*s, 0], lambda s: []])
 def test_a_salience_of_another_length_is_found_even_with_a_right_checksum(archive: Path, change: Callable) -> None:
-    from syllabary.shards.archive.audit import read_format, wrong_rows
+    from syllabary.shards.archive.audit import wrong_rows
+    from syllabary.shards.archive.parts import read_format
 
     table = pq.read_table(archive / "parts/train-000000.parquet")
     salience = table["salience"].to_pylist()
@@ -224,7 +224,7 @@ def test_a_ledger_of_other_utterances_than_the_shards_is_found(tmp_path: Path) -
     shards = make_shards(str(tmp_path / "shards"), ("train-000000",), num_utterances=6)
     archive, name = tmp_path / "archive", "train-000000"
     FORMAT.claim(str(archive))
-    make_part(str(archive), index.read_index_part(shards, name), FORMAT, name, 0, 16)
+    make_part(str(archive), dataset.read_index_part(shards, name), FORMAT, name, 0, 16)
     assert audit_archive(str(archive), shards).findings == []
     ledger = intact_ledger(str(archive), name, FORMAT)
     swapped = replace(ledger, rows=ledger.rows.take([1, 0, 2, 3, 4, 5]))

@@ -15,11 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from syllabary.shards import audio, store
+from syllabary.shards import audio, dataset, store
 from syllabary.shards.archive.encoding import encode_part
 from syllabary.shards.archive.parts import row_crc32cs
 from syllabary.shards.archive.reader import ArchiveReader
-from syllabary.shards.dataset import index
 from syllabary.shards.errors import ConflictError, InputError, NotFoundError
 from syllabary.workers.archive.clips import ShardRestorer
 from syllabary.workers.archive.encode_shard import archive_format
@@ -40,7 +39,7 @@ def job_of(base: Path, out: Path | str, **values) -> RestoreJob:
 
 
 def rows_of(base: Path) -> list[dict]:
-    return index.read_index(str(base / "shards")).to_pylist()
+    return dataset.read_index(str(base / "shards")).to_pylist()
 
 
 @pytest.mark.parametrize("audio_format", ["flac", "wav"])

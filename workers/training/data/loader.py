@@ -17,8 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from syllabary.shards import audio
-from syllabary.shards.dataset import index, wds
+from syllabary.shards import audio, dataset
 from syllabary.shards.errors import InputError, SyllabaryError, UnavailableError
 from syllabary.workers.control.patience import patiently
 from syllabary.workers.training.data.clips import Batch, ClipMaker
@@ -38,7 +37,7 @@ class Utterances:
     """
 
     def __init__(self, shards_uri: str, split: Literal["train", "valid", "test"], sample_rate: int) -> None:
-        table = index.read_index(shards_uri, splits=[split])
+        table = dataset.read_index(shards_uri, splits=[split])
         self._columns = table.select([c for c in _READ_COLUMNS if c in table.column_names]).combine_chunks()
         self.shards_uri, self.split, self.sample_rate = shards_uri, split, sample_rate
         self.quarantined: dict[str, str] = {}
@@ -67,7 +66,7 @@ class Utterances:
             SyllabaryError: its shard is gone, its bytes changed, or they do not decode.
         """
         row = self.row(utterance)
-        samples, rate = audio.decode(wds.read_utterance(self.shards_uri, row))
+        samples, rate = audio.decode(dataset.read_utterance(self.shards_uri, row))
         return audio.resample(samples, rate, self.sample_rate)
 
     def read_or_quarantine(self, utterance: int) -> np.ndarray | None:
