@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from syllabary.shards import store
 from syllabary.shards.errors import DamageError, FormatError, InputError, NotFoundError, require_version
 from syllabary.shards.outputs import canonical_json
+from syllabary.shards.store import Folder
 
 INDEX_VERSION = "1"
 _VERSION_KEY = b"syllabary.index_version"
@@ -62,9 +63,9 @@ def shard_uri(shards_uri: str, shard: str) -> str:
     return store.join(shards_uri, "shards", f"{shard}.tar")
 
 
-def index_uri(shards_uri: str, shard: str) -> str:
-    """Where the index part of a shard lies."""
-    return store.join(shards_uri, "index", f"{shard}.parquet")
+def index_name(shard: str) -> str:
+    """Path of a shard's part of the index below the shards."""
+    return f"index/{shard}.parquet"
 
 
 def parquet_bytes(table: pa.Table) -> bytes:
@@ -77,7 +78,7 @@ def parquet_bytes(table: pa.Table) -> bytes:
 def publish_index(shards_uri: str, shard: str, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write the index part of a shard, which commits it."""
     table = pa.Table.from_pylist(list(rows), schema=INDEX_SCHEMA)
-    store.publish_bytes(index_uri(shards_uri, shard), parquet_bytes(table))
+    Folder(shards_uri).publish(index_name(shard), parquet_bytes(table))
 
 
 def read_index(shards_uri: str, *, splits: Iterable[str] | None = None) -> pa.Table:
@@ -121,12 +122,12 @@ def find_utterances(shards_uri: str, utterance_ids: Sequence[str]) -> dict[str, 
 
 def read_index_part(shards_uri: str, shard: str) -> pa.Table:
     """The utterances of one shard, by offset. Raises NotFoundError, FormatError."""
-    uri = index_uri(shards_uri, shard)
-    data = store.read_bytes(uri)
+    shards, name = Folder(shards_uri), index_name(shard)
+    data = shards.read(name)
     try:
         table = pq.read_table(io.BytesIO(data), page_checksum_verification=True)
     except (pa.ArrowInvalid, OSError) as error:
-        raise FormatError("damaged index part", value=uri, fix="delete it and shard again") from error
+        raise FormatError("damaged index part", value=shards.join(name), fix="delete it and shard again") from error
     version = (table.schema.metadata or {}).get(_VERSION_KEY, b"none").decode()
     require_version(version, INDEX_VERSION, "index version")
     return table
@@ -138,7 +139,7 @@ def committed_shards(shards_uri: str, *, splits: Iterable[str] | None = None) ->
     unknown = set(wanted) - set(SPLITS)
     if unknown:
         raise InputError("unknown split", value=sorted(unknown)[0], expected=", ".join(SPLITS))
-    entries = store.list_files(store.join(shards_uri, "index"), suffix=".parquet")
+    entries = (Folder(shards_uri) / "index").list(suffix=".parquet")
     names = [entry.name.removesuffix(".parquet") for entry in entries]
     return [name for name in names if name.rpartition("-")[0] in wanted]
 

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from syllabary.shards import outputs, store
-from syllabary.shards.dataset import SPLITS, committed_shards, index_uri, read_index_part
+from syllabary.shards.dataset import SPLITS, committed_shards, index_name, read_index_part
 from syllabary.shards.errors import FormatError, InputError
 from syllabary.shards.ingest.config import IngestConfig
 from syllabary.shards.ingest.cutting import Inputs
@@ -27,6 +27,7 @@ from syllabary.shards.ingest.recordings import Recording
 from syllabary.shards.ingest.sources.files import fetch_input, read_input
 from syllabary.shards.ingest.sources.librilight import parse_sidecar
 from syllabary.shards.ingest.sources.streamed import VoiceActivity
+from syllabary.shards.store import Folder
 
 _LIMITS = {"max_quarantined_percent", "quarantine_allowance"}  # they decide when to stop, not what is written
 
@@ -60,7 +61,7 @@ def update_plan(out: str, found: list[Recording], config: IngestConfig) -> list[
         earlier = [recording for plan in located for recording in plan.recordings]
         new = mark_duplicates(new, earlier, fetch)
     added = plan_shards(new, config, next_numbers(planned))
-    store.delete(store.join(out, outputs.DONE))
+    Folder(out).delete(outputs.DONE)
     publish_plan(out, len(generations), added)
     return [*located, *added]
 
@@ -168,5 +169,5 @@ def _index_digest(out: str, plans: Iterable[ShardPlan]) -> str:
     """sha256 over the index parts in order of their names: it pins every utterance."""
     whole = hashlib.sha256()
     for shard in sorted(plan.shard for plan in plans):
-        whole.update(hashlib.sha256(store.read_bytes(index_uri(out, shard))).digest())
+        whole.update(hashlib.sha256(Folder(out).read(index_name(shard))).digest())
     return whole.hexdigest()

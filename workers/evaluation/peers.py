@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from syllabary.shards import audio, outputs, store
+from syllabary.shards import audio, outputs
 from syllabary.shards.errors import FormatError, InputError, StorageError
+from syllabary.shards.store import Folder
 from syllabary.workers.evaluation.baselines import Codec, Degraded, Speech
 from syllabary.workers.evaluation.scoring import RATE, Measured, Original, Samples, require_package
 from syllabary.workers.recipes.bitrates import rates_of
@@ -54,7 +55,7 @@ def peer_directories(peers: Iterable[str]) -> dict[str, str]:
 def _model_type(folder: str) -> str | None:
     """What config.json says: a model of transformers, or a tokenizer of ours."""
     try:
-        values = store.read_json(store.join(folder, "config.json"))
+        values = Folder(folder).read_json("config.json")
     except (StorageError, FormatError):
         return None
     kind = TOKENIZER if values.get("kind") == TOKENIZER else values.get("model_type")
@@ -63,8 +64,8 @@ def _model_type(folder: str) -> str | None:
 
 def peer_digest(folder: str) -> str:
     """sha256 of a checkpoint's configuration and the names and sizes of its files."""
-    files = [[entry.name, entry.size_bytes] for entry in store.list_files(folder)]
-    return outputs.digest([files, store.read_bytes(store.join(folder, "config.json")).decode()])
+    files = [[entry.name, entry.size_bytes] for entry in Folder(folder).list()]
+    return outputs.digest([files, Folder(folder).read("config.json").decode()])
 
 
 def wavlm_folder(peers: Iterable[str]) -> str | None:

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from syllabary.shards import audio, store
+from syllabary.shards import audio
+from syllabary.shards.store import Folder
 from syllabary.workers.evaluation.baselines import Codec
 from syllabary.workers.evaluation.evaluation import Evaluation
 from syllabary.workers.evaluation.scoring import RATE
@@ -61,14 +62,13 @@ def write_samples(
 
 def _sounds(evaluation: Evaluation, codecs: Sequence[Codec], item: Item) -> tuple[Sound, ...]:
     """The utterance through each of the codecs; those that failed on it when it was scored are not among them."""
-    out, speech, sounds = evaluation.job.out, None, []
+    out, speech, sounds = Folder(evaluation.job.out), None, []
     for codec in codecs:
         name = codec.system.name
         path = f"{SAMPLES}/{item.number:06}-{name}.flac"
-        uri = store.join(out, path)
-        if not store.exists(uri):
+        if not out.exists(path):
             speech = speech or read_speech(evaluation.job.shards, item.row)
-            store.publish_bytes(uri, audio.encode_flac(np.nan_to_num(codec(speech).samples), RATE))
+            out.publish(path, audio.encode_flac(np.nan_to_num(codec(speech).samples), RATE))
         length = audio.resampled_length(item.row["num_samples"], item.row["sample_rate"], RATE)
         sounds.append(Sound(system=name, path=path, duration_s=length / RATE, sample_rate=RATE))
     return tuple(sounds)

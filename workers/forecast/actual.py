@@ -14,6 +14,7 @@ from syllabary.shards import outputs, store
 from syllabary.shards.archive.ledger import shards_in
 from syllabary.shards.archive.parts import part_name
 from syllabary.shards.errors import NotFoundError
+from syllabary.shards.store import Folder
 from syllabary.workers.control.run_layout import PipelineLayout
 from syllabary.workers.control.timings import read_timings
 from syllabary.workers.training.checkpoints import CheckpointStore
@@ -56,22 +57,23 @@ def _shards(layout: PipelineLayout) -> dict[str, Any]:
     return {
         "hours": done["input_s"] / _HOUR,
         "stored_h": done["stored_s"] / _HOUR,
-        "shards_bytes": _bytes_below(store.join(layout.shards, "shards")),
+        "shards_bytes": _bytes_below(Folder(layout.shards) / "shards"),
     }
 
 
 def _archive(layout: PipelineLayout) -> dict[str, Any]:
     if outputs.read_done(layout.archive) is None:
         return {}
-    parts = [store.join(layout.archive, part_name(shard)) for shard in shards_in(layout.archive)]
+    archive = Folder(layout.archive)
+    parts = [part_name(shard) for shard in shards_in(layout.archive)]
     claim = outputs.read_claim(layout.archive, "archive")["config"]
     groups = -(-claim["num_dims"] // claim["group_size"])
-    frames = sum(_frames(part) for part in parts)
-    return {"tokens": frames * groups, "archive_bytes": sum(store.size_bytes(part) for part in parts)}
+    frames = sum(_frames(archive, part) for part in parts)
+    return {"tokens": frames * groups, "archive_bytes": sum(store.size_bytes(archive.join(part)) for part in parts)}
 
 
-def _frames(part: str) -> int:
-    with store.open_read(part) as file:
+def _frames(archive: Folder, part: str) -> int:
+    with archive.open(part) as file:
         column = pq.read_table(file, columns=["num_frames"])["num_frames"]
     return int(column.to_numpy().sum())
 
@@ -79,7 +81,7 @@ def _frames(part: str) -> int:
 def _trainings(layout: PipelineLayout) -> dict[str, Any]:
     stages = {"pretrain_h": layout.pretrain, "codec_h": layout.codec}
     found: dict[str, Any] = {name: _hours(uri) for name, uri in stages.items()}
-    kept = [CheckpointStore(uri).folder.uri for uri in stages.values()]
+    kept = [CheckpointStore(uri).folder for uri in stages.values()]
     found["checkpoints_bytes"] = _bytes_below(*kept) or None
     return found
 
@@ -97,7 +99,7 @@ def _hours(run_uri: str) -> float | None:
     if outputs.read_done(run_uri) is None:
         return None
     try:
-        history = History.from_parquet(store.read_bytes(store.join(run_uri, TIMINGS)))
+        history = History.from_parquet(Folder(run_uri).read(TIMINGS))
     except NotFoundError:
         return None
     steps, paces = history.series("timing", "step_s")
@@ -105,8 +107,8 @@ def _hours(run_uri: str) -> float | None:
     return sum((step - last) * pace for step, last, pace in zip(steps, before, paces, strict=True)) / _HOUR
 
 
-def _bytes_below(*uris: str) -> int:
-    return sum(entry.size_bytes for uri in uris for entry in store.list_files(uri))
+def _bytes_below(*folders: Folder) -> int:
+    return sum(entry.size_bytes for folder in folders for entry in folder.list())
 
 
 TAKEN_FROM: dict[str, str] = {

@@ -27,10 +27,10 @@ import torch
 from numpy.typing import NDArray
 
 from syllabary.model.codec import Codec
-from syllabary.shards import store
 from syllabary.shards.ingest import ingest
 from syllabary.shards.ingest.cutting import write_shard
 from syllabary.shards.ingest.sources.folder import list_recordings
+from syllabary.shards.store import Folder
 from syllabary.workers.cluster.memory import RESERVED_BYTES, bounded_memory, free_bytes
 from syllabary.workers.control.log import say
 from syllabary.workers.forecast.formulas import StageRates, clip_s
@@ -258,4 +258,4 @@ def _save_random_encoder(recipe: Recipe, folder: str) -> None:
 
     torch.manual_seed(0)
     state = {name: value.contiguous() for name, value in Codec(recipe.model).encoder.state_dict().items()}
-    store.publish_bytes(store.join(folder, ENCODER_FILE), save(state))
+    Folder(folder).publish(ENCODER_FILE, save(state))

@@ -19,6 +19,7 @@ from syllabary.shards.ingest.sources.listing import Source
 from syllabary.shards.ingest.sources.parquet import ParquetStream, parquet_files
 from syllabary.shards.ingest.sources.streamed import Stream, Streamed, head_mark
 from syllabary.shards.ingest.sources.tar import TarStream
+from syllabary.shards.store import Folder
 from syllabary.workers.cluster.session import ray_session
 from syllabary.workers.control.jobs import ShardJob
 from syllabary.workers.control.log import Progress, say
@@ -63,7 +64,7 @@ def _stream(job: ShardJob, config: IngestConfig, source: Source, size_bytes: int
             return feed, _write(feed, job.out, size_bytes)
     except DamageError:
         for part in ("index", "ledger", "shards"):
-            store.delete(store.join(job.out, part))
+            Folder(job.out).delete(part)
         raise
 
 

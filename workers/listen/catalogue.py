@@ -16,11 +16,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from syllabary.shards import store
 from syllabary.shards.archive.parts import PARTS
 from syllabary.shards.archive.reader import ArchiveReader
 from syllabary.shards.archive.where import Condition, parse_where
 from syllabary.shards.errors import InputError, NotFoundError, SyllabaryError
+from syllabary.shards.store import Folder
 
 Row = dict[str, Any]
 SHARD = "shard"
@@ -189,7 +189,7 @@ class Catalogue:
 
     def _look(self) -> None:
         try:
-            entries = store.list_files(store.join(self.reader.uri, PARTS), suffix=".parquet")
+            entries = (Folder(self.reader.uri) / PARTS).list(suffix=".parquet")
         except SyllabaryError as error:
             self._snapshot = replace(self._snapshot, faults=(str(error),))
             return

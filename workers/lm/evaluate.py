@@ -17,9 +17,10 @@ import torch
 
 from syllabary.model.measures.context import context_bits
 from syllabary.model.measures.usage import entropy_bits
-from syllabary.shards import outputs, store
+from syllabary.shards import outputs
 from syllabary.shards.blocks.blocks import IGNORED
 from syllabary.shards.errors import ConflictError, InputError
+from syllabary.shards.store import Folder
 from syllabary.workers.control.jobs import LmEvalJob
 from syllabary.workers.control.log import Progress, say
 from syllabary.workers.control.run_layout import LM_FIGURES
@@ -72,7 +73,7 @@ def lm_eval(job: LmEvalJob) -> dict[str, Any]:
     if job.out is not None:
         inputs = {"encoder_digest": vocabulary.metadata["encoder_digest"]}
         outputs.claim(job.out, "report", inputs=inputs, config={"split": job.split, "limit": job.limit})
-        store.publish_bytes(store.join(job.out, LM_FIGURES), store.pretty_json(result))
+        Folder(job.out).publish_json(LM_FIGURES, result)
     return result
 
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from syllabary.shards import outputs, store
 from syllabary.shards.errors import ConfigError, InputError
+from syllabary.shards.store import Folder
 from syllabary.workers.recipes.recipe import Recipe, validate
 
 CONFIG_FILE = "config.json"
@@ -37,14 +38,14 @@ def claimed(uri: str, recipe: Recipe) -> dict[str, str]:
     kind = fitting_kind(uri, recipe)
     found = {"uri": store.normalize(uri), "kind": str(kind)}
     if kind == "tokenizer":
-        description = store.read_json(store.join(uri, CONFIG_FILE))
+        description = Folder(uri).read_json(CONFIG_FILE)
         found |= {key: str(description.get(key)) for key in ("encoder_digest", "decoder_digest")}
     return found
 
 
 def described(uri: str) -> tuple[Kind, dict[str, Any]]:
     """Kind of what is at ``uri``, and its model's configuration. Raises as :func:`fitting_kind` does of no recipe."""
-    description = store.read_json(store.join(uri, CONFIG_FILE))
+    description = Folder(uri).read_json(CONFIG_FILE)
     if description.get("kind") == "tokenizer":
         return "tokenizer", description["model"]
     kind = outputs.read_claim(uri).get("kind")

@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from syllabary.shards import store
 from syllabary.shards.errors import FormatError, VersionError, first_fault
+from syllabary.shards.store import Folder
 
 FORMAT_VERSION = 1
 REPORT, PAGE = "report.json", "report.html"
@@ -364,7 +365,7 @@ class ReportCard(Part):
 
 def publish_card(out: str, card: ReportCard) -> None:
     """Write ``report.json``."""
-    store.publish_bytes(store.join(out, REPORT), store.pretty_json(card.model_dump(mode="json")))
+    Folder(out).publish_json(REPORT, card.model_dump(mode="json"))
 
 
 def read_card(out: str) -> ReportCard:

@@ -20,6 +20,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from syllabary.shards import store
+from syllabary.shards.store import Folder
 from syllabary.workers.control.jobs import ReportJob
 from syllabary.workers.control.log import say
 from syllabary.workers.report import plots, words
@@ -70,7 +71,7 @@ def render(out: str, max_sound_mb: float = MAX_SOUND_MB) -> bytes:
         FormatError: a damaged one.
     """
     card = read_card(out)
-    players = build_players(card, lambda path: store.read_bytes(store.join(out, path)), max_sound_mb)
+    players = build_players(card, Folder(out).read, max_sound_mb)
     return render_page(card, read_scores(out), players)
 
 
