@@ -89,7 +89,7 @@ app.command()(recipes)
 
 
 def _tell_error(error: SyllabaryError) -> None:
-    """One line; among JSON lines one of them, unless the job has told it already."""
+    """Print the error as one line, a JSON line where those are asked for; not where the job has printed it already."""
     from syllabary.shards.errors import JobError
     from syllabary.workers.control import log as job_log
 

@@ -1,4 +1,4 @@
-"""How a flow runs a job: each line it prints goes to the run's log, and to the terminal when one asked.
+"""Run a job inside a flow: each line it prints goes to the run's log, and to the terminal where one follows.
 
 A job is a Prefect task. It is tried again where that may help (storage or the cluster was away, the job was killed) and
 only there: a refused input, damaged data or a bug fails at once.

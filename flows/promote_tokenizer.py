@@ -27,7 +27,7 @@ Registry = Annotated[
 
 
 class Promotion(BaseModel):
-    """What decides on a new tokenizer."""
+    """The parameters of a promotion: the tokenizers, the speech that they are measured on, and the tolerances."""
 
     tokenizer: jobs.Tokenizer
     shards: jobs.Shards

@@ -22,7 +22,7 @@ _PREFECT = {
 
 
 def run_command(parameters: PipelineParameters) -> None:
-    """Run the pipeline unless it is done, and say where everything is.
+    """Run the pipeline unless it is complete, and print where everything is.
 
     Raises:
         SyllabaryError: whatever stops the run, in one line.

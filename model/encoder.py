@@ -167,7 +167,7 @@ class Encoder(nn.Module):
         self.conformers = ConformerStack(config.conformer.num_layers, config.latent_dim, config.conformer)
 
     def features(self, waveform: Float[Tensor, "batch samples"], num_samples: Int[Tensor, "batch"]) -> FeatureOutput:
-        """What the Conformers read. ``waveform`` at the model's sample rate; ``num_samples`` valid ones a clip.
+        """What the Conformers read. ``waveform`` at the model's sample rate; ``num_samples`` valid ones per clip.
 
         Keep ``num_samples`` on the CPU: lengths decide shapes.
         """

@@ -130,13 +130,13 @@ class Trunk(nn.Module):
 
     @property
     def rate(self) -> int:
-        """Positions a frame."""
+        """Positions per frame."""
         return math.prod(self.strides)
 
     def forward(
         self, values: Float[Tensor, "batch dim frames"], mask: Bool[Tensor, "batch frames"] | None
     ) -> Float[Tensor, "batch channels positions"]:
-        """``rate`` positions a frame, zero at invalid ones; ``mask`` is that of the frames."""
+        """``rate`` positions per frame, zero at invalid ones; ``mask`` is that of the frames."""
         x, rate = self.stages[0](self.input(values), mask), 1
         for stride, up, stage in zip(self.strides, self.ups, list(self.stages)[1:], strict=True):
             x = up(zero_invalid(x, stretch(mask, rate)))

@@ -1,4 +1,4 @@
-"""Writing one shard: its recordings are read one after the other, cut, filtered, encoded and accounted for.
+"""Write one shard: read its recordings one after the other, cut, filter, encode and account for them.
 
 The bytes of a shard depend on its plan, its recordings and the configuration alone. A recording that turns out damaged
 leaves nothing in the shard; memory is bounded by the longest utterance.
@@ -35,7 +35,7 @@ _MEMBER = ("utterance_id", "recording_id", "speaker", "split", "sample_rate", "n
 
 @dataclass(frozen=True)
 class Inputs:
-    """How a shard writer gets at its inputs.
+    """A shard writer's access to its inputs.
 
     Attributes:
         fetch: (recording, temporary folder) to a local path of its audio. Raises RecordingError.
@@ -203,10 +203,10 @@ class _Writing:
 
 
 class _Transcript:
-    """Which utterance of a recording the recording's text belongs to.
+    """Assigns the recording's text to an utterance of it.
 
-    An utterance that holds all speech of its recording has the text as its own. Of a recording that was cut into
-    several nobody knows which words are where: no utterance claims them, and the first carries them as
+    An utterance that holds all speech of its recording has the text as its own. Where a recording was cut into
+    several, it is unknown which words are where: no utterance claims them, and the first carries them as
     ``recording_text`` of its ``extra``, so that they are not lost.
     """
 
@@ -229,7 +229,7 @@ def _is_one_utterance(regions: list[Region], max_samples: int) -> bool:
 
 
 class _Outcome(NamedTuple):
-    """What became of a span: the ledger's status, its detail, and a note."""
+    """The outcome of a span: the ledger's status, its detail, and a note."""
 
     status: str
     detail: str = ""

@@ -1,4 +1,4 @@
-"""The ingest around its shards: claim the output, plan what is new, and account for everything at the end.
+"""Frame an ingest: claim the output, plan what is new, and account for everything at the end.
 
 What lies between, writing the planned shards, is :func:`syllabary.shards.ingest.cutting.write_shard`, in any order and
 any process.
@@ -33,7 +33,7 @@ _LIMITS = {"max_quarantined_percent", "quarantine_allowance"}  # they decide whe
 
 
 def claim_output(out: str, source: str, config: IngestConfig, inputs: Mapping[str, Any] | None = None) -> None:
-    """Take the output for this configuration. The recordings of a folder or manifest are pinned by the plan.
+    """Claim the output for this configuration. The recordings of a folder or manifest are pinned by the plan.
 
     Raises:
         InputError: the output lies inside the source, and would become its own input.
@@ -86,7 +86,7 @@ def fetch(recording: Recording, folder: Path) -> Path:
 
 
 def voice_activity(recording: Recording) -> VoiceActivity | None:
-    """What the JSON beside a recording says; None when there is no JSON."""
+    """Read the JSON beside a recording; None when there is none."""
     if recording.sidecar is None:
         return None
     return parse_sidecar(read_input(recording.sidecar)).voice_activity
@@ -96,7 +96,7 @@ FILES = Inputs(fetch, voice_activity)
 
 
 def require_few_quarantined(num_quarantined: int, num_recordings: int, config: IngestConfig, reason: str) -> None:
-    """Stop when too much of a corpus is unusable. Raises InputError."""
+    """Raise when too much of a corpus is unusable. Raises InputError."""
     limit = config.max_quarantined_percent / 100 * num_recordings
     if num_quarantined > max(limit, config.quarantine_allowance):
         raise InputError(

@@ -92,7 +92,7 @@ def _read_part(shards_uri: str, shard: str) -> pa.Table:
 def totals(ledger: pa.Table) -> list[Row]:
     """One row for each outcome: status, detail, recordings it touches, seconds and percent; they sum to 100 %.
 
-    The details of "shard" and "duplicate" rows name one place each and are not told apart here.
+    The details of "shard" and "duplicate" rows name one place each and are not distinguished here.
     """
     told = pc.is_in(ledger["status"], value_set=pa.array(["filtered", "quarantined"]))
     detail = pc.if_else(told, ledger["detail"], "")

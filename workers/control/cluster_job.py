@@ -107,7 +107,7 @@ class RayJob:
             fix = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the cluster's token file"
             raise InputError("the Ray cluster refuses us", value=self._address, fix=fix) from error
         except (requests.exceptions.RequestException, OSError, RuntimeError) as error:
-            # RuntimeError is how Ray's client tells every other HTTP status
+            # RuntimeError is how Ray's client reports every other HTTP status
             if isinstance(error, RuntimeError) and ("does not exist" in str(error) or "404" in str(error)):
                 what = f"the Ray cluster at {self._address} has lost the job"
                 raise JobError(what, fix="run again: it goes on where it was", may_pass=True) from error

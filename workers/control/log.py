@@ -1,4 +1,4 @@
-"""What a job tells while it runs: lines for people, or JSON lines for a log store. Free of torch and ray.
+"""The output of a job while it runs: lines for people, or JSON lines for a log store. Free of torch and ray.
 
 With ``SYLLABARY_LOG=json`` every line is one JSON object: ``time`` (UTC), ``level``, ``stage``, ``message``, and where
 known ``run`` (the output's URI), ``recipe`` and ``shard``, and the fields of an event. The run's own fields travel to
@@ -42,12 +42,12 @@ def begin(**fields: str | None) -> None:
 
 
 def worker_environment() -> dict[str, str]:
-    """What a Ray worker on another machine needs in its environment to log as this process does."""
+    """The environment that a Ray worker on another machine needs to log as this process does."""
     return {key: value for key in (CONTEXT_VARIABLE,) if (value := os.environ.get(key)) is not None}
 
 
 def job_environment() -> dict[str, str]:
-    """What a job needs to log as its submitter does, and to tell it events.
+    """The environment that a job needs to log as its submitter does, and to report events to it.
 
     Ray refuses a job of a cluster where the job gives one of these names to its workers, too.
     """
@@ -56,17 +56,17 @@ def job_environment() -> dict[str, str]:
 
 
 def emit(stage: str, message: str, *, level: str = "info", **fields: Any) -> None:
-    """Tell one line on standard error."""
+    """Write one line of a stage to standard error, with fields for JSON."""
     write(format_line(stage, message, level=level, **fields))
 
 
 def say(stage: str, text: str, *, shard: str | None = None) -> None:
-    """Tell one line of a stage; ``shard`` is a field of a JSON line."""
+    """Write one line of a stage for people; ``shard`` is a field of a JSON line."""
     emit(stage, text, **({"shard": shard} if shard else {}))
 
 
 def record(stage: str, message: str, **fields: Any) -> None:
-    """Tell what only a log store wants to know: nothing in lines for people."""
+    """Write a JSON line for a log store; nothing where lines are for people."""
     if is_json():
         emit(stage, message, **fields)
 
@@ -141,14 +141,14 @@ class Reached:
 
 @dataclass(frozen=True)
 class Told:
-    """One line of a job, as it is to be shown, and the event that it tells, if any."""
+    """One line of a job, as it is to be shown, and the event in it, if any."""
 
     line: str
     reached: Reached | None = None
 
 
 class Progress:
-    """Counts what a stage has done and tells it, at most once every ``every_s`` seconds.
+    """Counts what a stage has done and reports it, at most once every ``every_s`` seconds.
 
     >>> progress = Progress("tokenize", total=3600, unit="s of audio")   # doctest: +SKIP
     tokenize  1,200/3,600 s of audio · 412/s · 0:00:06 left
@@ -166,7 +166,7 @@ class Progress:
             self._tell(note)
 
     def finish(self, note: str = "") -> None:
-        """Tell how far the stage is, however short ago it was told."""
+        """Report how far the stage is, however recent the last report."""
         self._tell(note)
 
     def _tell(self, note: str) -> None:
@@ -177,7 +177,7 @@ class Progress:
 
 
 def tell(reached: Reached) -> None:
-    """Tell the event on standard error."""
+    """Write the event to standard error."""
     values = asdict(reached)
     line = format_line(values.pop("stage"), str(reached), **values)
     if not is_json() and EVENTS_VARIABLE in os.environ:
@@ -186,7 +186,7 @@ def tell(reached: Reached) -> None:
 
 
 def read_line(line: str) -> Told:
-    """What a line of a job tells: one of an event has its fields behind the separator, or is JSON."""
+    """Read a line of a job: that of an event has its fields behind the separator, or is JSON."""
     text, separator, values = line.rpartition(_SEPARATOR)
     if separator and (reached := _event(values)):
         return Told(text, reached)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def on_screen() -> Iterator[Callable[[Told], None]]:
-    """What a job tells, on standard error, for the length of the block."""
+    """Show a job's lines and progress on standard error for the length of the block."""
     if log.is_json() or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         yield lambda told: log.write(told.line)
         return

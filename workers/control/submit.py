@@ -25,7 +25,7 @@ from syllabary.workers.control.screen import on_screen
 OnTold = Callable[[Told], None]
 _KEPT_LINES = 30
 _ERROR_PREFIX = "error: "
-_HIGHEST_OWN_STATUS = 128  # above it a shell tells the signal that ended a command
+_HIGHEST_OWN_STATUS = 128  # above it a shell reports the signal that ended a command
 
 
 def submit(job: Job, on_told: OnTold | None = None) -> dict[str, Any]:

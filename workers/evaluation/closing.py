@@ -168,7 +168,7 @@ def _effective_rank(evaluation: Evaluation, speeches: Sequence[Speech]) -> float
 def _given_place(evaluation: Evaluation, encoded: Sequence[int]) -> GivenPlace:
     """What digits hold once the place of a frame is known, of utterances cut to one length and encoded anew.
 
-    In utterances of their own lengths an encoder that tells the distance to the end would pass for one that hears.
+    In utterances of their own lengths an encoder that encodes the distance to the end would pass for one that hears.
     """
     from syllabary.model.measures.place import common_length
 

@@ -1,4 +1,4 @@
-"""An evaluation under way, as its steps hand it on."""
+"""The state of an evaluation that its steps share."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Evaluation:
-    """Its job, utterances, tokenizer and language model, if any, and what scoring cost in this run."""
+    """An evaluation's job, utterances, tokenizer and language model, if any, and what scoring cost in this run."""
 
     job: EvaluateJob
     selection: Selection

@@ -1,4 +1,4 @@
-"""ESTOI of a tokenizer on some held-out utterances: the one figure that says whether words can be heard."""
+"""ESTOI of a tokenizer on some held-out utterances: a figure of whether words can be understood."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NUM_UTTERANCES, MAX_S = 24, 15.0
 
 
 def held_out_estoi(shards: str, tokenizer: str) -> tuple[float | None, str]:
-    """The mean over at most ``NUM_UTTERANCES`` of the valid split, and it in words; None, and why, when not measured.
+    """Measure the mean over at most ``NUM_UTTERANCES`` of the valid split, and word it; None, and why, if not measured.
 
     Utterances longer than ``MAX_S`` are left out: the time this takes must not depend on the corpus.
     """

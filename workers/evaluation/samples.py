@@ -22,7 +22,7 @@ TYPICAL = "typical"
 def chosen_samples(
     items: Sequence[Item], results: Sequence[Mapping[str, Any]], worst: Sequence[WorstCase], num_samples: int
 ) -> list[tuple[Item, str]]:
-    """Utterances to listen to and why: half of them the first in turn, the rest the worst by one metric or another."""
+    """Choose utterances to listen to, and say why: half are the first in order, the rest the worst by a metric."""
     usable = {item.utterance_id: item for item, r in zip(items, results, strict=True) if OURS in r["scores"]}
     chosen = dict.fromkeys(list(usable)[: -(-num_samples // 2)], TYPICAL)
     ranked = sorted((w for w in worst if w.metric in _WORST_OF), key=lambda w: (w.rank, _WORST_OF.index(w.metric)))
@@ -38,7 +38,7 @@ def write_samples(
     chosen: Sequence[tuple[Item, str]],
     results: Sequence[Mapping[str, Any]],
 ) -> tuple[Sample, ...]:
-    """Publish the sounds that are not there yet, and say where they are."""
+    """Publish the sounds that are not there yet; returns where they are."""
     framing = evaluation.tokenizer.framing
     samples = []
     for item, reason in chosen:

@@ -1,4 +1,4 @@
-"""Scores of one utterance against its original: what each metric is, and its value. Everything at 16 kHz.
+"""Score one utterance against its original: the metrics and how each is computed. Everything at 16 kHz.
 
 Metrics come in families that are computed together (pitch gives two). A family that fails on one utterance raises
 :class:`Unscored` and the others go on. The packages are those of the extra ``evaluate``.
@@ -26,7 +26,7 @@ _PITCH_STEP_S, _PITCH_FLOOR, _PITCH_CEILING = 0.01, 60.0, 500.0
 
 
 class Unscored(Exception):  # noqa: N818 - a finding, not an error
-    """A metric has no value on this utterance; the message says why."""
+    """Raised where a metric has no value on this utterance; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Measured:
 
 
 class Family(NamedTuple):
-    """Metrics that are computed in one go.
+    """Metrics that are computed together.
 
     Attributes:
         metrics: their names, as in the catalogue.

@@ -118,7 +118,7 @@ class VoiceModel(nn.Module):
     """
 
     NUM_BANDS, WINDOW, HOP = 40, 400, 160
-    FRAMES, STEP = 160, 77  # 1.6 s, 1.3 a second
+    FRAMES, STEP = 160, 77  # 1.6 s, 1.3 per second
     LOUDNESS_DB = -30.0
 
     def __init__(self) -> None:

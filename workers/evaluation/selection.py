@@ -1,4 +1,4 @@
-"""Which utterances an evaluation is made of, in which order, and what is known of them."""
+"""Select and order the utterances of an evaluation, with what is known of each."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Selection:
 
     @property
     def digest(self) -> str:
-        """sha256 over ids and audio of the utterances, and their transcripts."""
+        """sha256 over the utterances' ids, audio and transcripts."""
         return outputs.digest([[i.utterance_id, i.row["sha256"], i.transcript] for i in self.items])
 
     def table(self, numbers: list[int]) -> pa.Table:
@@ -37,7 +37,7 @@ class Selection:
 
 
 def select(job: EvaluateJob) -> Selection:
-    """The held-out utterances, speaker after speaker in turn, so that any first N of them are spread.
+    """Select held-out utterances, taking speakers in turn, so that the first N cover many speakers.
 
     Raises:
         InputError: no utterance, none as long as half a second, transcripts of none of them.

@@ -1,4 +1,4 @@
-"""From the results of the utterances to tables and summaries: scores, ledger, means, differences, worst cases."""
+"""Make tables and summaries of the utterances' results: scores, ledger, means, differences, worst cases."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def _columns(row: Row) -> dict[str, Any]:
 
 
 def failures_of(rows: Iterable[Row]) -> tuple[Failure, ...]:
-    """Every row without a value that should have one: what is merely without transcript is no failure."""
+    """Rows that should have a value and have none; those that only lack a transcript do not count."""
     return tuple(
         Failure(utterance_id=row.item.utterance_id, system=row.system, metric=row.metric, reason=row.reason)
         for row in rows
@@ -106,7 +106,7 @@ def failures_of(rows: Iterable[Row]) -> tuple[Failure, ...]:
 
 
 def absent_metrics(rows: Sequence[Row], metrics: Sequence[Metric]) -> tuple[AbsentMetric, ...]:
-    """Metrics without a single value, each with the commonest reason."""
+    """Metrics without any value, each with its most common reason."""
     absent = []
     for metric in metrics:
         own = [row for row in rows if row.metric == metric.name]
@@ -120,7 +120,7 @@ def absent_metrics(rows: Sequence[Row], metrics: Sequence[Metric]) -> tuple[Abse
 
 
 def summaries(rows: Iterable[Row], seed: int) -> tuple[Score, ...]:
-    """Mean and interval of every system by every metric that it has a value of."""
+    """Mean and interval of every system by every metric for which it has a value."""
     groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
         if row.value is not None:

@@ -1,4 +1,4 @@
-"""What is said in an utterance, where somebody wrote it down: a table of transcripts against an index of utterances.
+"""Transcripts of utterances: a table of transcripts matched to an index of utterances.
 
 The table is tab-separated with a header. Either it has the columns ``utterance_id`` and ``text``; or ``path`` (the
 recording, as the index's ``source``), ``start_sec``, ``end_sec`` and ``text``, one row a stretch of the recording.
@@ -32,7 +32,7 @@ class Stretch:
 
 
 def read_transcripts(uri: str, rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """The transcript of each utterance of the index ``rows`` that has one, by utterance_id.
+    """Read the transcript of each utterance of the index ``rows`` that has one, by utterance_id.
 
     Raises:
         NotFoundError: no such table.

@@ -1,4 +1,4 @@
-"""One utterance of an evaluation: through every system, by every metric. The Ray actor of ``evaluate``.
+"""Evaluate one utterance with every system, by every metric: the Ray actor of ``evaluate``.
 
 What comes out follows from the utterance, the tokenizer and the options alone, and is published whole under the
 utterance's number: any number of processes may do the same utterance.
@@ -67,7 +67,7 @@ def result_uri(out: str, number: int) -> str:
 
 @dataclass
 class Timer:
-    """CPU-seconds of this process and its children by what they went to."""
+    """Counts CPU-seconds of this process and its children by what they were spent on."""
 
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
@@ -96,7 +96,7 @@ class Ours:
         self._last: tuple[str, Encoded] | None = None
 
     def encode(self, speech: Speech) -> Encoded:
-        """Tokens of the utterance; asked again at once, the same."""
+        """Tokens of the utterance; kept for a second call."""
         if self._last is None or self._last[0] != speech.utterance_id:
             self._last = speech.utterance_id, self.tokenizer.encode(speech.stored, speech.stored_rate)
         return self._last[1]
@@ -155,7 +155,7 @@ class UtteranceEvaluator:
         return {"number": item.number, "error": "", "cpu_s": json.dumps(timer.seconds)}
 
     def evaluate(self, item: Item, timer: Timer) -> dict[str, Any]:
-        """Everything about one utterance, as it is published.
+        """Evaluate one utterance; returns its result as it is published.
 
         Raises:
             SyllabaryError: the utterance cannot be read.

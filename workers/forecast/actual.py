@@ -1,4 +1,4 @@
-"""What a run took, as far as its own files tell: for the plan's page, beside what was predicted.
+"""The cost of a run, read from its own files: for the plan's page, beside what was predicted.
 
 Outputs hold no times (the same input gives the same bytes). The trainings keep their pace apart in
 ``timings.parquet``; the wall-clock hours of the other stages are in the run's ``stage_timings.json``.
@@ -24,7 +24,7 @@ _HOUR = 3600
 
 
 def actual_of(run: str) -> dict[str, float]:
-    """The figures of a plan that the run at ``run`` tells, by the prediction's names; what is not there is left out.
+    """The figures of the run at ``run`` by the prediction's names; what is not there is left out.
 
     Raises:
         NotFoundError: nothing of ours is at ``run``.

@@ -41,7 +41,7 @@ def plan(job: PlanJob) -> dict[str, Any]:
     """Predict, or read the prediction stored at ``job.out``; compare it with ``job.run`` when given.
 
     Raises:
-        InputError: no corpus, two of them, or one whose length cannot be told.
+        InputError: no corpus, two of them, or one whose length is unknown.
         ConfigError: the rates are not those that a plan needs.
         ConflictError: the run is of another recipe.
         NotFoundError: no stored plan to compare a run with.
@@ -96,7 +96,7 @@ def _predicted(job: PlanJob) -> dict[str, Any]:
 
 
 def rates_for(job: PlanJob, recipe: Recipe) -> tuple[StageRates, dict[str, Any]]:
-    """The stated rates, or those of a probe; and where they come from, as plan.json tells it.
+    """The stated rates, or those of a probe; and where they come from, for plan.json.
 
     Raises:
         ConfigError: the stated rates are not those that a plan needs.

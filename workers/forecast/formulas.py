@@ -1,7 +1,7 @@
 """The arithmetic of ``syllabary plan``: from rates and a recipe to hours, bytes, tokens and cost. Free of torch.
 
 Every figure is one line of :data:`FORMULAS`, and is computed by the function that carries it; nothing else is assumed.
-Hours are wall-clock hours, rates are seconds of audio a second of ONE worker: a core for ``shard``, and a GPU, or a
+Hours are wall-clock hours, rates are seconds of audio per second of ONE worker: a core for ``shard``, and a GPU, or a
 core where there is none, for the others.
 """
 
@@ -79,7 +79,7 @@ class Machine(Value):
 
 
 class StageRates(Value):
-    """Seconds of audio a second of one worker. ``adversarial`` is stage 2 once the discriminators train, too.
+    """Seconds of audio per second of one worker. ``adversarial`` is stage 2 once the discriminators train, too.
 
     Of a stage 2 by its bottleneck first, ``codec`` is the first phase and ``adversarial`` the second.
     """
@@ -172,7 +172,7 @@ def training_audio_h(recipe: Recipe, train: TrainConfig, steps: int | None = Non
 
 
 def archive_bytes_per_s(recipe: Recipe) -> float:
-    """Bytes of the archive a second of audio, at most."""
+    """Bytes of the archive per second of audio, at most."""
     return rates_of(recipe.model).payload_bits_per_s / 8 * TOKEN_BYTES_RATIO + OTHER_BYTES_PER_S
 
 

@@ -35,7 +35,7 @@ def page(values: Mapping[str, Any]) -> str:
             *((f"{name}, bytes", _bytes(getattr(found, key)), FORMULAS[key]) for key, name in _BYTES.items()),
         ]),
         "## From what", "",
-        f"Rates are {values['rates_origin']}, in seconds of audio a second of one worker.", "",
+        f"Rates are {values['rates_origin']}, in seconds of audio per second of one worker.", "",
         *_table(("value", "is"), _inputs(values)),
         *_actual(values, found),
     ]  # fmt: skip

@@ -91,7 +91,7 @@ def what_is_probed(recipe: Recipe) -> dict[str, str]:
 def _codec_in_words(codec: CodecTrainConfig) -> tuple[str, str]:
     """What the two rates of stage 2 are rates of."""
     if codec.method == "bottleneck_first":
-        crops = f"{codec.vocoder.crops_per_clip} crops of {codec.vocoder.crop_s:g} s a clip"
+        crops = f"{codec.vocoder.crops_per_clip} crops of {codec.vocoder.crop_s:g} s per clip"
         return "first phase: bottleneck to log-mel", f"second phase: vocoder on {crops}, with discriminators"
     encoder = "frozen encoder, run in every step" if codec.train_encoder == "frozen" else "encoder fine-tuned"
     if codec.cache_latents:
@@ -120,7 +120,7 @@ def _bounded(device: torch.device, what: str) -> AbstractContextManager[None]:
 
 
 def _told(kind: str, rate: float) -> float:
-    say("plan", f"{kind}: {rate:,.3g} s of audio a second of one worker")
+    say("plan", f"{kind}: {rate:,.3g} s of audio per second of one worker")
     return rate
 
 

@@ -43,7 +43,7 @@ def write_shards(job: ShardJob) -> dict[str, Any]:
 
 
 def _tell_origin(job: ShardJob) -> None:
-    """Note what the job says of the speech beside the shards, over what an earlier run was told."""
+    """Store the job's title, licence and origin beside the shards; they replace those of an earlier run."""
     told = Origin.read(job.out) | Origin(job.title, job.licence, job.origin)
     if told != Origin():
         Folder(job.out).publish(origin.NAME, told.encode())

@@ -25,10 +25,10 @@ ORIGINAL, TRAINED = "original", "this run's tokenizer"
 
 
 def listen(run: PipelineLayout, begun_with: str | None) -> list[Heard]:
-    """The first restored utterances of at most ``MAX_S`` seconds, with all that there is to hear of each.
+    """Collect the first restored utterances of at most ``MAX_S`` seconds, with every sound that there is of each.
 
     Args:
-        run: whose restored audio.
+        run: whose restored audio it is.
         begun_with: URI of the tokenizer that it began with, to be heard beside its own; None for none.
     """
     restored = Folder(run.restored)

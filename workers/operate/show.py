@@ -1,4 +1,4 @@
-"""``syllabary show RECIPE``: what a recipe is, and what it costs, derived in one place.
+"""``syllabary show RECIPE``: a recipe and its cost, derived in one place.
 
 Parameters and arithmetic are counted on torch's meta device (no memory, no time): parameters by part, and GFLOP
 (2 x multiply-adds of convolutions and matrix products) per second of audio, over one window of audio.

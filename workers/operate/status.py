@@ -1,7 +1,7 @@
 """``syllabary status URI``: what an output folder holds, how far it is, and what failed.
 
 Reads claims, commits, ledgers and summaries; no audio, no tokens, no weights. A folder that is being written may be
-looked at: what is committed at that moment is what is told.
+looked at: what is committed at that moment is reported.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What one output is found to hold, and the table of several: plain text, or with colours on a terminal."""
+"""The status of one output, and the table of several: plain text, or with colours on a terminal."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _LOOK_AT = {"restored": "listen to {uri}/audio", "evaluation": "open {uri}/repor
 
 @dataclass(frozen=True)
 class Failure:
-    """Why something of an output failed: how many items for that reason, and their seconds where known."""
+    """A reason for which items of an output failed: how many, and their seconds where known."""
 
     reason: str
     count: int
@@ -54,7 +54,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Status:
-    """What one folder holds.
+    """The status of one folder.
 
     Attributes:
         uri: of the folder.
@@ -92,7 +92,7 @@ class Status:
 
 
 def next_step(found: Status, run: Status | None = None) -> str:
-    """What to do next with an output; ``run`` is the pipeline run that it is a stage of, which does the rest itself."""
+    """What to do next with an output; ``run`` is the pipeline run whose stage it is, which continues by itself."""
     uri = shlex.quote(found.uri)
     if found.state == DAMAGED:
         check = f"syllabary verify --archive {uri} names what; " if found.holds == "archive" else ""
@@ -108,7 +108,7 @@ def next_step(found: Status, run: Status | None = None) -> str:
 
 
 def as_table(found: Sequence[Status]) -> str:
-    """One line per output, and below it why what failed, failed, and what to do next."""
+    """One line per output, and below it the reasons of failures and what to do next."""
     names = _names(found)
     width = max(len(name) for name in (*names, "output"))
     lines = [f"{'output':<{width}}  {'holds':<10} {'state':<10} {'audio':>12} {'bytes':>17}  progress"]
@@ -124,7 +124,7 @@ def as_table(found: Sequence[Status]) -> str:
 
 
 def print_table(found: Sequence[Status]) -> None:
-    """The same for a terminal, as wide as it is."""
+    """Print the table on a terminal, as wide as it is."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

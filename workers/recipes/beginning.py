@@ -1,4 +1,4 @@
-"""What a training may begin with instead of nothing, told from its configuration alone. Free of torch."""
+"""Check what a training may begin with instead of nothing, by its configuration alone. Free of torch."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def fitting_kind(uri: str, recipe: Recipe) -> Kind:
 
 
 def claimed(uri: str, recipe: Recipe) -> dict[str, str]:
-    """What is begun with, for the claim of a run: its URI, its kind, the digests that a tokenizer states.
+    """Describe what is begun with, for the claim of a run: its URI, its kind, the digests that a tokenizer states.
 
     Raises as :func:`fitting_kind` does.
     """

@@ -165,8 +165,8 @@ class Rate(Part):
         as_uint16: 16 bits per token.
         token_entropy: zeroth order for each token position. With fewer frames than ids it is biased low.
         digit_entropy: zeroth order for each dim: few symbols, hardly biased.
-        digit_entropy_given_place: the same once the place of a frame is known, over utterances cut to one length: of
-            tokens that tell the time 0, though they use every level. None with too few utterances, or in older reports.
+        digit_entropy_given_place: the same once the place of a frame is known, over utterances cut to one length: 0
+            for tokens that only encode the time, though they use every level. None with too few utterances.
         between_clips: share of the digits' variance that lies between those utterances at one place; None likewise.
         context_entropy: the code length of an adaptive model that has seen only what came before: a rate that a coder
             really reaches.
@@ -310,7 +310,7 @@ class Sound(Part):
 class Sample(Part):
     """One utterance to listen to, as the original and through every system (``sounds``).
 
-    ``salience`` holds one value 0..1 a frame, ``frame_s`` seconds each. ``scores`` repeats its rows of the scores:
+    ``salience`` holds one value 0..1 per frame, ``frame_s`` seconds each. ``scores`` repeats its rows of the scores:
     system to metric to value. ``reason`` says why it is here: "typical", or the metric it is among the worst of.
     """
 

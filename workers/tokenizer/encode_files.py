@@ -25,7 +25,7 @@ def encode_files(job: EncodeJob) -> dict[str, Any]:
 
     Every file is read before the first one is encoded, and again when its turn comes, so that nothing is written when
     any of them is no speech, and not all of them are held at once. What comes out of a file is held against what it
-    promises, as the ingest does: all links of a chain are encoded, and what was mended is told and in ``notes``.
+    promises, as the ingest does: all links of a chain are encoded, and what was mended is reported and in ``notes``.
 
     Raises:
         FormatError: a file is not audio, damaged, or ends before or behind what it promises; names the file.

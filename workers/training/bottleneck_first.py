@@ -1,4 +1,4 @@
-"""Stage 2 by its bottleneck first (beyond the paper): tokens learn log-mel spectra, then a vocoder learns waveforms.
+"""Stage 2 with its bottleneck first (beyond the paper): tokens learn log-mel spectra, then a vocoder learns waveforms.
 
 Phase 1, ``codec.bottleneck``: encoder, FSQ routed by clip, trunk and mel head, no adversary. Phase 2,
 ``codec.vocoder``: the moving average of all that stays at rest, and the vocoder learns on short crops of its features,
@@ -63,7 +63,7 @@ from syllabary.workers.training.watches.training_warnings import JUDGED_BY_EAR, 
 
 
 def train_codec_rank(job: RankJob) -> None:
-    """What each Ray Train worker runs: the method that the recipe names."""
+    """Train the codec on one rank, by the method that the recipe names."""
     is_joint = job.recipe.codec.method == "joint"
     run_rank(job, job.recipe.codec, CodecStage if is_joint else PhasedCodecStage)
 
@@ -211,7 +211,7 @@ class PhasedCodecStage:
         return norms
 
     def _set_vocoder_rates(self, step: int) -> dict[str, float]:
-        """Set the rates of vocoder, which is told, trunk and discriminators: all follow the vocoder's schedule."""
+        """Set the rates of vocoder (returned), trunk and discriminators: all follow the vocoder's schedule."""
         config, steps = self._config.vocoder, self._config.num_steps - self._config.bottleneck_steps
         rate = learning_rate(config.optimizer, step, steps)
         set_learning_rate(self.engines["vocoder"], rate)
@@ -293,7 +293,7 @@ class PhasedCodecStage:
         return {"mel": head["mel_head"]} | heard | head
 
     def warnings(self, validations: Sequence[Validation]) -> list[Warned]:
-        """A code that says little, and tokens that carry no speech or are not listened to."""
+        """Warn of a code that holds little, and of tokens that carry no speech or that the decoder ignores."""
         learns = self._config.bottleneck.encoder_lr_fraction > 0
         # The headline jumps where the vocoder takes over from the head, so learning is judged by the head's.
         warned = codec_warnings(self._job.recipe, validations, self.headline, loss="mel_head", learns=learns)
@@ -303,17 +303,17 @@ class PhasedCodecStage:
         return [warning for warning in warned if warning.name not in unjudged]
 
     def _vocoder_is_new(self, step: int) -> bool:
-        """Whether what is heard is still the vocoder's first attempts, by which tokens cannot be judged."""
+        """Whether the sound is still the vocoder's first attempts, by which tokens cannot be judged."""
         config = self._config
         return 0 < step - config.bottleneck_steps <= config.vocoder.optimizer.warmup_steps
 
     def illustrate(self, step: int) -> None:
-        """Reconstructions of the first held-out clips, once the vocoder has begun."""
+        """Publish reconstructions of the first held-out clips, once the vocoder has begun."""
         if step > self._config.bottleneck_steps:
             illustrate(self._played, self._setup, step, self._config.num_samples_kept)
 
     def publish(self) -> Mapping[str, Any]:
-        """Averaged encoder and generator, the configuration they were trained by, and the head for those who go on."""
+        """Publish averaged encoder and generator, their configuration, and the mel head for further training."""
         head = {k: v.detach().cpu().contiguous() for k, v in self._bottleneck.average.head.state_dict().items()}
         Folder(self._job.run_uri).publish(HEAD_FILE, to_safetensors(head))
         return publish_codec(self._averaged, self._job)

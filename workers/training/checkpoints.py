@@ -41,7 +41,7 @@ class StoredFile:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a checkpoint says of itself.
+    """The manifest of a checkpoint.
 
     Attributes:
         step: optimizer steps done.
@@ -100,7 +100,7 @@ class CheckpointStore:
         return self.folder / f"step-{step:08d}"
 
     def steps(self) -> list[int]:
-        """Steps with a manifest, ascending; nothing of them is verified."""
+        """Steps with a manifest, ascending, without verifying them."""
         names = [f.name.split("/") for f in self.folder.list(suffix=MANIFEST)]
         return sorted(step for n in names if len(n) == 2 and (step := _step_of(n[0])) is not None)
 
@@ -112,7 +112,7 @@ class CheckpointStore:
         return stored
 
     def commit(self, manifest: Manifest) -> None:
-        """Make the checkpoint exist. Every file must be stored before."""
+        """Commit the checkpoint by its manifest. Every file must be stored before."""
         self.of_step(manifest.step).publish(MANIFEST, manifest.to_json())
 
     def discard(self, step: int) -> None:

@@ -1,4 +1,4 @@
-"""Stage 2 on one rank: the generator's engine and the discriminators' (PAPER section stage 2).
+"""Stage 2 on one rank: the engines of generator and discriminators (PAPER section stage 2).
 
 Both engines step from the same weights: a micro-batch first gives the discriminators their gradient (on detached
 speech), then the generator its own through discriminators whose parameters are frozen, so that none of it leaks into
@@ -102,7 +102,7 @@ def validate_codec(
     *,
     is_heard: bool = True,
 ) -> dict[str, float]:
-    """Losses, use of the code, and what of it is speech, on this rank's held-out clips, joined over all ranks.
+    """Measure losses, use of the code, and how much of it is speech, on the held-out clips of all ranks.
 
     The headline is measured with the right tokens and with wrong ones. Collective.
 
@@ -135,7 +135,7 @@ def validate_codec(
 def _speech(
     codec: Codec, batches: list[Batch], device: torch.device, config: ModelConfig, watch: WatchConfig
 ) -> dict[str, float]:
-    """What of latents and digits is speech and not the place in the clip. Collective."""
+    """How much of latents and digits is speech rather than the place in the clip. Collective."""
     hop = config.encoder.framing.hop_length
     frames = held_out_frames(codec.encoder, batches, device, hop, watch.min_clips)
     digits = Fsq(config.fsq, config.encoder.latent_dim)(frames.latents.T[None]).level_indices[0].T
@@ -145,7 +145,7 @@ def _speech(
 def _losses(
     codec: Codec, batches: list[Batch], device: torch.device, digits: list[Tensor], config: ModelConfig
 ) -> dict[str, float]:
-    """Losses of what is heard, over all held-out clips. Collective."""
+    """Losses of the decoded sound, over all held-out clips. Collective."""
     means, mel, first = Means(("mrstft", "waveform", "mel")), bottleneck_mel(config).to(device), 0
     for batch in batches:
         batch, chosen = batch.to(device), slice(first, first + len(batch.slots))
@@ -163,7 +163,7 @@ def _losses(
 
 
 def heard_mrstft(codec: Codec, config: ModelConfig) -> Headline:
-    """The multi-resolution STFT loss of what a codec says."""
+    """The multi-resolution STFT loss of a codec's sound."""
 
     def loss(values: Tensor, batch: Batch) -> Tensor:
         return mrstft_loss(decode(codec, values, batch), batch.waveform, batch.num_samples, config.losses)
@@ -172,7 +172,7 @@ def heard_mrstft(codec: Codec, config: ModelConfig) -> Headline:
 
 
 def heard_mel(codec: Codec, mel: LogMel) -> Headline:
-    """The L1 of log-mel spectra of what a codec says."""
+    """The L1 of log-mel spectra of a codec's sound."""
 
     def loss(values: Tensor, batch: Batch) -> Tensor:
         spoken = decode(codec, values, batch)
@@ -199,7 +199,7 @@ def heard_pitch(trunk: Trunk, batch: Batch) -> Tensor:
 
 @torch.no_grad()
 def validate_heads(bottleneck: Bottleneck, mel: LogMel, batches: list[Batch], device: torch.device) -> dict[str, float]:
-    """What the heads say from tokens of the held-out clips. Collective.
+    """Measure what the heads predict from tokens of the held-out clips. Collective.
 
     ``mel_head``: L1 of the spectra. ``voicing_wrong``: share of positions that are voiced in one and not in the other.
     ``pitch_wrong``: share, of those voiced in both, that are more than a semitone off.
@@ -406,16 +406,16 @@ class CodecStage:
             )
 
     def warnings(self, validations: Sequence[Validation]) -> list[Warned]:
-        """A code that says little, and tokens that carry no speech or are not listened to."""
+        """Warn of a code that holds little, and of tokens that carry no speech or that the decoder ignores."""
         name, learns = self.headline, not self._is_frozen
         return codec_warnings(self._job.recipe, validations, name, loss=name, learns=learns)
 
     def illustrate(self, step: int) -> None:
-        """Reconstructions of the first held-out clips: FLAC and spectrograms."""
+        """Publish reconstructions of the first held-out clips: FLAC and spectrograms."""
         illustrate(self._codec, self._setup, step, self._config.num_samples_kept)
 
     def publish(self) -> Mapping[str, Any]:
-        """Encoder and generator, and the configuration they were trained by."""
+        """Publish encoder and generator, and the configuration they were trained by."""
         return publish_codec(self._codec, self._job)
 
     def marks(self) -> list[tuple[int, str]]:
@@ -424,7 +424,7 @@ class CodecStage:
 
 
 def publish_codec(codec: Codec, job: RankJob) -> Mapping[str, Any]:
-    """Store the codec's weights and the recipe in the run's folder; returns what done.json says of them."""
+    """Store the codec's weights and the recipe in the run's folder; returns their entries for done.json."""
     state = {k: v.detach().cpu().contiguous() for k, v in codec.state_dict().items()}
     run = Folder(job.run_uri)
     run.publish(CODEC_FILE, to_safetensors(state))

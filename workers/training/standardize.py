@@ -49,7 +49,7 @@ def standardize_latents(encoder: Encoder, setup: RankSetup) -> None:
 
 
 def _clips(job: RankJob) -> Iterator[Batch]:
-    """Training clips. One that cannot be read is left out; the training that follows quarantines it and tells so."""
+    """Training clips. One that cannot be read is left out; the training that follows quarantines and reports it."""
     config, model = job.recipe.codec, job.recipe.model.encoder
     crops = replace(clip_maker(model, config), augment=NO_AUGMENTATION, fixed_crops=True)
     utterances = Utterances(job.shards_uri, "train", model.sample_rate)

@@ -20,7 +20,7 @@ class Measures:
         step_s: seconds per step.
         data_wait_fraction: share of the time spent waiting for data, of the rank that waited longest.
         audio_s: seconds of audio that all ranks trained on.
-        audio_s_per_s: the same a second.
+        audio_s_per_s: the same per second.
         eta_s: seconds that the steps left will take at this rate.
     """
 

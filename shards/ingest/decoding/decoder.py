@@ -52,7 +52,7 @@ class Decoder:
         rate: sample rate of all its streams.
         channels: of all its streams.
         promised: sample frames that the container promises; None where it does not say.
-        num_frames: that will be decoded if nothing is wrong; None where only decoding tells.
+        num_frames: that will be decoded if nothing is wrong; None where only decoding shows it.
         notes: what was mended on the way, for the ledger.
         num_decoded: sample frames so far, with those that lay behind the end that a header claims.
 
@@ -285,7 +285,7 @@ def _by_its_header(path: Path) -> Decodable:
 
 
 def parts_of(path: Path) -> tuple[Part, ...]:
-    """The streams of an audio file, told by its content.
+    """Find the streams of an audio file by its content.
 
     Raises:
         RecordingError: not a regular file, empty, not audio, cut off, or with bytes that belong to no stream.
@@ -328,7 +328,7 @@ def _parts(data: mmap.mmap) -> tuple[Part, ...]:
 
 
 def is_audio(head: bytes) -> bool:
-    """Whether the first bytes of a file are those of audio that is read here; a few kB tell."""
+    """Whether the first bytes of a file are those of audio that is read here; a few kB are enough."""
     if head[:4] in (b"fLaC", b"OggS", b"FORM", b".snd", b"caff", b"riff", b"RF64") or head[:7] == b"NIST_1A":
         return True
     if head[:4] == b"RIFF":

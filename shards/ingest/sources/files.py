@@ -127,7 +127,7 @@ def head_of(location: str) -> bytes:
 
 
 def is_folder(source: str) -> bool:
-    """Whether a local path is a folder. Raises StorageError when that cannot be told."""
+    """Whether a local path is a folder. Raises StorageError when that cannot be found out."""
     root = Path(store.normalize(source))
     try:
         return root.is_dir()

@@ -136,7 +136,7 @@ def _seconds(values: Mapping[str, Any], name: str, where: str) -> float:
 
 
 def _joined(supervisions: list[dict[str, Any]], name: str, where: str) -> str | None:
-    """What all supervisions say; texts in order, of the rest the one that they agree on."""
+    """Join the supervisions of a cut: texts in order, of the rest the value that they agree on."""
     values = [name_value(own.get(name), f"{where}: {name}") for own in supervisions]
     found = [value for value in values if value]
     if name == "text":

@@ -1,4 +1,4 @@
-"""From the lines of any list of audio to recordings: where each lies, who speaks, and which line says what twice.
+"""Turn the lines of any list of audio into recordings, and find lines that repeat one.
 
 Every list there is (JSONL, NeMo, Lhotse, Kaldi, CSV) is read into :class:`Line`; what follows is the same for all.
 """

@@ -1,4 +1,4 @@
-"""What a source is, told by its content, and every recording of it.
+"""Recognize a source by its content, and list every recording of it.
 
 A folder of audio or of LibriLight, a Kaldi directory, a folder of Parquet; or one file: a tar, a manifest, a table.
 ``layout`` of the configuration overrules.
@@ -26,7 +26,7 @@ _LHOTSE_SETS = ("cuts", "recordings")
 
 @dataclass(frozen=True)
 class Source:
-    """What a source turned out to be.
+    """A recognized source.
 
     Attributes:
         layout: its kind; "auto" is a folder, of LibriLight or of any audio.
@@ -53,7 +53,7 @@ class Listing:
 
 
 def tell_source(source: str, config: IngestConfig) -> Source:
-    """What a source is.
+    """Recognize the kind of a source.
 
     Raises:
         NotFoundError: nothing is there.
@@ -71,7 +71,7 @@ def tell_source(source: str, config: IngestConfig) -> Source:
 
 
 def list_source(source: Source, config: IngestConfig) -> Listing:
-    """Every recording of a source that is not streamed, sorted by id.
+    """List every recording of a source that is not streamed, sorted by id.
 
     Raises:
         InputError: a line is not understood, two recordings are one, or there is none.

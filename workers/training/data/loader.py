@@ -1,4 +1,4 @@
-"""Batches from shards: range reads by index, decoding, crops and augmentation, a few steps ahead in the background.
+"""Load batches from shards: range reads by index, decoding, crops and augmentation, in the background.
 
 What a batch holds is a pure function of the plan and a position, so prefetching, restarts and the number of ranks
 change nothing, and resuming reads nothing of what is behind. An utterance that cannot be read is quarantined with its
@@ -52,7 +52,7 @@ class Utterances:
         return sum(-(-int(n) * self.sample_rate // int(rate)) for n, rate in zip(*columns, strict=True))
 
     def speakers(self) -> set[str]:
-        """Everyone who speaks in this split, as far as the corpus says."""
+        """The speakers of this split, as far as the corpus names them."""
         return {name for name in self._columns.column("speaker").unique().to_pylist() if name is not None}
 
     def row(self, utterance: int) -> dict[str, Any]:

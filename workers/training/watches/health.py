@@ -1,4 +1,4 @@
-"""What is watched besides the losses: the health of latents, gates, target and code. Pure functions of tensors."""
+"""Figures watched besides the losses: the health of latents, gates, target and code. Pure functions of tensors."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def per_dim(name: str, values: Tensor) -> dict[str, float]:
 
 
 def place_health(frames: HeldOutFrames, digits: Tensor, levels: int) -> dict[str, float]:
-    """What of latents and digits [rows, dim] is left once the place of a frame in its clip is known.
+    """Measure what is left of latents and digits [rows, dim] once the place of a frame in its clip is known.
 
     A figure that does not exist (too few clips at any place, latents that never move) is left out.
     """
@@ -47,7 +47,7 @@ def place_health(frames: HeldOutFrames, digits: Tensor, levels: int) -> dict[str
 
 
 def input_health(frames: HeldOutFrames) -> dict[str, float]:
-    """Whether the held-out clips can tell anything: how many, how loud, and how far apart at one place.
+    """Whether the held-out clips can show anything: how many, how loud, and how far apart at one place.
 
     ``clips_at_a_place`` is the mean over the places that count, 0 when none does; ``input_spread_db`` the deviation of
     the clips' band levels at one place, left out when none counts.
@@ -72,7 +72,7 @@ def ema_distance(jepa: Jepa) -> float:
 
 @torch.no_grad()
 def daam_spread(module: nn.Module) -> dict[str, float]:
-    """How far the components of the gates are apart, averaged over gates; 0 means that K components act as one."""
+    """The distance between the components of the gates, averaged over gates; 0 means that K components act as one."""
     gates = [m for m in module.modules() if isinstance(m, Daam)]
     if not gates:
         return {}

@@ -1,6 +1,6 @@
-"""What a validation gives cause to worry about: a line each that says what it means and what to change.
+"""Warnings of a validation: a line each that says what is wrong and what to change.
 
-A warning follows from the validations so far and the limits alone, so that a resumed run says the same again.
+A warning follows from the validations so far and the limits alone, so that a resumed run gives the same ones again.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Warned(NamedTuple):
 
 @dataclass(frozen=True)
 class Watched:
-    """What the warnings of a stage are drawn from.
+    """The data that the warnings of a stage are drawn from.
 
     Attributes:
         validations: so far; the last is the one that is judged.
@@ -84,7 +84,7 @@ class Watched:
 
 
 def warnings_of(watched: Watched) -> list[Warned]:
-    """Everything that the last validation gives cause to warn of."""
+    """All warnings of the last validation."""
     corpus = list(_corpus(watched))
     return corpus or [*_place(watched), *_prediction(watched), *_tokens(watched), *_rate(watched)]
 
@@ -92,7 +92,7 @@ def warnings_of(watched: Watched) -> list[Warned]:
 def codec_warnings(
     recipe: Recipe, validations: Sequence[Validation], headline: str, *, loss: str, learns: bool
 ) -> list[Warned]:
-    """Those of stage 2: a code most of whose dims never move, and all of :func:`warnings_of`."""
+    """Warnings of stage 2: a code most of whose dims never change, and all of :func:`warnings_of`."""
     levels = recipe.model.fsq.levels
     watched = Watched(validations, recipe.codec, "codec", loss, levels, learns_digits=learns, headline=headline)
     dead, dims = int(watched.last("dead_dims") or 0), recipe.model.encoder.latent_dim
@@ -112,7 +112,7 @@ def summed_up(told: Sequence[tuple[int, Sequence[Warned]]]) -> list[dict[str, An
 
 
 def _corpus(watched: Watched) -> Iterator[Warned]:
-    """Clips that tell nothing: then the figures drawn from them mean nothing either."""
+    """Warn of clips that show nothing: the figures drawn from them then mean nothing either."""
     count, peak, spread = (watched.last(name) for name in ("held_out_clips", "input_peak_db", "input_spread_db"))
     clips = f"{count or 0:.0f} held-out clip{'' if count == 1 else 's'}"
     if peak is not None and peak < SILENT_DB:
