@@ -159,11 +159,11 @@ class Discriminators(nn.Module):
         if self.is_unit_gain:
             waveform = waveform * _LOUDER
         lengths = num_samples.cpu()
-        found = [judge(waveform, lengths) for judge in (*self.periods, *self.spectra)]
+        judged = [judge(waveform, lengths) for judge in (*self.periods, *self.spectra)]
         for scale in self.scales:
-            found.append(scale(waveform, lengths))
+            judged.append(scale(waveform, lengths))
             waveform, lengths = _halve(waveform), -(-lengths // 2)
-        return DiscriminatorOutput([score for score, _ in found], [features for _, features in found], num_samples)
+        return DiscriminatorOutput([score for score, _ in judged], [features for _, features in judged], num_samples)
 
 
 def _run(x: FeatureMap, layers: nn.ModuleList, score: nn.Module) -> tuple[FeatureMap, list[FeatureMap]]:

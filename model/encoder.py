@@ -201,5 +201,5 @@ class Encoder(nn.Module):
 
     def forward(self, waveform: Float[Tensor, "batch samples"], num_samples: Int[Tensor, "batch"]) -> EncodeOutput:
         """Latents of a batch of clips [batch, samples], padded at the end; see :meth:`features`."""
-        found = self.features(waveform, num_samples)
-        return EncodeOutput(self.contextualize(found.features, found.num_frames), found.num_frames, found.gate)
+        front = self.features(waveform, num_samples)
+        return EncodeOutput(self.contextualize(front.features, front.num_frames), front.num_frames, front.gate)

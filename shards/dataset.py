@@ -114,10 +114,10 @@ def find_utterances(shards_uri: str, utterance_ids: Sequence[str]) -> dict[str, 
     """
     table = read_index(shards_uri)
     rows = table.filter(pc.is_in(table["utterance_id"], pa.array(utterance_ids, pa.string()))).to_pylist()
-    found = {str(row["utterance_id"]): row for row in rows}
-    if missing := [one for one in utterance_ids if one not in found]:
+    by_id = {str(row["utterance_id"]): row for row in rows}
+    if missing := [one for one in utterance_ids if one not in by_id]:
         raise NotFoundError("no such utterance", value=missing[0], expected=f"one of those in {shards_uri}")
-    return found
+    return by_id
 
 
 def read_index_part(shards_uri: str, shard: str) -> pa.Table:

@@ -65,11 +65,11 @@ def read_claim(uri: str, kind: Kind | None = None) -> dict[str, Any]:
         VersionError: a format version this code does not know.
         FormatError: another kind of output.
     """
-    found = Folder(uri).read_json(CLAIM)
-    require_version(found.get("format_version"), FORMAT_VERSION, f"format version in {uri}")
-    if kind is not None and found.get("kind") != kind:
-        raise FormatError(f"wrong kind of output at {uri}", value=found.get("kind"), expected=kind)
-    return found
+    claimed = Folder(uri).read_json(CLAIM)
+    require_version(claimed.get("format_version"), FORMAT_VERSION, f"format version in {uri}")
+    if kind is not None and claimed.get("kind") != kind:
+        raise FormatError(f"wrong kind of output at {uri}", value=claimed.get("kind"), expected=kind)
+    return claimed
 
 
 def mark_done(uri: str, summary: Mapping[str, Any]) -> None:

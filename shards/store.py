@@ -257,10 +257,10 @@ def open_read(uri: str, *, block_size: int = 8 << 20) -> Iterator[BinaryIO]:
 def list_files(uri: str, *, suffix: str = "") -> list[FileEntry]:
     """All files below ``uri``, sorted by name; files being written are not shown. Empty when nothing is there."""
     uri = normalize(uri)
-    found = _call("list", uri, _objects if uri.startswith("s3://") else functools.partial(_found, uri))
+    entries = _call("list", uri, _objects if uri.startswith("s3://") else functools.partial(_found, uri))
     kept = [
         entry
-        for entry in found
+        for entry in entries
         if entry.name.endswith(suffix) and not PurePosixPath(entry.name).name.startswith(TEMPORARY_PREFIX)
     ]
     return sorted(kept, key=lambda entry: entry.name)
@@ -268,14 +268,14 @@ def list_files(uri: str, *, suffix: str = "") -> list[FileEntry]:
 
 def _found(uri: str, fs: AbstractFileSystem, path: str) -> list[FileEntry]:
     try:
-        found = cast(dict[str, dict[str, Any]], fs.find(path, withdirs=False, detail=True))
+        infos = cast(dict[str, dict[str, Any]], fs.find(path, withdirs=False, detail=True))
     except FileNotFoundError:
         return []
     root = path.rstrip("/")
-    names = {name: name.removeprefix(root).lstrip("/") for name in found}
+    names = {name: name.removeprefix(root).lstrip("/") for name in infos}
     return [
         FileEntry(join(uri, names[name]), names[name], int(info.get("size") or 0), _etag(info))
-        for name, info in found.items()
+        for name, info in infos.items()
         if names[name]
     ]
 
@@ -284,12 +284,12 @@ def _objects(fs: AbstractFileSystem, path: str) -> list[FileEntry]:
     """Under the keys that the server told, whatever is in them."""
     bucket, _, prefix = path.partition("/")
     try:
-        found = list(object_store.list_keys(fs, path))
+        keys = list(object_store.list_keys(fs, path))
     except FileNotFoundError:
         return []
     return [
         FileEntry(f"s3://{bucket}/{own['Key']}", name, int(own.get("Size") or 0), _etag(own))
-        for own in found
+        for own in keys
         if (name := str(own["Key"]).removeprefix(prefix).lstrip("/")) and not name.endswith("/")
     ]
 

@@ -18,12 +18,13 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from syllabary.model.codec import Codec
-from syllabary.model.conformer import ConformerStack, ConvNeXtStage
+from syllabary.model.conformer import ConformerStack
 from syllabary.model.discriminators import Discriminators
 from syllabary.model.encoder import DownBlock
 from syllabary.model.jepa import Jepa
 from syllabary.model.losses import discriminator_loss, generator_losses
 from syllabary.model.masking import sample_mask
+from syllabary.model.spectral.front_end import ConvNeXtStage
 from syllabary.model.spectral.mel import mel_windows
 from syllabary.workers.recipes.recipe import OptimizerConfig, Recipe
 from syllabary.workers.training.codec import CodecStage

@@ -106,13 +106,13 @@ class _Residuals(torch.autograd.Function):
         weights, buffers = ctx.saved_tensors[:num], ctx.saved_tensors[num:]
         kept = [Planes(even, odd) for even, odd in zip(buffers[::2], buffers[1::2], strict=True)]
         g, scratch = Planes.empty(grad.shape[1], grad.shape[0]).read(grad.T), Scratch(grad.shape[0])
-        hidden, found = g.empty_like(), list[Tensor]()
+        hidden, tap_gradients = g.empty_like(), list[Tensor]()
         for at in range(num - 2, -1, -2):
-            found = [
+            tap_gradients = [
                 *_step_back(g, hidden, kept[at : at + 2], weights[at : at + 2], ctx.dilations[at], scratch),
-                *found,
+                *tap_gradients,
             ]
-        return _clip(g), None, None, *found
+        return _clip(g), None, None, *tap_gradients
 
 
 def _step_back(

@@ -129,8 +129,8 @@ class _Bases(nn.Module):
     def forward(self, waveform: Float[Tensor, "batch samples"]) -> tuple[Tensor, Tensor]:
         """Real and imaginary parts [batch, bins, positions], a position a hop, centred on it."""
         margin = (self.n_fft - self.hop_length) // 2
-        found = F.conv1d(F.pad(waveform, (margin, margin))[:, None], self.weight, stride=self.hop_length)
-        real, imaginary = found.split(self.bins, dim=1)
+        parts = F.conv1d(F.pad(waveform, (margin, margin))[:, None], self.weight, stride=self.hop_length)
+        real, imaginary = parts.split(self.bins, dim=1)
         return real, imaginary
 
 

@@ -44,9 +44,9 @@ class Origin:
         folder = Folder(uri)
         if not folder.exists(NAME):
             return cls()
-        found = folder.read_json(NAME)
-        if not {*found} <= {"title", "licence", "origin"} or not all(isinstance(v, str) for v in found.values()):
+        stored = folder.read_json(NAME)
+        if not {*stored} <= {"title", "licence", "origin"} or not all(isinstance(v, str) for v in stored.values()):
             raise FormatError(
                 "not a description of an origin", value=folder.join(NAME), expected="title, licence, origin as texts"
             )
-        return cls(**found)
+        return cls(**stored)

@@ -244,13 +244,17 @@ def _row(recording: Recording, outcome: _Outcome, start: int, num_samples: int, 
 
 def _whole(recording: Recording, path: Path | None, config: IngestConfig, status: str, detail: str) -> Row:
     """The ledger row of a recording that is not cut: its length is what of it decodes."""
-    found = Decodable() if path is None else decodable(path)
-    if not found.rate:
+    decoded = Decodable() if path is None else decodable(path)
+    if not decoded.rate:
         return _row(recording, _Outcome(status, detail), 0, 0, 0)
-    start = round((recording.start_s or 0.0) * found.rate)
-    stop = found.num_frames if recording.end_s is None else min(found.num_frames, round(recording.end_s * found.rate))
-    rate = min(found.rate, config.max_sample_rate)
-    row = _row(recording, _Outcome(status, detail), 0, resampled_length(max(0, stop - start), found.rate, rate), rate)
-    if Reading.of(recording).is_whole and found.promised is not None:
-        row["promised_samples"] = resampled_length(found.promised, found.rate, rate)
+    start = round((recording.start_s or 0.0) * decoded.rate)
+    stop = (
+        decoded.num_frames
+        if recording.end_s is None
+        else min(decoded.num_frames, round(recording.end_s * decoded.rate))
+    )
+    rate = min(decoded.rate, config.max_sample_rate)
+    row = _row(recording, _Outcome(status, detail), 0, resampled_length(max(0, stop - start), decoded.rate, rate), rate)
+    if Reading.of(recording).is_whole and decoded.promised is not None:
+        row["promised_samples"] = resampled_length(decoded.promised, decoded.rate, rate)
     return row

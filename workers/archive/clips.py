@@ -121,15 +121,15 @@ class ShardRestorer:
         """Restore a shard; returns manifest rows as JSON, what was read, and ``error`` and ``kind`` if it failed."""
         reader = self._restorer.reader
         before = reader.bytes_read, reader.num_row_groups_read
-        found = {"shard": row["shard"], "error": "", "kind": "", "manifest": "[]"}
+        result = {"shard": row["shard"], "error": "", "kind": "", "manifest": "[]"}
         try:
             places = {str(row["shard"]): json.loads(str(row["places"]))}
             manifest = self._restorer.restore(places, Counter(json.loads(str(row["recordings"]))))
-            found["manifest"] = json.dumps(manifest)
+            result["manifest"] = json.dumps(manifest)
         except SyllabaryError as error:
-            found |= refused(error)
+            result |= refused(error)
         groups = reader.num_row_groups_read - before[1]
-        return found | {"bytes_read": reader.bytes_read - before[0], "num_row_groups_read": groups}
+        return result | {"bytes_read": reader.bytes_read - before[0], "num_row_groups_read": groups}
 
 
 def _recordings(job: RestoreJob, rows: Iterable[dict[str, Any]], recordings: Counter[str]) -> Iterator[Clip]:

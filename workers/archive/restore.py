@@ -69,13 +69,13 @@ def _restore_by_actors(job: RestoreJob, reader: ArchiveReader, selected: Selecte
     ]
     manifest: Manifest = []
     with ray_session(num_cpus=num_workers):
-        for found in through_actors(ShardRestorer, (job.model_dump_json(),), rows, num_workers):
-            if found["error"]:
-                raise error_of(found)
-            reader.bytes_read += found["bytes_read"]
-            reader.num_row_groups_read += found["num_row_groups_read"]
-            manifest += json.loads(found["manifest"])
-            progress.add(selected.shards[found["shard"]].total(), found["shard"])
+        for result in through_actors(ShardRestorer, (job.model_dump_json(),), rows, num_workers):
+            if result["error"]:
+                raise error_of(result)
+            reader.bytes_read += result["bytes_read"]
+            reader.num_row_groups_read += result["num_row_groups_read"]
+            manifest += json.loads(result["manifest"])
+            progress.add(selected.shards[result["shard"]].total(), result["shard"])
     progress.finish()
     return manifest
 

@@ -130,10 +130,10 @@ def _spans_of(
 def _ranked(dealer: Dealer) -> Iterator[pa.Table]:
     """The spans by descending salience, equal ones in the order in which they were found; one table per salience."""
     num = 0
-    for _, found in dealer.buckets():
-        ranks = pa.array(np.arange(num, num + len(found)), pa.int64())
-        num += len(found)
-        yield found.drop_columns(BUCKET).add_column(0, "rank", ranks)
+    for _, bucket in dealer.buckets():
+        ranks = pa.array(np.arange(num, num + len(bucket)), pa.int64())
+        num += len(bucket)
+        yield bucket.drop_columns(BUCKET).add_column(0, "rank", ranks)
 
 
 def _publish(job: SalientJob, reader: ArchiveReader, tables: Iterator[pa.Table]) -> list[dict[str, Any]]:

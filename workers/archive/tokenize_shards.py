@@ -109,11 +109,11 @@ def _intact_parts(job: TokenizeJob, form: ArchiveFormat, shards: Mapping[str, _S
     intact: dict[str, dict[str, Any]] = {}
     with ThreadPoolExecutor(_READERS) as pool:
         read = pool.map(lambda name: _figures_if_intact(job, form, name, shards[name]), present)
-        for shard, found in zip(present, read, strict=True):
-            if found is None:
+        for shard, done in zip(present, read, strict=True):
+            if done is None:
                 say("tokenize", f"part {shard} is damaged: making it again")
             else:
-                intact[shard] = found
+                intact[shard] = done
     return intact
 
 

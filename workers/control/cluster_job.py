@@ -81,9 +81,13 @@ class RayJob:
             time.sleep(0.2)
 
     def _find_or_submit(self) -> tuple[str, bool]:
-        for found in self._client.list_jobs():
-            if found.submission_id and found.entrypoint == self._entrypoint and not found.status.is_terminal():
-                return str(found.submission_id), True
+        for submitted in self._client.list_jobs():
+            if (
+                submitted.submission_id
+                and submitted.entrypoint == self._entrypoint
+                and not submitted.status.is_terminal()
+            ):
+                return str(submitted.submission_id), True
         logs = {"env_vars": job_environment()}  # as this process logs, whatever the cluster's default
         return str(self._client.submit_job(entrypoint=self._entrypoint, runtime_env=logs)), False
 

@@ -71,8 +71,8 @@ def torch_told() -> Iterator[None]:
         yield
     finally:
         version = str(getattr(sys.modules.get("torch"), "__version__", ""))
-        found = re.match(r"(\d+)\.(\d+)", version)
-        if found is not None and (int(found[1]), int(found[2])) < OLDEST_TORCH:
+        numbers = re.match(r"(\d+)\.(\d+)", version)
+        if numbers is not None and (int(numbers[1]), int(numbers[2])) < OLDEST_TORCH:
             oldest = ".".join(map(str, OLDEST_TORCH))
             raise InputError("torch is too old", value=version, expected=f"{oldest} or newer",
                              fix=f"pip install 'torch>={oldest}'")  # fmt: skip

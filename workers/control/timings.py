@@ -68,8 +68,8 @@ def read_timings(run_uri: str) -> dict[str, StageTime]:
 
 
 def _add(run_uri: str, stage: str, *, began: int = 0, ended: int = 0, seconds: float = 0.0) -> None:
-    found = read_timings(run_uri)
-    old = found.get(stage, StageTime())
+    times = read_timings(run_uri)
+    old = times.get(stage, StageTime())
     new = StageTime(began=old.began + began, ended=old.ended + ended, seconds=round(old.seconds + seconds, 3))
-    values = {name: one.model_dump() for name, one in (found | {stage: new}).items()}
+    values = {name: one.model_dump() for name, one in (times | {stage: new}).items()}
     Folder(run_uri).publish_json(STAGE_TIMINGS, values)

@@ -135,14 +135,14 @@ def _checks(evaluation: Evaluation, encoded: Sequence[int]) -> dict[str, Any]:
     say("evaluate", "the same utterances alone, in company, padded and with two threads")
     speeches = _speeches(evaluation, encoded[:_CERTIFIED])
     seams = behaviour.seam_check(tokenizer, _long_enough(evaluation, encoded))
-    found = {
+    checks = {
         "certificate": [check.model_dump(mode="json") for check in behaviour.certificate(tokenizer, speeches)],
         "seams": seams.model_dump(mode="json") if seams else None,
         "effective_rank": _effective_rank(evaluation, speeches),
         "given_place": _given_place(evaluation, encoded)._asdict(),
     }
-    out.publish_json(CERTIFICATE, found)
-    return found
+    out.publish_json(CERTIFICATE, checks)
+    return checks
 
 
 def _long_enough(evaluation: Evaluation, encoded: Sequence[int]) -> list[Speech]:

@@ -93,8 +93,8 @@ def _best_point(
 
     torch.set_num_threads(num_threads)
     tokenizer = Tokenizer.load(tokenizer_uri)
-    found = [_point(tokenizer, direction, clip, size, num_threads) for size in batch_sizes]
-    return min(found, key=lambda point: point.real_time_factor)
+    points = [_point(tokenizer, direction, clip, size, num_threads) for size in batch_sizes]
+    return min(points, key=lambda point: point.real_time_factor)
 
 
 def _point(tokenizer: Tokenizer, direction: Direction, clip: Samples, batch_size: int, num_threads: int) -> CostPoint:

@@ -36,12 +36,12 @@ def peer_directories(peers: Iterable[str]) -> dict[str, str]:
     Raises:
         InputError: not NAME=DIR, a name twice, no checkpoint of a known model there, or an unknown builtin.
     """
-    found: dict[str, str] = {}
+    directories: dict[str, str] = {}
     for peer in peers:
         name, equals, folder = peer.partition("=")
-        if not equals or not name.replace("_", "").isalnum() or name in found:
+        if not equals or not name.replace("_", "").isalnum() or name in directories:
             raise InputError("--peer", value=peer, expected="NAME=DIR, each name once", fix="name=<checkpoint folder>")
-        found[name] = folder
+        directories[name] = folder
         if _model_type(folder) not in (*CODEC_TYPES, WAVLM, TOKENIZER):
             expected = f"model_type one of {', '.join((*CODEC_TYPES, WAVLM))} in its config.json, or a tokenizer"
             raise InputError(
@@ -49,7 +49,7 @@ def peer_directories(peers: Iterable[str]) -> dict[str, str]:
             )
         if _model_type(folder) != TOKENIZER:
             require_package("transformers", f"--peer {name}")
-    return found
+    return directories
 
 
 def _model_type(folder: str) -> str | None:
@@ -70,8 +70,8 @@ def peer_digest(folder: str) -> str:
 
 def wavlm_folder(peers: Iterable[str]) -> str | None:
     """Where the WavLM checkpoint lies, if one is given."""
-    found = [folder for folder in peer_directories(peers).values() if _model_type(folder) == WAVLM]
-    return found[0] if found else None
+    folders = [folder for folder in peer_directories(peers).values() if _model_type(folder) == WAVLM]
+    return folders[0] if folders else None
 
 
 def load_peers(peers: Iterable[str]) -> tuple[Codec, ...]:
@@ -81,10 +81,10 @@ def load_peers(peers: Iterable[str]) -> tuple[Codec, ...]:
         InputError: a checkpoint that does not load.
         FormatError: a damaged tokenizer.
     """
-    found = {name: (folder, _model_type(folder)) for name, folder in peer_directories(peers).items()}
+    checkpoints = {name: (folder, _model_type(folder)) for name, folder in peer_directories(peers).items()}
     return tuple(
         OtherTokenizer(name, folder) if kind == TOKENIZER else NeuralCodec(name, Path(folder))
-        for name, (folder, kind) in found.items() if kind != WAVLM
+        for name, (folder, kind) in checkpoints.items() if kind != WAVLM
     )  # fmt: skip
 
 

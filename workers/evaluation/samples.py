@@ -54,7 +54,7 @@ def write_samples(
                 sounds=_sounds(evaluation, [c for c in codecs if c.system.name in result["scores"]], item),
                 salience=tuple(round(value / 255, 4) for value in result["salience"] or ()),
                 frame_s=framing.hop_length / framing.sample_rate,
-                scores={name: {m: v[0] for m, v in found.items()} for name, found in result["scores"].items()},
+                scores={name: {m: v[0] for m, v in by_metric.items()} for name, by_metric in result["scores"].items()},
             )
         )
     return tuple(samples)

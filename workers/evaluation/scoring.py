@@ -183,15 +183,15 @@ def mel_distance(original: Original, degraded: Samples) -> Mapping[str, Measured
 
 def pitch(original: Original, degraded: Samples) -> Mapping[str, Measured]:
     """F0 RMSE in cents and voicing error in percent; no F0 RMSE where no frame is voiced in both."""
-    reference, found = original.pitch, pitch_of(degraded)
-    num = min(len(reference), len(found))
-    reference, found = reference[:num], found[:num]
+    reference, tracked = original.pitch, pitch_of(degraded)
+    num = min(len(reference), len(tracked))
+    reference, tracked = reference[:num], tracked[:num]
     if not num:
         raise Unscored("pitch: too short")
-    voiced = (reference > 0) & (found > 0)
-    measured = {"voicing_error": Measured(100 * float(((reference > 0) != (found > 0)).mean()))}
+    voiced = (reference > 0) & (tracked > 0)
+    measured = {"voicing_error": Measured(100 * float(((reference > 0) != (tracked > 0)).mean()))}
     if voiced.any():
-        cents = 1200 * np.log2(found[voiced] / reference[voiced])
+        cents = 1200 * np.log2(tracked[voiced] / reference[voiced])
         measured["f0_rmse"] = Measured(float(np.sqrt(np.mean(cents**2))))
     return measured
 
@@ -201,12 +201,12 @@ def pitch_of(samples: Samples) -> NDArray[np.float64]:
     import parselmouth
 
     try:
-        found = parselmouth.Sound(samples.astype(np.float64), RATE).to_pitch_ac(
+        track = parselmouth.Sound(samples.astype(np.float64), RATE).to_pitch_ac(
             time_step=_PITCH_STEP_S, pitch_floor=_PITCH_FLOOR, pitch_ceiling=_PITCH_CEILING
         )
     except parselmouth.PraatError as error:
         raise Unscored(f"pitch: {_text(error)}") from error
-    return np.asarray(found.selected_array["frequency"], np.float64)
+    return np.asarray(track.selected_array["frequency"], np.float64)
 
 
 def log_mel(samples: Samples, num_bands: int = 80, window: int = 400, hop: int = 160) -> NDArray[np.float64]:

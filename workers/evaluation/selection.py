@@ -62,14 +62,14 @@ def select(job: EvaluateJob) -> Selection:
 
 
 def _transcripts(uri: str, chosen: list[dict[str, Any]]) -> dict[str, str]:
-    found = read_transcripts(uri, chosen)
-    if not found:
+    transcripts = read_transcripts(uri, chosen)
+    if not transcripts:
         example = (
             f"utterance_id as {chosen[0]['utterance_id']!r}, or path as {chosen[0]['source']!r} and whole stretches"
         )
         what = f"no transcript of any of the {len(chosen)} utterances"
         raise InputError(what, value=uri, expected=example, fix="or leave --transcripts out")
-    return found
+    return transcripts
 
 
 def _in_turn(rows: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:

@@ -58,9 +58,9 @@ def ledger_rows(
 
 
 def _row(item: Item, result: Mapping[str, Any], system: str, metric: str) -> Row:
-    found = result["scores"].get(system, {}).get(metric)
-    if found is not None:
-        return Row(item, system, metric, float(found[0]), float(found[1]), None)
+    measured = result["scores"].get(system, {}).get(metric)
+    if measured is not None:
+        return Row(item, system, metric, float(measured[0]), float(measured[1]), None)
     reasons = [
         problem["reason"]
         for problem in result["problems"]
@@ -138,7 +138,7 @@ def differences(
     """Ours minus every other system, paired by utterance."""
     values = {(row.system, row.metric, row.item.number): row for row in rows if row.value is not None}
     numbers = sorted({number for _, _, number in values})
-    found = []
+    changes = []
     for system in systems:
         for metric in metrics if system.name != OURS else ():
             pairs = [
@@ -149,8 +149,8 @@ def differences(
             ]
             if pairs:
                 deltas = [float(ours.value or 0) - float(other.value or 0) for ours, other in pairs]
-                found.append(_difference(system.name, metric, _estimate(deltas, [o for o, _ in pairs], seed)))
-    return tuple(found)
+                changes.append(_difference(system.name, metric, _estimate(deltas, [o for o, _ in pairs], seed)))
+    return tuple(changes)
 
 
 def _difference(baseline: str, metric: Metric, found: Estimate) -> Difference:

@@ -43,8 +43,8 @@ def read_transcripts(uri: str, rows: Iterable[Mapping[str, Any]]) -> dict[str, s
         texts = {row["utterance_id"]: row["text"] for row in table}
         return {row["utterance_id"]: texts[row["utterance_id"]] for row in rows if texts.get(row["utterance_id"])}
     stretches = _by_recording(uri, table)
-    found = {row["utterance_id"]: _within(row, stretches.get(row["source"], [])) for row in rows}
-    return {utterance_id: text for utterance_id, text in found.items() if text}
+    transcripts = {row["utterance_id"]: _within(row, stretches.get(row["source"], [])) for row in rows}
+    return {utterance_id: text for utterance_id, text in transcripts.items() if text}
 
 
 def _read_table(uri: str) -> list[dict[str, str]]:
@@ -67,7 +67,7 @@ def _by_recording(uri: str, table: list[dict[str, str]]) -> dict[str, list[Stret
             stretches[row["path"]].append(Stretch(float(row["start_sec"]), float(row["end_sec"]), row["text"] or ""))
         except (TypeError, ValueError) as error:
             raise FormatError(f"line {number} of {uri}", value=row, expected="seconds and text") from error
-    return {path: sorted(found, key=lambda stretch: stretch.start_s) for path, found in stretches.items()}
+    return {path: sorted(own, key=lambda stretch: stretch.start_s) for path, own in stretches.items()}
 
 
 def _within(row: Mapping[str, Any], stretches: list[Stretch]) -> str:

@@ -31,10 +31,10 @@ def actual_of(run: str) -> dict[str, float]:
     """
     outputs.read_claim(run, "run")
     layout = PipelineLayout(run)
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     for take in (_shards, _archive, _trainings, _stages):
-        found |= take(layout)
-    return {name: value for name, value in found.items() if value is not None}
+        figures |= take(layout)
+    return {name: value for name, value in figures.items() if value is not None}
 
 
 def restored_fraction(run: str) -> float | None:
@@ -46,8 +46,8 @@ def restored_fraction(run: str) -> float | None:
 
 def killed_attempts(run: str) -> dict[str, int]:
     """How many attempts at each stage never ended: their time is in no figure. Stages without are left out."""
-    found = {stage: one.began - one.ended for stage, one in read_timings(run).items()}
-    return {stage: count for stage, count in found.items() if count > 0}
+    killed = {stage: one.began - one.ended for stage, one in read_timings(run).items()}
+    return {stage: count for stage, count in killed.items() if count > 0}
 
 
 def _shards(layout: PipelineLayout) -> dict[str, Any]:
@@ -80,10 +80,10 @@ def _frames(archive: Folder, part: str) -> int:
 
 def _trainings(layout: PipelineLayout) -> dict[str, Any]:
     stages = {"pretrain_h": layout.pretrain, "codec_h": layout.codec}
-    found: dict[str, Any] = {name: _hours(uri) for name, uri in stages.items()}
+    figures: dict[str, Any] = {name: _hours(uri) for name, uri in stages.items()}
     kept = [CheckpointStore(uri).folder for uri in stages.values()]
-    found["checkpoints_bytes"] = _bytes_below(*kept) or None
-    return found
+    figures["checkpoints_bytes"] = _bytes_below(*kept) or None
+    return figures
 
 
 def _stages(layout: PipelineLayout) -> dict[str, Any]:

@@ -66,9 +66,9 @@ def _only_compares(job: PlanJob) -> bool:
 
 
 def _require_same_recipe(run: str, planned: Mapping[str, Any]) -> None:
-    found = outputs.read_claim(run, "run")["config"]
+    claimed = outputs.read_claim(run, "run")["config"]
     for section in planned:
-        if found.get(section) != planned[section]:
+        if claimed.get(section) != planned[section]:
             what = f"the run at {run} is of another recipe than the plan: {section} differs"
             raise ConflictError(what, fix="plan with the run's recipe, --config and --set")
 

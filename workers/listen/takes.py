@@ -158,10 +158,10 @@ def tokenizer_of(archive: str, form: ArchiveFormat, given: str | None) -> tuple[
         InputError: the one given has another encoder.
     """
     if given is not None:
-        if (found := stated_encoder_digest(given)) != form.encoder_digest:
+        if (stated := stated_encoder_digest(given)) != form.encoder_digest:
             fix = "give the one that the archive was made with, or leave --tokenizer out"
             raise InputError(
-                "the tokenizer is another one", value=found[:16], expected=form.encoder_digest[:16], fix=fix
+                "the tokenizer is another one", value=stated[:16], expected=form.encoder_digest[:16], fix=fix
             )
         return given, ""
     if uri := at_hand(archive, form.encoder_digest):

@@ -50,7 +50,7 @@ def lm_eval(job: LmEvalJob) -> dict[str, Any]:
     kind: Kind = "speech" if vocabulary.with_text else "all"
     nats, num_labels = held_out_nats(loss, source, count, job.batch_size, device, kind=kind, say_progress=True)
     shuffled, num_shuffled = held_out_nats(loss, source, count, job.batch_size, device, kind=kind, shuffle=True)
-    found = entropies([run for i in range(count) for run in frames_of(source.block(i), vocabulary)], vocabulary)
+    bounds = entropies([run for i in range(count) for run in frames_of(source.block(i), vocabulary)], vocabulary)
     tokens_per_s = vocabulary.frames_per_s * vocabulary.packing.num_groups
     result = {
         "split": job.split,
@@ -59,7 +59,7 @@ def lm_eval(job: LmEvalJob) -> dict[str, Any]:
         "bits_per_token": nats / num_labels / math.log(2),
         "bits_per_s": nats / num_labels / math.log(2) * tokens_per_s,
         "shuffled_bits_per_s": shuffled / num_shuffled / math.log(2) * tokens_per_s,
-        **found,
+        **bounds,
     }
     if vocabulary.with_text:
         text, num_text = held_out_nats(loss, source, count, job.batch_size, device, kind="text")

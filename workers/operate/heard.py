@@ -37,15 +37,15 @@ def listen(run: PipelineLayout, begun_with: str | None) -> list[Heard]:
     short = [row for row in rows if row["num_samples"] <= MAX_S * row["sample_rate"]][:MOST]
     tokenizer = None if begun_with is None else Tokenizer.load(begun_with)
     entries = dataset.find_utterances(run.shards, [row["utterance_id"] for row in short])
-    found = []
+    utterances = []
     for row in short:
         original = dataset.read_utterance(run.shards, entries[row["utterance_id"]])
         sounds = {ORIGINAL: original}
         if tokenizer is not None:
             sounds[f"{begun_with}, as it is"] = _before(run, tokenizer, row, original)
         sounds[TRAINED] = restored.read(row["file"])
-        found.append(heard(row["utterance_id"], row["speaker"], sounds))
-    return found
+        utterances.append(heard(row["utterance_id"], row["speaker"], sounds))
+    return utterances
 
 
 def _before(run: PipelineLayout, tokenizer: Tokenizer, row: dict[str, Any], original: bytes) -> bytes:
@@ -69,7 +69,7 @@ def tokenizer_begun_with(claim: dict[str, Any]) -> str | None:
     if not isinstance(init, dict) or init["kind"] != "tokenizer":
         return None
     uri = str(init["uri"])
-    found = Tokenizer.load(uri).digests
-    if (found.encoder, found.decoder) != (init["encoder_digest"], init["decoder_digest"]):
+    digests = Tokenizer.load(uri).digests
+    if (digests.encoder, digests.decoder) != (init["encoder_digest"], init["decoder_digest"]):
         raise InputError("the tokenizer that the run began with has changed", value=uri, fix="run into another --out")
     return uri

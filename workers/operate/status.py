@@ -45,8 +45,8 @@ def status(job: StatusJob) -> dict[str, Any]:
         NotFoundError: nothing is there, or nothing of ours.
         StorageError: the store fails or refuses.
     """
-    found = look(job.uri)
-    return {"outputs": [asdict(one) for one in found], "text": as_table(found)}
+    statuses = look(job.uri)
+    return {"outputs": [asdict(one) for one in statuses], "text": as_table(statuses)}
 
 
 def look(uri: str) -> list[Status]:
@@ -156,11 +156,11 @@ def _archive_ledgers(uri: str, parts: list[str]) -> tuple[float, tuple[Failure, 
     rows = pa.concat_tables(tables)
     seconds = pc.divide(pc.cast(rows["num_samples"], pa.float64()), pc.cast(rows["sample_rate"], pa.float64()))
     sums = rows.select(["status", "reason"]).append_column("duration_s", seconds).group_by(["status", "reason"])
-    found = sums.aggregate([("duration_s", "sum"), ("duration_s", "count")]).to_pylist()
-    tokenized_s = sum(row["duration_s_sum"] for row in found if row["status"] == TOKENIZED)
+    counts = sums.aggregate([("duration_s", "sum"), ("duration_s", "count")]).to_pylist()
+    tokenized_s = sum(row["duration_s_sum"] for row in counts if row["status"] == TOKENIZED)
     failures = [
         Failure(f"quarantined: {row['reason']}", row["duration_s_count"], round(row["duration_s_sum"], 3))
-        for row in found if row["status"] == QUARANTINED
+        for row in counts if row["status"] == QUARANTINED
     ]  # fmt: skip
     return round(tokenized_s, 3), tuple(sorted(failures, key=lambda f: (-f.count, f.reason)))
 
@@ -220,7 +220,7 @@ def _so_far(blank: Status, folder: str, unit: str) -> Status:
 
 def _packed(blank: Status) -> Status:
     splits = outputs.read_done(blank.uri) or {}
-    told = [f"{split} {found['num_documents']:,} documents" for split, found in splits.items()]
+    told = [f"{split} {counts['num_documents']:,} documents" for split, counts in splits.items()]
     return replace(blank, state=_state(blank.uri), progress=", ".join(told))
 
 

@@ -36,11 +36,11 @@ def claimed(uri: str, recipe: Recipe) -> dict[str, str]:
     Raises as :func:`fitting_kind` does.
     """
     kind = fitting_kind(uri, recipe)
-    found = {"uri": store.normalize(uri), "kind": str(kind)}
+    claim = {"uri": store.normalize(uri), "kind": str(kind)}
     if kind == "tokenizer":
         description = Folder(uri).read_json(CONFIG_FILE)
-        found |= {key: str(description.get(key)) for key in ("encoder_digest", "decoder_digest")}
-    return found
+        claim |= {key: str(description.get(key)) for key in ("encoder_digest", "decoder_digest")}
+    return claim
 
 
 def described(uri: str) -> tuple[Kind, dict[str, Any]]:

@@ -379,8 +379,8 @@ def read_card(out: str) -> ReportCard:
     uri = store.join(out, REPORT)
     values = store.read_json(uri)
     if values.get("format_version") != FORMAT_VERSION:
-        found = values.get("format_version")
-        raise VersionError(f"unknown report version in {uri}", value=found, expected=str(FORMAT_VERSION))
+        version = values.get("format_version")
+        raise VersionError(f"unknown report version in {uri}", value=version, expected=str(FORMAT_VERSION))
     try:
         return ReportCard.model_validate_json(json.dumps(values))
     except ValidationError as error:

@@ -124,10 +124,10 @@ class PhasedCodecStage:
         norms: dict[str, float] = {}
         for batch, of_clips, of_crops in zip(batches, whole, cropped, strict=True):
             if step <= first:
-                found, norms = self._bottleneck_step(step, batch.to(device), of_clips)
+                terms, norms = self._bottleneck_step(step, batch.to(device), of_clips)
             else:
-                found, norms = self._vocoder_step(step - first, batch.to(device), of_clips, of_crops)
-            for name, value in found.items():
+                terms, norms = self._vocoder_step(step - first, batch.to(device), of_clips, of_crops)
+            for name, value in terms.items():
                 sums[name] = sums.get(name, 0) + value
         self._follow(is_first_phase=step <= first)
         means = sum_over_ranks(torch.stack(list(sums.values()))).tolist()
@@ -154,9 +154,9 @@ class PhasedCodecStage:
             self._bottleneck.live.encoder.eval()  # at rest: no dropout either
         rate = learning_rate(self._config.optimizer, step, steps)
         set_learning_rate(engine, rate)
-        found = engine(batch.heard, batch.num_samples, self._routing(step / steps))
-        spread = spread_loss(found.latents, found.num_frames)
-        spectral, terms = self._spectral_losses(found.mel, found.pitch, batch)
+        output = engine(batch.heard, batch.num_samples, self._routing(step / steps))
+        spread = spread_loss(output.latents, output.num_frames)
+        spectral, terms = self._spectral_losses(output.mel, output.pitch, batch)
         total = spectral + self._config.bottleneck.spread_weight * spread
         backward(engine, total * share.scale)
         stats = _parts({"total": total} | terms | {"spread": spread}, share)
@@ -206,8 +206,8 @@ class PhasedCodecStage:
         norms = step_engine(self.engines["vocoder"])
         for name, steps in (("discriminators", learns), ("bottleneck", self._trunk_learns)):
             if steps:
-                found = step_engine(self.engines[name])
-                norms |= {f"{name.removesuffix('s')}_{key}": value for key, value in found.items()}
+                stepped = step_engine(self.engines[name])
+                norms |= {f"{name.removesuffix('s')}_{key}": value for key, value in stepped.items()}
         return norms
 
     def _set_vocoder_rates(self, step: int) -> dict[str, float]:

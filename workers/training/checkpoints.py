@@ -161,8 +161,8 @@ class CheckpointStore:
         store.sweep_temporary(self.folder.uri)
         committed = set(self.steps())
         folders = {f.name.split("/")[0] for f in self.folder.list()}
-        found = sorted(step for f in folders if (step := _step_of(f)) is not None)
-        doomed = [step for step in found if step not in committed or keep is None or step > keep]
+        steps = sorted(step for f in folders if (step := _step_of(f)) is not None)
+        doomed = [step for step in steps if step not in committed or keep is None or step > keep]
         for step in doomed:
             self.discard(step)
         return len(doomed)

@@ -207,11 +207,11 @@ def validate_heads(bottleneck: Bottleneck, mel: LogMel, batches: list[Batch], de
     sums = torch.zeros(6, dtype=torch.float64)
     for batch in batches:
         batch = batch.to(device)
-        found = bottleneck(batch.waveform, batch.num_samples, Routing())
-        apart = mel_l1(found.mel, mel(batch.waveform), batch.num_samples, mel.hop_length)
+        output = bottleneck(batch.waveform, batch.num_samples, Routing())
+        apart = mel_l1(output.mel, mel(batch.waveform), batch.num_samples, mel.hop_length)
         count = float(batch.num_samples.sum())
         trunk = bottleneck.trunk
-        wrong = pitch_errors(found.pitch, heard_pitch(trunk, batch), batch.num_samples, trunk.samples_per_position)
+        wrong = pitch_errors(output.pitch, heard_pitch(trunk, batch), batch.num_samples, trunk.samples_per_position)
         sums += torch.tensor([count * float(apart), count, *map(float, wrong)], dtype=torch.float64)
     apart_sum, total, *wrong_sums = sum(gather_from_ranks(sums)).tolist()  # type: ignore[union-attr]
     voicing, positions, pitch, voiced = wrong_sums
@@ -321,8 +321,8 @@ class CodecStage:
         sums: dict[str, Tensor] = {}
         norms: dict[str, float] = {}
         for batch, share in zip(batches, shares_of(batches, self._setup.device), strict=True):
-            found = self._micro_step(batch.to(self._setup.device), share, adversarial)
-            for name, value in found.items():
+            terms = self._micro_step(batch.to(self._setup.device), share, adversarial)
+            for name, value in terms.items():
                 sums[name] = sums.get(name, 0) + value.double() * share.weight
             norms = self._step_engines(adversarial)
         means = sum_over_ranks(torch.stack(list(sums.values()))).tolist()

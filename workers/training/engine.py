@@ -218,8 +218,8 @@ def step_engine(engine: Any) -> dict[str, float]:
     overflowed = engine.scaling and norm is not None and not math.isfinite(norm)
     with left_out(engine.optimizer) if overflowed else contextlib.nullcontext():
         engine.step()
-    found = float(engine.get_global_grad_norm()) if norm is None else norm
-    return engine.scaling.judge(found) if engine.scaling else {"gradient_norm": found}
+    measured = float(engine.get_global_grad_norm()) if norm is None else norm
+    return engine.scaling.judge(measured) if engine.scaling else {"gradient_norm": measured}
 
 
 def _whole_norm(engine: Any) -> float:
@@ -329,8 +329,8 @@ class LossScale:
         """What to report of a step whose gradient had ``norm`` (not finite: it overflowed and was left out)."""
         overflowed = not math.isfinite(norm)
         self.update(overflowed=overflowed)
-        found = {"loss_scale": self.factor}
-        return found if overflowed and not self.is_exhausted else found | {"gradient_norm": norm}
+        report = {"loss_scale": self.factor}
+        return report if overflowed and not self.is_exhausted else report | {"gradient_norm": norm}
 
 
 def take_over_scaling(engine: Any, *, is_fp16: bool) -> None:

@@ -94,7 +94,7 @@ def validate_jepa(
         InputError: the clips are too short for any masked frame.
     """
     jepa.eval()
-    found, latents, gates = _Predictions(), [], []
+    predictions, latents, gates = _Predictions(), [], []
     for batch, mask in clips:
         batch, masked = batch.to(device), mask.to(device)
         encoded = jepa.target_encoder(batch.waveform, batch.num_samples)
@@ -102,14 +102,14 @@ def validate_jepa(
         latents.append(encoded.latents.transpose(1, 2)[valid].float().cpu())
         gates.append(encoded.gate[valid].cpu())
         predicted = _predict(jepa, batch, masked, encoded.num_frames)
-        found.add(predicted, encoded.latents.float(), masked, encoded.num_frames)
+        predictions.add(predicted, encoded.latents.float(), masked, encoded.num_frames)
     rows = rows_of_all_ranks(latents)
     return {
-        **_losses(found, recipe.model.jepa.mask_ratio),
+        **_losses(predictions, recipe.model.jepa.mask_ratio),
         "ema_distance": ema_distance(jepa),
         **latent_health(rows),
         **per_dim("latent_std", rows.std(dim=0, correction=0)),
-        **_speech(jepa, [batch for batch, _ in clips], device, found, recipe),
+        **_speech(jepa, [batch for batch, _ in clips], device, predictions, recipe),
         **gate_health(rows_of_all_ranks(gates)),
         **daam_spread(jepa.context_encoder),
     }
@@ -235,11 +235,11 @@ class JepaStage:
         norm: dict[str, float] = {}
         for batch, mask, count in zip(batches, masks, counts, strict=True):
             batch = batch.to(self._setup.device)
-            found = engine(batch.waveform, batch.num_samples, mask)
+            output = engine(batch.waveform, batch.num_samples, mask)
             # DeepSpeed divides by ranks and micro-batches; undone here, what is left is the share of masked frames.
-            backward(engine, found.total * (count * world()[1] * len(batches) / total))
+            backward(engine, output.total * (count * world()[1] * len(batches) / total))
             norm = step_engine(engine)
-            stats = torch.stack([found.loss.detach(), found.prediction_std, found.target_std])
+            stats = torch.stack([output.loss.detach(), output.prediction_std, output.target_std])
             sums += stats.double() * (count / total)
         self._jepa.update_target()
         loss, prediction_std, target_std = sum_over_ranks(sums).tolist()

@@ -118,22 +118,22 @@ def find_resume_step(run_uri: str, say: Callable[[str], None]) -> int | None:
     Raises:
         DamageError: there are checkpoints, and none is whole. A run does not silently begin anew.
     """
-    found: int | None = None
+    step: int | None = None
     if world()[0] == 0:
         checkpoints = CheckpointStore(run_uri)
-        found, reports = checkpoints.newest_whole()
+        step, reports = checkpoints.newest_whole()
         for line in reports:
             say(line)
-        if found is None and reports:
+        if step is None and reports:
             raise DamageError(
                 f"none of {len(reports)} checkpoints is whole; {reports[0]}",
                 value=checkpoints.folder.uri,
                 fix="restore one, or delete that folder to begin anew",
             )
-        swept = checkpoints.sweep(keep=found)
+        swept = checkpoints.sweep(keep=step)
         if swept:
             say(f"swept {swept} unfinished or damaged checkpoints")
-    return gather_from_ranks(found)[0]
+    return gather_from_ranks(step)[0]
 
 
 def resume(stage: Stage, run: Run, step: int) -> None:
@@ -240,11 +240,11 @@ def _leave_evidence(stage: Stage, run: Run) -> None:
 
 
 def _validate(stage: Stage, run: Run) -> None:
-    found = stage.validate()
-    run.history.add(run.step, "valid", {name: value for name, value in found.items() if "[" not in name})
-    run.history.add(run.step, "dims", {name: value for name, value in found.items() if "[" in name})
-    _require_finite(found, run, f"the validation after step {run.step:,}")
-    run.say(f"step {run.step:,}: validation {stage.headline} {found[stage.headline]:.4f}{in_short(found)}")
+    metrics = stage.validate()
+    run.history.add(run.step, "valid", {name: value for name, value in metrics.items() if "[" not in name})
+    run.history.add(run.step, "dims", {name: value for name, value in metrics.items() if "[" in name})
+    _require_finite(metrics, run, f"the validation after step {run.step:,}")
+    run.say(f"step {run.step:,}: validation {stage.headline} {metrics[stage.headline]:.4f}{in_short(metrics)}")
     for warned in stage.warnings(run.history.validations()):
         run.say(f"step {run.step:,}: warning: {warned.text}")
     if run.is_leader:

@@ -45,9 +45,9 @@ def bf16_unit(device: torch.device) -> Bf16Unit:
     if device.type == "cuda":
         has_unit = torch.cuda.is_bf16_supported(including_emulation=False)
         return Bf16Unit(torch.cuda.get_device_name(device), "bf16" if has_unit else None)
-    found = torch.cpu.get_capabilities()
+    capabilities = torch.cpu.get_capabilities()
     usable = torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    units = [words for name, words in _CPU_UNITS.items() if found.get(name)]
+    units = [words for name, words in _CPU_UNITS.items() if capabilities.get(name)]
     return Bf16Unit("a CPU", units[0] if units and usable else None)
 
 

@@ -44,8 +44,8 @@ def standardize_latents(encoder: Encoder, setup: RankSetup) -> None:
         mean, std = _measure(encoder, _clips(setup.job), setup.device)
         run.publish(SCALE_FILE, to_safetensors({"mean": mean.cpu(), "std": std.cpu()}))
     sum_over_ranks(torch.zeros(1, device=setup.device))  # nobody reads before rank 0 has written
-    found = from_safetensors(run.read(SCALE_FILE))
-    encoder.standardize(found["mean"].to(setup.device), found["std"].to(setup.device))
+    scale = from_safetensors(run.read(SCALE_FILE))
+    encoder.standardize(scale["mean"].to(setup.device), scale["std"].to(setup.device))
 
 
 def _clips(job: RankJob) -> Iterator[Batch]:

@@ -142,8 +142,8 @@ class Decoder:
 
     def _require_same(self, sound: Sound) -> None:
         if (sound.samplerate, sound.channels) != (self.rate, self.channels):
-            found = f"{self.rate} Hz, {self.channels} channels and {sound.samplerate} Hz, {sound.channels} channels"
-            raise RecordingError(f"streams of different kinds in one file ({found})")
+            formats = f"{self.rate} Hz, {self.channels} channels and {sound.samplerate} Hz, {sound.channels} channels"
+            raise RecordingError(f"streams of different kinds in one file ({formats})")
 
     def _next_part(self) -> None:
         self.close()

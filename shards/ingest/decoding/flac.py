@@ -25,8 +25,8 @@ def flac_parts(data: mmap.mmap, start: int) -> tuple[Part, ...]:
     The length is set to unknown, so that the decoder decodes whatever frames there are, and they are counted.
     """
     starts = [start]
-    while (found := _next_head(data, starts[-1] + 42)) >= 0:
-        starts.append(found)
+    while (head := _next_head(data, starts[-1] + 42)) >= 0:
+        starts.append(head)
     return tuple(_part(data, a, b) for a, b in zip(starts, [*starts[1:], len(data)], strict=True))
 
 

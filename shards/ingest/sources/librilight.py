@@ -77,12 +77,12 @@ def _is_number(value: Any) -> bool:
 
 
 def _intervals(values: dict[str, Any]) -> tuple[tuple[float, float], ...] | None:
-    found = values.get("voice_activity")
-    if found is None:
+    intervals = values.get("voice_activity")
+    if intervals is None:
         return None
-    if not isinstance(found, list):
+    if not isinstance(intervals, list):
         raise RecordingError("invalid JSON: voice_activity is not a list")
-    return tuple(_interval(item) for item in found)
+    return tuple(_interval(item) for item in intervals)
 
 
 def _interval(item: Any) -> tuple[float, float]:

@@ -62,10 +62,10 @@ def tell_source(source: str, config: IngestConfig) -> Source:
     """
     if _is_file(source):
         if config.layout in ("auto", "folder", "librilight"):
-            found = _file_layout(source)
-            if config.layout != "auto" and found != "tar":
+            layout = _file_layout(source)
+            if config.layout != "auto" and layout != "tar":
                 raise InputError(f"a file is no {config.layout}", value=source, expected="a folder, or a tar of one")
-            return Source(found, source)
+            return Source(layout, source)
         return Source(config.layout, source)
     return _tell_folder(source, config)
 

@@ -314,7 +314,7 @@ def _strict_info() -> type[tarfile.TarInfo]:
         @classmethod
         def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> StrictTarInfo:
             try:
-                found = super().frombuf(buf, encoding, errors)
+                info = super().frombuf(buf, encoding, errors)
             except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
                 cls.ended = True
                 raise
@@ -327,6 +327,6 @@ def _strict_info() -> type[tarfile.TarInfo]:
                     raise tarfile.ReadError("bytes behind the end of the tar that are no tar") from error
                 raise tarfile.ReadError(f"no valid header: {error}") from error
             cls.ended = False
-            return found
+            return info
 
     return StrictTarInfo

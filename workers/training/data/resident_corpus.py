@@ -224,4 +224,4 @@ class ResidentLoader(TrainLoader):
         return self.corpus.batch([self._there(slot) for slot in self._wanted(position)], self.clips)
 
     def _there(self, slot: Slot) -> Slot:
-        return next(found for found in self._candidates(slot) if self.corpus.lengths[found.utterance])
+        return next(other for other in self._candidates(slot) if self.corpus.lengths[other.utterance])

@@ -36,14 +36,14 @@ def place_health(frames: HeldOutFrames, digits: Tensor, levels: int) -> dict[str
     A figure that does not exist (too few clips at any place, latents that never move) is left out.
     """
     bits = entropy_given_place(digits, levels, frames.groups)
-    found = {
+    figures = {
         "between_clips": between_clips(frames.latents, frames.groups),
         "level_entropy_given_place": None if bits is None else float(bits.mean()),
         "latent_rank_given_place": rank_given_place(frames.latents, frames.groups),
         "latent_dims": float(frames.latents.shape[1]),
     }
     dims = {} if bits is None else per_dim("level_entropy_given_place", bits)
-    return {name: value for name, value in found.items() if value is not None} | dims
+    return {name: value for name, value in figures.items() if value is not None} | dims
 
 
 def input_health(frames: HeldOutFrames) -> dict[str, float]:
@@ -53,12 +53,12 @@ def input_health(frames: HeldOutFrames) -> dict[str, float]:
     the clips' band levels at one place, left out when none counts.
     """
     num_clips, spread = frames.groups.num_clips, variance_between_clips(frames.bands_db, frames.groups)
-    found = {
+    figures = {
         "held_out_clips": float(frames.num_clips),
         "clips_at_a_place": float(num_clips.double().mean()) if len(num_clips) else 0.0,
         "input_peak_db": 20 * math.log10(max(frames.peak, 1e-6)),
     }
-    return found if spread is None else found | {"input_spread_db": float(spread.mean()) ** 0.5}
+    return figures if spread is None else figures | {"input_spread_db": float(spread.mean()) ** 0.5}
 
 
 @torch.no_grad()

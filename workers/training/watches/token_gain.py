@@ -62,11 +62,11 @@ def shuffled(digits: Tensor, seed: int) -> Tensor:
 
 def others(mine: Sequence[Tensor], everyone: Sequence[Tensor], places: Sequence[int]) -> list[Tensor]:
     """For each of my clips the digits of the one after it, at my clip's length; ``places`` are mine in ``everyone``."""
-    found = []
+    digits = []
     for place, clip in zip(places, mine, strict=True):
         other = everyone[(place + 1) % len(everyone)]
-        found.append(other[torch.arange(len(clip)) % len(other)])
-    return found
+        digits.append(other[torch.arange(len(clip)) % len(other)])
+    return digits
 
 
 def constant(mine: Sequence[Tensor], everyone: Sequence[Tensor], levels: int) -> list[Tensor]:

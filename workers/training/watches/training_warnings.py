@@ -103,12 +103,12 @@ def codec_warnings(
 def summed_up(told: Sequence[tuple[int, Sequence[Warned]]]) -> list[dict[str, Any]]:
     """Warnings of all validations (step, warnings) as ``done.json`` has them: each once, from its first step to its
     last, in its last wording."""
-    found: dict[str, dict[str, Any]] = {}
+    by_name: dict[str, dict[str, Any]] = {}
     for step, warnings in told:
         for name, text in warnings:
-            first = found.get(name, {}).get("first_step", step)
-            found[name] = {"name": name, "first_step": first, "last_step": step, "text": text}
-    return list(found.values())
+            first = by_name.get(name, {}).get("first_step", step)
+            by_name[name] = {"name": name, "first_step": first, "last_step": step, "text": text}
+    return list(by_name.values())
 
 
 def _corpus(watched: Watched) -> Iterator[Warned]:
