@@ -141,12 +141,12 @@ def _publish(job: SalientJob, reader: ArchiveReader, tables: Iterator[pa.Table])
     shown: list[dict[str, Any]] = []
 
     def told() -> Iterator[pa.Table]:
-        for found in tables:
-            for span in found.slice(0, job.limit - len(shown)).to_pylist():
+        for spans in tables:
+            for span in spans.slice(0, job.limit - len(shown)).to_pylist():
                 when = f"{span['start_s']:.2f}..{span['end_s']:.2f} s"
                 say("salient", f"{span['recording_id']} {when}  {span['salience']}")
                 shown.append(span)
-            yield found
+            yield spans
 
     if job.out is None:
         for _ in told():
@@ -159,6 +159,6 @@ def _publish(job: SalientJob, reader: ArchiveReader, tables: Iterator[pa.Table])
         Folder(job.out).publishing("spans.parquet") as path,
         pq.ParquetWriter(path, SPANS, compression="zstd", write_page_checksum=True) as writer,
     ):
-        for found in told():
-            writer.write_table(found.cast(SPANS))
+        for spans in told():
+            writer.write_table(spans.cast(SPANS))
     return shown

@@ -153,14 +153,14 @@ def differences(
     return tuple(changes)
 
 
-def _difference(baseline: str, metric: Metric, found: Estimate) -> Difference:
+def _difference(baseline: str, metric: Metric, change: Estimate) -> Difference:
     return Difference(
         system=OURS,
         baseline=baseline,
         metric=metric.name,
-        **_fields(found),
-        exceeds=found.excludes_zero,
-        better=is_better(found.mean, metric),
+        **_fields(change),
+        exceeds=change.excludes_zero,
+        better=is_better(change.mean, metric),
     )
 
 
@@ -174,8 +174,13 @@ def _estimate(values: Sequence[float | None], rows: Sequence[Row], seed: int) ->
     return estimate(numbers, [row.weight or 1.0 for row in rows], [str(row.item.row["speaker"]) for row in rows], seed)
 
 
-def _fields(found: Estimate) -> dict[str, Any]:
-    return {"mean": found.mean, "low": found.low, "high": found.high, "num_utterances": found.num_utterances}
+def _fields(interval: Estimate) -> dict[str, Any]:
+    return {
+        "mean": interval.mean,
+        "low": interval.low,
+        "high": interval.high,
+        "num_utterances": interval.num_utterances,
+    }
 
 
 def worst_cases(rows: Iterable[Row], metrics: Sequence[Metric]) -> tuple[WorstCase, ...]:

@@ -69,10 +69,10 @@ def _of(values: Mapping[str, Any], rate: str) -> str:
     return f": {what}" if what else ""
 
 
-def _actual(values: Mapping[str, Any], found: Prediction) -> list[str]:
+def _actual(values: Mapping[str, Any], prediction: Prediction) -> list[str]:
     if "actual" not in values:
         return []
-    predicted = found.model_dump() | {"hours": values["corpus"]["hours"]}
+    predicted = prediction.model_dump() | {"hours": values["corpus"]["hours"]}
     if values.get("restored_fraction") is not None:
         predicted["restore_h"] *= values["restored_fraction"]
     rows = [
