@@ -6,7 +6,6 @@ which process restores which shard, or how often.
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
 from collections import Counter, defaultdict
@@ -15,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import soundfile
 from numpy.typing import NDArray
 
 from syllabary.shards import audio
@@ -96,7 +94,7 @@ class Restorer:
         name = f"{clip.name}.{self.job.audio_format}"
         if name not in self.present:
             samples = samples_of(clip, self.tokenizer, self.reader.format.packing)
-            data = _encoded(samples, clip.rows[0]["sample_rate"], self.job.audio_format)
+            data = audio.encode(samples, clip.rows[0]["sample_rate"], self.job.audio_format)
             (Folder(self.job.out) / "audio").publish(name, data)
         return _manifest_rows(clip, f"audio/{name}")
 
@@ -191,14 +189,6 @@ def _decoded(row: dict[str, Any], tokenizer: Tokenizer, packing: Packing) -> NDA
         raise DamageError(
             f"utterance {row['utterance_id']} does not decode ({error})", fix="run `syllabary verify`"
         ) from error
-
-
-def _encoded(samples: NDArray[np.float32], rate: int, audio_format: str) -> bytes:
-    if audio_format == "flac":
-        return audio.encode_flac(samples, rate)
-    buffer = io.BytesIO()
-    soundfile.write(buffer, audio.to_int16(samples), rate, format=audio_format.upper(), subtype="PCM_16")
-    return buffer.getvalue()
 
 
 def _manifest_rows(clip: Clip, file: str | None) -> list[dict[str, Any]]:
