@@ -55,7 +55,7 @@ class _StraightThrough(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class Routing:
-    """How the clips of a training batch pass: the share rounded, the share with noise; the others stay as they are.
+    """Shares of a training batch's clips that are rounded and that get noise; the others stay as they are.
 
     Noise is uniform and one level wide, what rounding is to a smooth density. Some clips unrounded keep the gradient
     honest and the decoder from freezing onto the first digits (LinaCodec, Kanade and others route alike).

@@ -1,4 +1,4 @@
-"""What every network here is built of: layers of exact length that start well, and masks that make padding invisible.
+"""Building blocks of all networks: layers of exact length and unit gain, and masks that make padding invisible.
 
 **Lengths.** Strided layers have kernel 2s and stride s. ``s`` zeros of padding, ``s // 2`` of them in front, make a
 strided convolution divide its length by s exactly, and the same crop makes a transposed one multiply it exactly.

@@ -122,7 +122,7 @@ class CollapseLosses:
 def collapse_losses(
     latents: Float[Tensor, "batch dim frames"], counted: Bool[Tensor, "batch frames"]
 ) -> CollapseLosses:
-    """How far latents have collapsed, over the frames where ``counted`` is True and two clips or more are.
+    """Measure how far latents have collapsed, over the frames where ``counted`` is True and two clips or more are.
 
     Each place's mean over clips is taken out first, so that a clock counts as collapsed.
     """

@@ -1,4 +1,4 @@
-"""What is S3's own: listings that must be complete, keys that expire, and writes that a server answers twice.
+"""Handle what is particular to S3: complete listings, keys that expire, and writes that a server answers twice.
 
 Servers that speak S3 differ in what they get wrong; what is found here is refused by name rather than believed.
 """

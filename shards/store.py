@@ -295,7 +295,7 @@ def _objects(fs: AbstractFileSystem, path: str) -> list[FileEntry]:
 
 
 def file_entry(uri: str) -> FileEntry:
-    """What is known of one file; its name is the last part of the URI. Raises NotFoundError, StorageError."""
+    """Look up one file; its name is the last part of the URI. Raises NotFoundError, StorageError."""
 
     def look(fs: AbstractFileSystem, path: str) -> FileEntry:
         info = fs.info(path)

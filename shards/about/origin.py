@@ -1,4 +1,4 @@
-"""Where speech comes from and under which licence it may be used: told once, to the ingest, and handed on.
+"""Where speech comes from and under which licence it may be used: stated once, to the ingest, and handed on.
 
 ``origin.json`` of shards, archive and blocks. Nothing is made up: what nobody has told is absent, and cards say so.
 """
@@ -35,7 +35,7 @@ class Origin:
         return Origin(**(asdict(self) | told))
 
     def encode(self) -> bytes:
-        """As ``origin.json``."""
+        """Encode as ``origin.json``."""
         return store.pretty_json({name: value for name, value in asdict(self).items() if value})
 
     @classmethod

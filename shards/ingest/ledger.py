@@ -125,7 +125,7 @@ def promised_s(ledger: pa.Table) -> float:
 
 
 def notes(ledger: pa.Table) -> dict[str, int]:
-    """How many spans have a note of each kind: what stands before its first colon or number."""
+    """Count the spans with a note of each kind, which is its text before the first colon or number."""
     counts: Counter[str] = Counter()
     for note in pc.unique(ledger["note"].drop_null()).to_pylist() if len(ledger) else ():
         number = pc.sum(pc.equal(ledger["note"], note)).as_py()

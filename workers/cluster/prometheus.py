@@ -1,4 +1,4 @@
-"""What Ray's Prometheus endpoint says about a running stage: audio, shards done, quarantine, rate.
+"""Export the figures of a running stage to Ray's Prometheus endpoint: audio, shards done, quarantine, rate.
 
 Every node of a Ray cluster serves its metrics for Prometheus; Ray prefixes ``ray_`` and suffixes counters ``_total``:
 

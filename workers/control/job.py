@@ -1,4 +1,4 @@
-"""What every job is, and the kinds of its fields that several verbs share. Free of torch and ray."""
+"""The base of all jobs, and the kinds of fields that several verbs share. Free of torch and ray."""
 
 from __future__ import annotations
 

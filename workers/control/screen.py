@@ -1,4 +1,4 @@
-"""How a person sees a job: one bar per stage on a terminal; lines where output is piped, and JSON lines as they are."""
+"""Show a job to a person: one bar per stage on a terminal; lines where output is piped, and JSON lines as they are."""
 
 from __future__ import annotations
 

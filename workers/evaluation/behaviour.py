@@ -1,4 +1,4 @@
-"""How tokens behave: when the input is disturbed, when tokens are lost, and whether they depend on their company."""
+"""Measure how tokens behave: with disturbed input, with lost tokens, and in the company of other utterances."""
 
 from __future__ import annotations
 

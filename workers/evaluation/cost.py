@@ -1,4 +1,4 @@
-"""What encoding and decoding cost on this machine: real-time factor, CPU-seconds and memory at batch 1 and best batch.
+"""Measure what encoding and decoding cost here: real-time factor, CPU-seconds and memory at batch 1 and best batch.
 
 Each figure comes from a process of its own, so that its peak of memory is its own. Times are measured: they differ from
 run to run, and mean little on a machine that does something else besides.

@@ -189,7 +189,7 @@ class Recogniser:
         return measured
 
     def recognise(self, samples: Samples) -> str:
-        """What is said, as the recogniser writes it."""
+        """Recognise the words of a waveform."""
         lines = self._model.transcribe_without_streaming(samples.tolist(), RATE).lines
         return " ".join(line.text for line in lines)
 

@@ -51,7 +51,7 @@ class Item:
         return float(self.row["num_samples"] / self.row["sample_rate"])
 
     def to_json(self) -> str:
-        """As text, to pass on."""
+        """Encode as JSON, to pass on."""
         return json.dumps({"number": self.number, "row": self.row, "transcript": self.transcript, "probe": self.probe})
 
     @classmethod

@@ -45,7 +45,7 @@ def restored_fraction(run: str) -> float | None:
 
 
 def killed_attempts(run: str) -> dict[str, int]:
-    """How many attempts at each stage never ended: their time is in no figure. Stages without are left out."""
+    """Count attempts at each stage that never ended: their time is in no figure. Stages without are left out."""
     killed = {stage: one.began - one.ended for stage, one in read_timings(run).items()}
     return {stage: count for stage, count in killed.items() if count > 0}
 

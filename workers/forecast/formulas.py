@@ -50,7 +50,7 @@ class Value(BaseModel):
 
 
 class Corpus(Value):
-    """What is to be tokenized.
+    """The corpus to be tokenized.
 
     ``stored_fraction`` of its ``hours`` is kept by the ingest; ``flac_bytes_per_s`` is of a second that is kept.
     """
@@ -103,7 +103,7 @@ class Sizes(Value):
 
 
 class Prediction(Value):
-    """What a plan says; the formula of each field is in :data:`FORMULAS`."""
+    """The figures of a plan; the formula of each field is in :data:`FORMULAS`."""
 
     stored_h: float
     shard_h: float

@@ -1,4 +1,4 @@
-"""What there is in an archive, in memory: every column of every row but tokens and salience, searched by Arrow.
+"""Hold an archive's rows in memory: every column of every row but tokens and salience, searched by Arrow.
 
 Tokens are read when somebody wants to hear them. An archive may grow meanwhile: its parts are listed again, and new
 ones are read.
@@ -32,7 +32,7 @@ _KEPT_SEARCHES = 16
 
 @dataclass(frozen=True)
 class Query:
-    """What is looked for: words that all stand somewhere in the row, an expression, one speaker, one recording."""
+    """A search: words that all stand somewhere in the row, an expression, one speaker, one recording."""
 
     words: str = ""
     where: str = ""

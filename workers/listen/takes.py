@@ -1,4 +1,4 @@
-"""What can be heard of an utterance: as its tokens give it back, and as it was spoken where that is at hand.
+"""Make the takes of an utterance: as its tokens give it back, and as it was spoken where that is at hand.
 
 A take is a function from a row of the archive to its samples, int16 [num_samples] at the row's own rate.
 """

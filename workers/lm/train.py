@@ -41,7 +41,7 @@ _NOT_OF_THE_RESULT = {"blocks", "out", "num_workers", "threads_per_worker", "dev
 
 @dataclass(frozen=True)
 class Ranks:
-    """How the ranks of a run are placed."""
+    """The placement of a run's ranks."""
 
     num_workers: int
     threads_per_worker: int

@@ -1,4 +1,4 @@
-"""What can be heard of a run: held-out utterances as they were spoken, and as tokenizers give them back.
+"""Collect the sounds of a run: held-out utterances as they were spoken, and as tokenizers give them back.
 
 Below ``OUT/before`` lies what the tokenizer that the run began with makes of them: their tokens, and their sound again.
 """

@@ -87,7 +87,7 @@ class Status:
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> Status:
-        """From its dictionary."""
+        """Read from its dictionary."""
         return cls(**{**values, "failures": tuple(Failure(**one) for one in values["failures"])})
 
 

@@ -16,7 +16,7 @@ Part = Literal["encoder", "decoder"]
 
 
 def fitting_kind(uri: str, recipe: Recipe) -> Kind:
-    """What is at ``uri``, when a training by ``recipe`` can begin with it.
+    """The kind of what is at ``uri``, when a training by ``recipe`` can begin with it.
 
     Raises:
         ConfigError: its encoder or decoder is not this recipe's; names the first value that differs.

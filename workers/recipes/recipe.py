@@ -37,7 +37,7 @@ class OptimizerConfig(Config):
 
 
 class AugmentConfig(Config):
-    """What is changed in a clip, seeded for each; the paper uses nothing of it, so all is off unless asked for.
+    """Changes to a clip, seeded for each; the paper uses nothing of it, so all is off unless asked for.
 
     Attributes:
         gain_db: a gain drawn from [-gain_db, gain_db].

@@ -251,7 +251,7 @@ class SeamCheck(Part):
 
 
 class Behaviour(Part):
-    """How the tokens behave. ``repair`` says in words what repairing means."""
+    """The behaviour of the tokens. ``repair`` says in words what repairing means."""
 
     agreement: tuple[Agreement, ...]
     resilience: tuple[Resilience, ...]

@@ -1,4 +1,4 @@
-"""What the report page says in words: figures with sensible digits, and a verdict drawn from the numbers by rule.
+"""Put the report page into words: figures with sensible digits, and a verdict drawn from the numbers by rule.
 
 The bounds are a convention of ours, set beside codecs whose scores on read speech are known: Codec2 700C has a word
 error rate of 58 % and ESTOI 0.56, Codec2 3200 has 21 % and 0.71. The strictest ruler decides.

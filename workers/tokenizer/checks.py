@@ -1,4 +1,4 @@
-"""What users hand to a tokenizer, checked: devices, rates, waveforms, tokens and lengths, each refused in one line."""
+"""Check what users hand to a tokenizer: devices, rates, waveforms, tokens and lengths, each refused in one line."""
 
 from __future__ import annotations
 

@@ -182,7 +182,7 @@ def heard_mel(codec: Codec, mel: LogMel) -> Headline:
 
 
 def head_mel(bottleneck: Bottleneck, mel: LogMel) -> Headline:
-    """The same of the spectra that the mel head gives."""
+    """The L1 of the log-mel spectra that the mel head gives."""
 
     def loss(values: Tensor, batch: Batch) -> Tensor:
         num_frames = -(-batch.num_samples // (batch.waveform.shape[-1] // values.shape[-1]))

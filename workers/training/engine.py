@@ -326,7 +326,7 @@ class LossScale:
         torch._foreach_mul_(grads, 1 / self.factor)
 
     def judge(self, norm: float) -> dict[str, float]:
-        """What to report of a step whose gradient had ``norm`` (not finite: it overflowed and was left out)."""
+        """Update the scale, and report a step whose gradient had ``norm`` (not finite: it overflowed)."""
         overflowed = not math.isfinite(norm)
         self.update(overflowed=overflowed)
         report = {"loss_scale": self.factor}
@@ -355,7 +355,7 @@ def left_out(optimizer: Any) -> Iterator[None]:
 
 
 def scaling_state(engine: Any) -> dict[str, Any]:
-    """What a checkpoint keeps of the scaling, for DeepSpeed's client_state."""
+    """The state of the scaling for a checkpoint, in DeepSpeed's client_state."""
     return {_STATE: asdict(engine.scaling)} if engine.scaling else {}
 
 

@@ -1,4 +1,4 @@
-"""How fast training goes: seconds, audio and waiting of all ranks between two logged steps, and the time left."""
+"""Measure the pace of training: seconds, audio and waiting of all ranks between two logged steps, and the time left."""
 
 from __future__ import annotations
 

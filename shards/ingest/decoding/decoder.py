@@ -250,7 +250,7 @@ def count_frames(path: Path) -> int:
 
 
 class Decodable(NamedTuple):
-    """What of a file decodes before the first damage: its rate (0: it is no audio), frames, and frames promised."""
+    """The part of a file before the first damage: its rate (0: it is no audio), frames, and frames promised."""
 
     rate: int = 0
     num_frames: int = 0
@@ -258,7 +258,7 @@ class Decodable(NamedTuple):
 
 
 def decodable(path: Path) -> Decodable:
-    """What of a file decodes, whatever is wrong with it."""
+    """Measure how much of a file decodes, whatever is wrong with it."""
     try:
         with Decoder(path) as decoder:
             with contextlib.suppress(RecordingError):

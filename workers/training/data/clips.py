@@ -1,4 +1,4 @@
-"""How an utterance becomes a training clip: one loudness, a crop, seeded augmentation; and clips as a batch."""
+"""Make training clips of utterances: one loudness, a crop, seeded augmentation; and batches of clips."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class ClipMaker:
-    """How a slot becomes a clip: at most ``crop_samples``, whole frames of ``hop_length`` once in a batch.
+    """Makes a clip of a slot: at most ``crop_samples``, whole frames of ``hop_length`` once in a batch.
 
     Attributes:
         loudness_dbfs: where the whole utterance's level is put before anything else; None leaves it.

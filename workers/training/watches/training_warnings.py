@@ -79,7 +79,7 @@ class Watched:
         return self.validations[-1].values.get(name)
 
     def first(self, name: str) -> float | None:
-        """The same figure of the first validation, before any step."""
+        """The figure of the first validation, before any step."""
         return self.validations[0].values.get(name)
 
 
