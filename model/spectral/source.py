@@ -31,7 +31,7 @@ def source_channels(
     samples_per_position: int,
     sample_rate: int,
 ) -> Float[Tensor, "batch 4 positions"]:
-    """The inputs of a position that sounds by itself: phase where it begins, cycles per sample at its two edges, and its
+    """The inputs of a position that sounds by itself: phase at its start, cycles per sample at its two edges, and its
     place in the frame, counted from 1. All four are 0 where the mask is False.
 
     ``hertz``: the pitch at the middle of each position; between two of them it is their mean.
