@@ -22,10 +22,9 @@ import torch
 from numpy.typing import NDArray
 from pystoi import stoi
 
-from syllabary.model.measures.loudness import loudness_gain
+from syllabary.model.encoder import loudness_gain
 from syllabary.model.spectral.mel import LogMel
-from syllabary.shards import audio
-from syllabary.shards.dataset import index, wds
+from syllabary.shards import audio, dataset
 
 RATE, _LEVEL_DBFS = 16_000, -24.0
 Samples = NDArray[np.float32]
@@ -54,12 +53,12 @@ def constant_distance(original: Samples) -> float:
 def cut(shards: str, out: Path, count: int, seconds: float) -> None:
     """Write the originals."""
     rows: dict[str, dict] = {}
-    for row in sorted(index.read_index(shards).to_pylist(), key=lambda row: row["utterance_id"]):
+    for row in sorted(dataset.read_index(shards).to_pylist(), key=lambda row: row["utterance_id"]):
         if row["split"] != "train" and row["num_samples"] >= seconds * row["sample_rate"]:
             rows.setdefault(row["speaker"], row)
     out.mkdir(parents=True, exist_ok=True)
     for number, row in enumerate(list(rows.values())[:count]):
-        samples, rate = audio.decode(wds.read_utterance(shards, row))
+        samples, rate = audio.decode(dataset.read_utterance(shards, row))
         assert rate == RATE, f"{rate} Hz"
         soundfile.write(out / f"{number:02}.wav", samples[: int(seconds * RATE)], RATE)
 
