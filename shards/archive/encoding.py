@@ -2,8 +2,9 @@
 
 ``plain`` takes zstd and pages that are plain or have a dictionary: what every reader since 2020 reads, browser viewers
 and Spark among them. Tokens as plain 32-bit integers cost a quarter more than they hold, since zstd counts bytes and
-knows no columns; with a dictionary each is its index in 14 bits, and the dictionary comes once a row group. So row
-groups are large, and a part too small for a dictionary to pay goes without: both are written, the smaller is kept.
+knows no columns; with a dictionary of all values each is itself in 14 bits (``token_dictionary.py``). A part in which
+few of the values occur may be smaller with a dictionary of these, and a very small or very repetitive one without any:
+the smallest is kept.
 
 ``compact`` takes BYTE_STREAM_SPLIT, DELTA_BYTE_ARRAY and Brotli, which pyarrow and newer DuckDB and Polars read. Bytes
 of a token are of two kinds (8 and 6 bits of content), in two runs after BYTE_STREAM_SPLIT. Brotli ends a block of
@@ -17,10 +18,12 @@ from __future__ import annotations
 import io
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from syllabary.shards.archive.parts import METADATA_KEY, Encoding, PartMetadata
+from syllabary.shards.archive.token_dictionary import with_token_dictionary
 
 ROW_GROUP_SIZE = 4096
 TOKENS, SALIENCE = "tokens.list.element", "salience.list.element"
@@ -60,7 +63,10 @@ def encode_part(table: pa.Table, *, row_group_size: int = ROW_GROUP_SIZE) -> byt
         return _written(table, row_group_size, _COMPACT | {"compression_level": levels})
     options: dict[str, Any] = {"compression": "zstd", "compression_level": _ZSTD_LEVEL}
     names = [*(name for name in _FEW_VALUES if name in table.column_names), SALIENCE]
-    written = [_written(table, row_group_size, options | {"use_dictionary": own}) for own in (names, [*names, TOKENS])]
+    part = _written(table, row_group_size, options | {"use_dictionary": names})
+    written = [part, with_token_dictionary(part, TOKENS, _ZSTD_LEVEL)]
+    if _have_gaps(table["tokens"]):
+        written.append(_written(table, row_group_size, options | {"use_dictionary": [*names, TOKENS]}))
     return min(written, key=len)
 
 
@@ -77,6 +83,16 @@ PLAIN = {"ZSTD", "PLAIN", "RLE", "RLE_DICTIONARY", "PLAIN_DICTIONARY"}
 def encoding_of(file: pq.ParquetFile) -> Encoding:
     """Which of the two an opened part is written in; a part without rows is plain."""
     return "plain" if encodings_of(file) <= PLAIN else "compact"
+
+
+def _have_gaps(tokens: pa.ChunkedArray) -> bool:
+    """Whether so few of the values up to the largest occur that numbers of these have fewer bits."""
+    counts = np.zeros(1, np.int64)
+    for chunk in tokens.chunks:
+        own = np.bincount(chunk.flatten().to_numpy())
+        counts = np.pad(counts, (0, max(len(own) - len(counts), 0)))
+        counts[: len(own)] += own
+    return (int(np.count_nonzero(counts)) - 1).bit_length() < (len(counts) - 1).bit_length()
 
 
 def _written(table: pa.Table, row_group_size: int, options: dict[str, Any]) -> bytes:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from syllabary.shards.blocks.layout import Cut
@@ -20,6 +21,7 @@ from syllabary.shards.blocks.vocabulary import LmVocabulary
 IGNORED = -100
 """The label that cross-entropy leaves out, torch's default."""
 METADATA_KEY = b"syllabary_blocks"
+_IDS_AT_ONCE = 1 << 17
 SOURCES = pa.schema(
     [
         ("block", pa.int64()),
@@ -62,7 +64,27 @@ class Blocks:
 
 
 def make_blocks(tape: Tape, cut: Cut, numbers: Ints, document_of_id: NDArray[np.int32]) -> tuple[Blocks, pa.Table]:
-    """The blocks of these ``numbers``, in that order, and :data:`SOURCES` of them, ``block`` counting from 0."""
+    """The blocks of these ``numbers``, in that order, and :data:`SOURCES` of them, ``block`` counting from 0.
+
+    What is needed on the way is several times as large as the blocks, so they are made some at a time.
+    """
+    made, tables = _empty(tape.vocabulary, (len(numbers), cut.block_size)), []
+    step = max(_IDS_AT_ONCE // cut.block_size, 1)
+    for first in range(0, max(len(numbers), 1), step):
+        own, sources = _make(tape, cut, numbers[first : first + step], document_of_id)
+        for name, values in made.columns().items():
+            values[first : first + step] = getattr(own, name)
+        tables.append(sources.set_column(0, SOURCES.field("block"), pc.add(sources["block"], first)))
+    return made, pa.concat_tables(tables)
+
+
+def _empty(vocabulary: LmVocabulary, shape: tuple[int, int]) -> Blocks:
+    """Blocks to be filled."""
+    ids, places = np.empty(shape, vocabulary.dtype), np.empty(shape, np.int16)
+    return Blocks(ids, np.empty(shape, np.int32), np.empty(shape, np.int32), places, np.empty(shape, np.int32))
+
+
+def _make(tape: Tape, cut: Cut, numbers: Ints, document_of_id: NDArray[np.int32]) -> tuple[Blocks, pa.Table]:
     counts = cut.firsts[numbers + 1] - cut.firsts[numbers]
     spans = ranges(cut.firsts[numbers], counts)
     starts, lengths = cut.starts[spans], (cut.stops - cut.starts)[spans]
@@ -112,9 +134,7 @@ def blocks_table(blocks: Blocks, block_size: int, metadata: bytes) -> pa.Table:
 
 def blocks_schema(vocabulary: LmVocabulary, block_size: int, metadata: bytes) -> pa.Schema:
     """The columns of :func:`blocks_table`."""
-    ids, wide = np.zeros((0, block_size), vocabulary.dtype), np.zeros((0, block_size), np.int32)
-    empty = Blocks(ids.astype(vocabulary.dtype), wide, wide, np.zeros((0, block_size), np.int16), wide)
-    return blocks_table(empty, block_size, metadata).schema
+    return blocks_table(_empty(vocabulary, (0, block_size)), block_size, metadata).schema
 
 
 def _padding_positions(before: Ints, block_size: int) -> NDArray[np.int32]:

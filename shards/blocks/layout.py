@@ -56,7 +56,7 @@ def cut(tape: Tape, block_size: int, layout: Layout) -> Cut:
         return _whole(tape, block_size)
     edges = np.append(np.arange(0, len(tape.ids), block_size), len(tape.ids))
     if layout == "frames":
-        edges = np.array(_frame_edges(tape, block_size, 0, len(tape.ids)), np.int64)
+        edges = np.array(_frame_edges(tape.cuts(), block_size, 0, len(tape.ids)), np.int64)
     if not len(tape.ids):
         edges = np.zeros(1, np.int64)
     inside = np.setdiff1d(edges[1:-1], tape.starts)
@@ -64,14 +64,13 @@ def cut(tape: Tape, block_size: int, layout: Layout) -> Cut:
     return Cut(edges[:-1], edges[1:], np.arange(len(edges)), block_size, num_cut)
 
 
-def _frame_edges(tape: Tape, block_size: int, start: int, stop: int) -> list[int]:
-    may_cut = tape.may_cut()[start : stop + 1]
-    last = np.maximum.accumulate(np.where(may_cut, np.arange(len(may_cut)), 0)).tolist()
-    edges, at, length = [0], 0, stop - start
-    while at < length:
-        at = last[min(at + block_size, length)]
+def _frame_edges(cuts: Ints, block_size: int, start: int, stop: int) -> list[int]:
+    """Where the tape from ``start`` to ``stop`` is cut, each time at the last of ``cuts`` that fits."""
+    edges, at = [start], start
+    while at < stop:
+        at = int(cuts[np.searchsorted(cuts, min(at + block_size, stop), side="right") - 1])
         edges.append(at)
-    return [start + edge for edge in edges]
+    return edges
 
 
 def _whole(tape: Tape, block_size: int) -> Cut:
@@ -79,8 +78,9 @@ def _whole(tape: Tape, block_size: int) -> Cut:
     starts, stops = tape.starts.tolist(), (tape.starts + lengths).tolist()
     long = np.flatnonzero(lengths > block_size).tolist()
     spans = [(starts[i], stops[i]) for i in np.flatnonzero(lengths <= block_size).tolist()]
+    cuts = tape.cuts() if long else np.zeros(0, np.int64)
     for document in long:
-        edges = _frame_edges(tape, block_size, starts[document], stops[document])
+        edges = _frame_edges(cuts, block_size, starts[document], stops[document])
         spans += itertools.pairwise(edges)
     spans.sort(key=lambda span: (span[0] - span[1], span[0]))
     blocks: list[list[tuple[int, int]]] = []

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -38,6 +39,7 @@ ROWS = pa.schema(
 text goes along."""
 _ORDER = [(name, "ascending") for name in ("key", "archive", "copy", "document_id", "start_sample")]
 _SAME = ("archive", "copy", "document_id")
+_TOKENS_AT_ONCE, _TEXTS_AT_ONCE = 1 << 20, 4096
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,6 @@ class Tape:
         ids: [T] in the vocabulary's type.
         place: of what follows each id in its frame, int16 [T]; 0 where that is no token.
         starts: where each document begins, [N], ascending.
-        names: ids of the documents, [N].
         firsts: where the tokens of each utterance begin, [U], ascending.
         lengths: tokens of each, [U].
         document: number of the document of each, [U].
@@ -62,7 +63,6 @@ class Tape:
     ids: NDArray[np.integer]
     place: NDArray[np.int16]
     starts: Ints
-    names: list[str]
     firsts: Ints
     lengths: Ints
     document: Ints
@@ -86,9 +86,9 @@ class Tape:
         """Number of the document of every id, [T]."""
         return np.repeat(np.arange(len(self.starts), dtype=np.int32), self.document_lengths)
 
-    def may_cut(self) -> NDArray[np.bool_]:
-        """Where the tape may be cut so that a frame stays whole, [T + 1]."""
-        return np.concatenate([[True], self.place == 0])
+    def cuts(self) -> Ints:
+        """Where the tape may be cut so that a frame stays whole, from 0 to its end, ascending."""
+        return np.append(0, np.flatnonzero(self.place == 0) + 1)
 
 
 def make_tape(
@@ -109,33 +109,46 @@ def make_tape(
         mark_gaps_s: put ``gap`` where so many seconds or more pass between two utterances of a document.
         text_ids: ids of texts, for rows with ``text_first``.
     """
-    rows = rows.sort_by(_ORDER).combine_chunks()
-    tokens, num = rows["tokens"].combine_chunks(), len(rows)
-    rows = rows.drop_columns("tokens")
-    lengths = np.diff(tokens.offsets.to_numpy().astype(np.int64)) if num else np.zeros(0, np.int64)
+    order = pc.sort_indices(rows.select([name for name, _ in _ORDER]), sort_keys=_ORDER)
+    tokens = rows["tokens"].combine_chunks()
+    rows = rows.drop_columns("tokens").take(order).combine_chunks()
+    lengths = pc.list_value_length(tokens).take(order).to_numpy().astype(np.int64)
     is_first, is_last = _bounds(rows)
     gap_s = _gaps(rows, is_first)
-    heads, tails = _Texts(num), _Texts(num)
+    heads, tails = _Beside(len(rows)), _Beside(len(rows))
     if text_ids is not None:
         _place_texts(rows, text_ids, vocabulary, heads, tails)
     if mark_gaps_s is not None:
-        heads.before(np.flatnonzero(gap_s >= mark_gaps_s), vocabulary.gap)
-    heads.before(np.flatnonzero(is_first), vocabulary.separator if ends == "separator" else vocabulary.begin)
+        heads.put_before(np.flatnonzero(gap_s >= mark_gaps_s), vocabulary.gap)
+    heads.put_before(np.flatnonzero(is_first), vocabulary.separator if ends == "separator" else vocabulary.begin)
     if ends == "begin_end":
-        tails.after(np.flatnonzero(is_last), vocabulary.end)
+        tails.put_after(np.flatnonzero(is_last), vocabulary.end)
 
     all_lengths = heads.lengths + lengths + tails.lengths
     begins = np.cumsum(all_lengths) - all_lengths
     firsts = begins + heads.lengths
     ids, place = np.empty(int(all_lengths.sum()), vocabulary.dtype), np.zeros(int(all_lengths.sum()), np.int16)
-    at = ranges(firsts, lengths)
-    ids[at] = tokens.flatten().to_numpy().astype(vocabulary.dtype) + vocabulary.dtype.type(vocabulary.id_offset)
-    place[at] = (np.arange(len(at)) + 1) % vocabulary.packing.num_groups  # an utterance has whole frames
-    ids[ranges(begins, heads.lengths)] = heads.flat()
-    ids[ranges(firsts + lengths, tails.lengths)] = tails.flat()
+    for rows_of_slice in _slices(lengths):
+        at = ranges(firsts[rows_of_slice], lengths[rows_of_slice])
+        own = tokens.take(order[rows_of_slice]).flatten().to_numpy()
+        ids[at] = own.astype(vocabulary.dtype) + vocabulary.dtype.type(vocabulary.id_offset)
+        place[at] = np.resize(_places(vocabulary.packing.num_groups), len(at))  # an utterance has whole frames
+    heads.write(ids, begins)
+    tails.write(ids, firsts + lengths)
     document = np.cumsum(is_first) - 1
-    names = rows["document_id"].filter(pa.array(is_first)).to_pylist()
-    return Tape(ids, place, begins[is_first], names, firsts, lengths, document, rows, gap_s, vocabulary, ends, frame_s)
+    return Tape(ids, place, begins[is_first], firsts, lengths, document, rows, gap_s, vocabulary, ends, frame_s)
+
+
+def _slices(lengths: Ints) -> Iterator[slice]:
+    """Rows one after another, so many that they have about a million tokens: numbers of these are 8 bytes each."""
+    stops = np.searchsorted(np.cumsum(lengths), np.arange(_TOKENS_AT_ONCE, lengths.sum() + 1, _TOKENS_AT_ONCE))
+    edges = np.unique(np.concatenate([[0], stops + 1, [len(lengths)]]))
+    yield from map(slice, edges[:-1].tolist(), edges[1:].tolist())
+
+
+def _places(num_groups: int) -> NDArray[np.int16]:
+    """The place of what follows each token of a frame."""
+    return np.roll(np.arange(num_groups, dtype=np.int16), -1)
 
 
 def ranges(starts: Ints, lengths: Ints) -> Ints:
@@ -144,30 +157,36 @@ def ranges(starts: Ints, lengths: Ints) -> Ints:
     return np.repeat(shifts, lengths) + np.arange(int(lengths.sum()))
 
 
-class _Texts:
-    """Ids before or after the tokens of some utterances; lists are kept only of those that have any."""
+class _Beside:
+    """Ids before or after the tokens of some utterances: one that is the same for many rows, or a list for each."""
 
-    def __init__(self, num: int) -> None:
-        self.lengths = np.zeros(num, np.int64)
-        self._own: dict[int, list[int]] = {}
+    def __init__(self, num_rows: int) -> None:
+        self.lengths = np.zeros(num_rows, np.int64)
+        self._pieces: list[tuple[Ints, Ints, NDArray[np.int32]]] = []  # rows, lengths of their ids, ids; in order
 
-    def put(self, row: int, ids: list[int]) -> None:
-        self._own[row] = ids
-        self.lengths[row] = len(ids)
-
-    def before(self, rows: Ints, own: int) -> None:
+    def put_before(self, rows: Ints, own: int) -> None:
         """One more id in front of what these rows have."""
-        for row in rows.tolist():
-            self.put(row, [own, *self._own.get(row, ())])
+        self._pieces.insert(0, self._same(rows, own))
 
-    def after(self, rows: Ints, own: int) -> None:
+    def put_after(self, rows: Ints, own: int) -> None:
         """One more id behind what these rows have."""
-        for row in rows.tolist():
-            self.put(row, [*self._own.get(row, ()), own])
+        self._pieces.append(self._same(rows, own))
 
-    def flat(self) -> Ints:
-        """All of them, by row."""
-        return np.array([one for row in sorted(self._own) for one in self._own[row]], np.int64)
+    def put_lists(self, rows: Ints, lengths: Ints, ids: NDArray[np.int32]) -> None:
+        """A list behind what each of these rows has."""
+        self.lengths[rows] += lengths
+        self._pieces.append((rows, lengths, ids))
+
+    def write(self, ids: NDArray[np.integer], begins: Ints) -> None:
+        """Write all of them into ``ids``, those of a row from its ``begins`` on."""
+        at = begins.copy()
+        for rows, lengths, own in self._pieces:
+            ids[ranges(at[rows], lengths)] = own
+            at[rows] += lengths
+
+    def _same(self, rows: Ints, own: int) -> tuple[Ints, Ints, NDArray[np.int32]]:
+        self.lengths[rows] += 1
+        return rows, np.ones(len(rows), np.int64), np.full(len(rows), own, np.int32)
 
 
 def _bounds(rows: pa.Table) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
@@ -192,12 +211,14 @@ def _gaps(rows: pa.Table, is_first: NDArray[np.bool_]) -> NDArray[np.float64]:
     return gaps
 
 
-def _place_texts(rows: pa.Table, text_ids: TextIds, vocabulary: LmVocabulary, heads: _Texts, tails: _Texts) -> None:
-    texts, firsts = rows["text"].to_pylist(), rows["text_first"].to_pylist()
-    with_text = [row for row, first in enumerate(firsts) if first is not None]
-    for row, ids in zip(with_text, text_ids([texts[row] for row in with_text]), strict=True):
-        if firsts[row]:
-            heads.put(row, [vocabulary.text, *ids, vocabulary.speech])
-        else:
-            heads.put(row, [vocabulary.speech])
-            tails.put(row, [vocabulary.text, *ids])
+def _place_texts(rows: pa.Table, text_ids: TextIds, vocabulary: LmVocabulary, heads: _Beside, tails: _Beside) -> None:
+    for first in range(0, len(rows), _TEXTS_AT_ONCE):
+        own = rows.slice(first, _TEXTS_AT_ONCE)
+        for side, text_first in ((heads, True), (tails, False)):
+            is_here = pc.fill_null(pc.equal(own["text_first"], text_first), False)
+            here = np.flatnonzero(is_here.to_numpy())
+            found = text_ids(own["text"].take(pa.array(here)).to_pylist())
+            ids = np.array(list(itertools.chain.from_iterable(found)), np.int32)
+            side.put_after(here + first, vocabulary.text)
+            side.put_lists(here + first, np.array([len(one) for one in found], np.int64), ids)
+            heads.put_after(here + first, vocabulary.speech)

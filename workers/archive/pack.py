@@ -2,8 +2,8 @@
 
 The order is that of a hash of seed and document id. Documents are first dealt into buckets by that hash, on disk, then
 each bucket is sorted and written, some blocks at a time: memory is that of one bucket, whatever the size of the
-archives; the disk (``TMPDIR``) holds their tokens once. A part's presence is its commit; a rerun goes on where a killed
-one stopped.
+archives, and is given back before the next; the disk (``TMPDIR``) holds their tokens once. A part's presence is its
+commit; a rerun goes on where a killed one stopped.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from syllabary.shards import outputs
@@ -32,6 +33,7 @@ from syllabary.shards.errors import InputError, NotFoundError
 from syllabary.workers.archive.describe_blocks import describe_blocks
 from syllabary.workers.archive.pack_sources import COLUMNS, Source, documents, open_sources, require_one_tokenizer
 from syllabary.workers.archive.split_chooser import SplitChooser
+from syllabary.workers.control.freed_memory import give_back_freed_memory
 from syllabary.workers.control.jobs import PackJob
 from syllabary.workers.control.log import Progress, say
 
@@ -160,12 +162,21 @@ def _deal(job: PackJob, sources: list[Source], folder: Path, num_buckets: int) -
 def _write(job: PackJob, target: Target, dealer: Dealer, frame_s: float, text: TextTokenizer | None) -> dict[str, int]:
     def tapes() -> Tapes:
         for bucket, rows in dealer.buckets():
+            _give_back()
             tape = make_tape(rows, target.vocabulary, frame_s, job.ends, job.mark_gaps_s, text)
             del rows  # not beside the blocks
+            _give_back()
             yield bucket, tape
+            del tape  # not beside the next rows
 
     totals = dict(_WRITERS[job.output_format](target, tapes()))
     blocks = f", {totals['num_blocks']:,} blocks" if "num_blocks" in totals else ""
     what = f"{totals['num_documents']:,} documents, {totals['num_tokens']:,} tokens{blocks}"
     say("pack", f"{target.split}: {what if totals['num_documents'] else 'no documents, so nothing is written of it'}")
     return totals
+
+
+def _give_back() -> None:
+    """Memory then follows from what a bucket needs at once, not from what those before it needed in which order."""
+    pa.default_memory_pool().release_unused()
+    give_back_freed_memory()

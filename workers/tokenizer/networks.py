@@ -8,7 +8,6 @@ how everything is decoded, a whole utterance too, so that memory is bounded and 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar, cast
@@ -27,6 +26,7 @@ from syllabary.model.encoder import Encoder
 from syllabary.model.layers import full_precision
 from syllabary.shards.audio import RESAMPLING_QUALITY
 from syllabary.shards.errors import ConfigError
+from syllabary.workers.control.freed_memory import give_back_freed_memory
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -45,7 +45,7 @@ def build_encoder(config: ModelConfig, state: dict[str, Tensor], device: torch.d
     encoder = _ready(lambda: Encoder(config.encoder), state, device)
     dtype = torch.bfloat16 if config.encoder.precision == "bf16" else torch.float32
     accelerated = accelerate_inference(encoder, config.framing, dtype)
-    _return_freed_memory()
+    give_back_freed_memory()
     return cast(Encoder, accelerated)
 
 
@@ -58,7 +58,7 @@ def build_generator(
     """
     generator = _ready(lambda: make_generator(config), state, device)
     accelerated = accelerate_inference(generator, config.framing, torch.float32)
-    _return_freed_memory()
+    give_back_freed_memory()
     return cast("AnyGenerator | FusedGenerator", accelerated)
 
 
@@ -86,13 +86,6 @@ def _require_bf16(device: torch.device) -> None:
             expected="AVX-512 BF16 or AVX-NE-CONVERT",
             fix="use such a CPU or a GPU; tokens of fp32 would be another encoder's",
         )
-
-
-def _return_freed_memory() -> None:
-    """Give what packing has freed back to the system; glibc keeps it in its heap otherwise."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 _backends: Any = torch.backends

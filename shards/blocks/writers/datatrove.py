@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from syllabary.shards import store
+from syllabary.shards.blocks.tape import Tape
 from syllabary.shards.blocks.writers.target import Tapes, Target, Totals, totals_of, with_separators_behind
 
 
@@ -18,12 +19,17 @@ def write_datatrove(target: Target, tapes: Tapes) -> Totals:
     for bucket, tape in tapes:
         totals += totals_of(tape)
         name = f"{target.split}/part-{bucket:05}.ds"
-        if store.exists(target.uri(name)):
-            continue
-        ids, lengths = with_separators_behind(tape)
-        size = target.vocabulary.dtype.itemsize
-        told = f"syllabary-{target.metadata['encoder_digest'][:16]}|{size}\n{len(ids)}\n{len(ids):,} ids\n"
-        store.publish_bytes(target.uri(f"{name}.index"), np.cumsum(lengths).astype("<u8").tobytes())
-        store.publish_bytes(target.uri(f"{name}.metadata"), told.encode())
-        store.publish_bytes(target.uri(name), ids.astype(f"<u{size}").tobytes())
+        if not store.exists(target.uri(name)):
+            _write(target, name, tape)
+        del tape  # not beside the next
     return totals
+
+
+def _write(target: Target, name: str, tape: Tape) -> None:
+    ids, lengths = with_separators_behind(tape)
+    size = target.vocabulary.dtype.itemsize
+    told = f"syllabary-{target.metadata['encoder_digest'][:16]}|{size}\n{len(ids)}\n{len(ids):,} ids\n"
+    store.publish_bytes(target.uri(f"{name}.index"), np.cumsum(lengths).astype("<u8").tobytes())
+    store.publish_bytes(target.uri(f"{name}.metadata"), told.encode())
+    with store.publishing(target.uri(name)) as path:
+        ids.astype(f"<u{size}", copy=False).tofile(path)

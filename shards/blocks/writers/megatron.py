@@ -36,11 +36,16 @@ def write_megatron(target: Target, tapes: Tapes) -> Totals:
         return totals
     with tempfile.TemporaryFile() as lengths:
         with store.publishing(target.uri(f"{target.split}.bin")) as path, path.open("wb") as out:
-            for _, tape in itertools.chain([first], tapes):
+            tapes, first = (
+                itertools.chain(iter([first]), tapes),
+                None,
+            )  # held by the iterator alone, until it is written
+            for _, tape in tapes:
                 ids, own = with_separators_behind(tape)
-                out.write(ids.astype(ids.dtype.newbyteorder("<"), copy=False).tobytes())
-                lengths.write(own.astype("<i4").tobytes())
+                out.write(ids.astype(ids.dtype.newbyteorder("<"), copy=False).data)
+                lengths.write(own.astype("<i4").data)
                 totals += totals_of(tape)
+                del tape, ids, own  # not beside the next
         with store.publishing(target.uri(f"{target.split}.idx")) as path:
             _write_index(path, lengths, target.vocabulary)
     return totals

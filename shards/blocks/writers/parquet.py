@@ -31,6 +31,7 @@ def write_parquet(target: Target, tapes: Tapes) -> Totals:
         if not store.exists(uri):
             with store.publishing(target.uri("sources", target.split, name)) as sources, store.publishing(uri) as path:
                 _write(target, tape, blocks, order, path, sources)
+        del tape, blocks, order  # not beside the next
     return totals
 
 

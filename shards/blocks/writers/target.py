@@ -55,7 +55,7 @@ class Target:
 
 def totals_of(tape: Tape, blocks: Cut | None = None) -> Totals:
     """What a tape adds to the totals of its split."""
-    found = Counter(num_documents=len(tape.names), num_tokens=tape.num_tokens, num_ids=len(tape.ids))
+    found = Counter(num_documents=len(tape.starts), num_tokens=tape.num_tokens, num_ids=len(tape.ids))
     if blocks is not None:
         found.update(num_blocks=blocks.num_blocks, num_cut_documents=blocks.num_cut_documents)
     return found

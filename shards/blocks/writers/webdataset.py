@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tarfile
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,9 @@ from syllabary.shards.blocks.blocks import make_blocks
 from syllabary.shards.blocks.layout import Cut
 from syllabary.shards.blocks.tape import Tape
 from syllabary.shards.blocks.writers.target import Tapes, Target, Totals, totals_of
-from syllabary.shards.blocks.writers.tars import add_member, npy_bytes
+from syllabary.shards.blocks.writers.tars import npy_bytes, writing_tar
 
-_AT_ONCE = 1024
+_AT_ONCE = 64
 
 
 def write_webdataset(target: Target, tapes: Tapes) -> Totals:
@@ -30,12 +29,13 @@ def write_webdataset(target: Target, tapes: Tapes) -> Totals:
         if not store.exists(uri):
             with store.publishing(uri) as path:
                 _write(path, f"{target.split}-{bucket:05}", tape, blocks, order)
+        del tape, blocks, order  # not beside the next
     return totals
 
 
 def _write(path: Path, name: str, tape: Tape, blocks: Cut, order: NDArray[np.int64]) -> None:
     document_of_id = tape.document_of_id()
-    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+    with writing_tar(path) as add:
         for first in range(0, len(order), _AT_ONCE):
             made, sources = make_blocks(tape, blocks, order[first : first + _AT_ONCE], document_of_id)
             told: dict[int, list[dict[str, Any]]] = defaultdict(list)
@@ -45,5 +45,5 @@ def _write(path: Path, name: str, tape: Tape, blocks: Cut, order: NDArray[np.int
             for number in range(len(made.input_ids)):
                 key = f"{name}-{first + number:06}"
                 for column, values in columns.items():
-                    add_member(tar, f"{key}.{column}.npy", npy_bytes(values[number]))
-                add_member(tar, f"{key}.json", outputs.canonical_json({"sources": told[number]}))
+                    add(f"{key}.{column}.npy", npy_bytes(values[number]))
+                add(f"{key}.json", outputs.canonical_json({"sources": told[number]}))

@@ -29,6 +29,10 @@ def archive(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     folder = tmp_path_factory.mktemp("readers")
     size = 4096 if request.param == "a row group" else 16
     truth = make_archive(str(folder), row_group_size=size)
+    for part in sorted((folder / "parts").iterdir()):
+        group = pq.ParquetFile(part).metadata.row_group(0)
+        tokens = next(c for c in map(group.column, range(group.num_columns)) if c.path_in_schema.startswith("tokens"))
+        assert tokens.has_dictionary_page == (request.param == "a row group"), "both are read"
     return folder, {name: FORMAT.packing.pack(digits).reshape(-1).tolist() for name, digits in truth.items()}
 
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from syllabary.shards.archive import parts as token_archive
-from syllabary.shards.archive.encoding import PLAIN, encode_part, encoding_of, encodings_of
+from syllabary.shards.archive.encoding import PLAIN, encoding_of, encodings_of
 from syllabary.shards.archive.packing import Packing
 from syllabary.shards.archive.parts import ArchiveFormat, PartMetadata, open_part
 from syllabary.shards.archive.where import parse_where
@@ -131,23 +131,6 @@ def test_frames_are_those_of_the_resampled_length(num_samples: int, rate: int, f
 def test_another_version_is_refused_naming_found_and_expected() -> None:
     with pytest.raises(VersionError, match=r"99; expected 1"):
         ArchiveFormat.from_json(FORMAT.to_json() | {"format_version": 99}, "part")
-
-
-def test_a_plain_part_has_a_dictionary_of_tokens_where_that_is_smaller() -> None:
-    rows = pa.Table.from_pylist(utterance_rows("train-000000", 0, 40), schema=INDEX_SCHEMA)
-    sizes = {}
-    for name, low, high in (("few values", 0, 50), ("all values", 0, 16_384)):
-        rng = np.random.default_rng(0)
-        tokens = [np.minimum(rng.integers(low, high, (30, 19)), FORMAT.packing.position_sizes).astype(np.uint16) - 0
-                  for _ in range(40)]  # fmt: skip
-        table = token_archive.part_table(rows, tokens, [np.zeros(30, np.uint8)] * 40, PartMetadata(FORMAT, "s", "d"))
-        file = pq.ParquetFile(io.BytesIO(encode_part(table)))
-        column = next(c for c in map(file.metadata.row_group(0).column, range(file.metadata.num_columns))
-                      if c.path_in_schema.startswith("tokens"))  # fmt: skip
-        sizes[name] = column.total_compressed_size
-        assert column.has_dictionary_page == (name == "few values")
-        assert file.read()["tokens"].to_pylist() == [own.reshape(-1).tolist() for own in tokens]
-    assert sizes["few values"] < 40 * 30 * 19 * 6.5 / 8
 
 
 @pytest.mark.parametrize("broken", [{"levels": 1}, {"encoding": "tight"}, {"group_size": None}, {"radices": [[4, 4]]}])
