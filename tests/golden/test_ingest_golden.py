@@ -70,3 +70,17 @@ def test_the_plan_of_a_corpus_does_not_move() -> None:
     assert hashlib.sha256(told.encode()).hexdigest() == (
         "6c73e03ccf1e1fccf92e59145982f671d79a6508a796ed08aec2aa40b907c1c7"
     )
+
+
+def test_which_columns_of_index_and_ledger_may_be_empty(tmp_path: Path) -> None:
+    """By the files themselves: readers take a column that is required for one without a mark of what is missing."""
+    shard(golden_corpus(tmp_path / "in"), tmp_path / "out")
+    optional = {}
+    for name in ("index", "ledger"):
+        schema = pq.ParquetFile(tmp_path / "out" / name / "train-000000.parquet").schema
+        columns = [schema.column(number) for number in range(len(schema.names))]
+        optional[name] = [column.name for column in columns if column.max_definition_level]
+    assert optional == {
+        "index": ["language", "snr_db", "text", "gender", "extra"],
+        "ledger": ["promised_samples", "note"],
+    }

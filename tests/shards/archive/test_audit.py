@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from syllabary.shards import outputs
+from syllabary.shards.archive import audit as audit_module
 from syllabary.shards.archive.audit import audit_archive
 from syllabary.shards.archive.packing import Packing
 from syllabary.shards.dataset import index
@@ -316,3 +318,21 @@ def test_numbers_without_sense_are_damage_and_no_crash(archive: Path, rate: int,
 def test_no_archive_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError):
         audit_archive(str(tmp_path))
+
+
+def test_of_row_groups_that_do_not_add_up_every_row_is_named(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A footer that counts one row more than its groups: 64 utterances of the first part, to the end of the last."""
+    opened = audit_module.open_part
+
+    def miscounted(source: object, name: str) -> object:
+        file = opened(source, name)
+        groups = file.metadata
+        counts = SimpleNamespace(num_rows=groups.num_rows + 1, num_row_groups=groups.num_row_groups,
+                                 row_group=groups.row_group, metadata=groups.metadata)  # fmt: skip
+        return SimpleNamespace(metadata=counts, schema_arrow=file.schema_arrow) if "train-000000" in name else file
+
+    monkeypatch.setattr(audit_module, "open_part", miscounted)
+    (finding,) = audit_archive(str(archive)).findings
+    assert (finding.file, finding.what, finding.rows) == (
+        "parts/train-000000.parquet", "its row groups do not add up", (0, 63)
+    )  # fmt: skip

@@ -247,6 +247,31 @@ def test_an_mp3_without_a_xing_header_is_counted_by_its_frames(tmp_path: Path) -
     assert decode(tmp_path, bare + bare)[1] > 2 * decoded - 576
 
 
+@pytest.mark.parametrize("left", [4, 5, -1], ids=["its header", "a byte more", "all but a byte"])
+def test_an_mp3_without_a_xing_header_that_was_cut_off_in_a_frame_says_so(tmp_path: Path, left: int) -> None:
+    data = encoded("MP3")
+    starts, at = list[int](), 0
+    while (frame := frame_at(data, at)) is not None:
+        starts.append(at)
+        at += frame.size
+    num_whole = int.from_bytes(data[xing_at(data) + 8 : xing_at(data) + 12]) - 1
+    cut = data[starts[1] : starts[-1] + left] if left > 0 else data[starts[1] : at + left]
+    with pytest.raises(RecordingError, match=rf"audio ends early \(in a frame, after {num_whole * 576:,} samples\)"):
+        decode(tmp_path, cut)
+
+
+APE_TAG = (
+    b"APETAGEX" + (2000).to_bytes(4, "little") + (40).to_bytes(4, "little") + bytes(16) + b"value".ljust(40, b"\1")
+)
+
+
+@pytest.mark.parametrize("tag", [b"LYRICSBEGININD0000200LYR00005hello000034LYRICS200", APE_TAG], ids=["Lyrics3", "APE"])
+def test_a_tag_behind_the_frames_of_an_mp3_is_passed(tmp_path: Path, tag: bytes) -> None:
+    """Each with the ID3v1 tag that follows it: both come before that, as their formats say."""
+    data = encoded("MP3")
+    assert decode(tmp_path, data + tag + b"TAG".ljust(128, b"\0")) == decode(tmp_path, data)
+
+
 def test_an_mp3_that_ends_between_two_frames_before_its_xing_header_says_so(tmp_path: Path) -> None:
     """Nothing but the header's counts of frames and bytes tells that more was there."""
     data = encoded("MP3")
