@@ -14,7 +14,7 @@ import pytest
 
 from syllabary.shards import outputs
 from syllabary.shards.archive import audit as audit_module
-from syllabary.shards.archive.audit import audit_archive
+from syllabary.shards.archive.audit import Finding, audit_archive
 from syllabary.shards.archive.packing import Packing
 from syllabary.shards.dataset import index
 from syllabary.shards.errors import NotFoundError
@@ -336,3 +336,11 @@ def test_of_row_groups_that_do_not_add_up_every_row_is_named(archive: Path, monk
     assert (finding.file, finding.what, finding.rows) == (
         "parts/train-000000.parquet", "its row groups do not add up", (0, 63)
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(("num_spans", "tail"), [(0, ""), (1, ""), (3, ""), (4, "; and 1 more"), (9, "; and 6 more")])
+def test_a_finding_shows_three_spans_and_counts_the_others(num_spans: int, tail: str) -> None:
+    spans = tuple((f"r{number}", float(number), number + 0.5) for number in range(num_spans))
+    shown = "; ".join(f"r{number} {number}.000..{number}.500 s" for number in range(min(3, num_spans)))
+    expected = "parts/a, rows 2..5: wrong" + (f" ({shown}{tail})" if num_spans else "")
+    assert str(Finding("parts/a", "wrong", (2, 5), spans)) == expected

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import mmap
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -315,6 +316,35 @@ def test_the_size_of_an_mp3_frame(kbits: int, rate: int, size: int, num_samples:
     assert frame is not None
     assert (frame.size, frame.num_samples, frame.rate) == (size, num_samples, rate)
     assert size == (144 if num_samples == 1152 else 72) * kbits * 1000 // rate
+
+
+def octaves(number: int) -> int:
+    """Four steps to a doubling: 32, 40, 48, 56, 64, 80 and on to 384."""
+    return (32 + 8 * (number % 4)) << number // 4
+
+
+@pytest.mark.parametrize("index", range(1, 15))
+@pytest.mark.parametrize(
+    ("second", "rate", "kbits"),
+    [
+        (0xFF, 44_100, lambda i: 32 * i),  # MPEG-1, layer I
+        (0xFD, 44_100, lambda i: octaves(i) if i > 1 else 32),  # layer II
+        (0xFB, 44_100, lambda i: octaves(i - 1)),  # layer III
+        (0xF3, 22_050, lambda i: 8 * i if i <= 8 else 16 * i - 64),  # MPEG-2, layer III
+        (0xF5, 22_050, lambda i: 8 * i if i <= 8 else 16 * i - 64),  # layer II
+    ],
+    ids=["1 I", "1 II", "1 III", "2 III", "2 II"],
+)
+def test_the_bitrates_of_mpeg_audio(second: int, rate: int, kbits: Callable[[int], int], index: int) -> None:
+    """By their laws; a frame is 384 samples in words of four bytes in layer I, 1152 or 576 in bytes in the others."""
+    frame = frame_at(bytes([0xFF, second, index << 4, 0]), 0)
+    assert frame is not None
+    bits = kbits(index) * 1000
+    if second == 0xFF:
+        assert (frame.size, frame.num_samples) == (12 * bits // rate * 4, 384)
+    else:
+        num_samples = 576 if second == 0xF3 else 1152
+        assert (frame.size, frame.num_samples) == (num_samples // 8 * bits // rate, num_samples)
 
 
 def chunk(name: bytes, body: bytes) -> bytes:
