@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Layout = Literal["auto", "librilight", "folder", "manifest", "nemo", "lhotse", "kaldi", "table", "parquet", "tar"]
+from syllabary.shards.ingest.layouts import Layout
 
 
 class Config(BaseModel):

@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from syllabary.shards.ingest.config import Layout
+from syllabary.shards.ingest.layouts import Layout
 from syllabary.workers.control.declaration import Shown
 from syllabary.workers.control.job import (
     Archive,

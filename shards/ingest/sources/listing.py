@@ -13,7 +13,8 @@ from pathlib import PurePosixPath
 
 from syllabary.shards import store
 from syllabary.shards.errors import InputError
-from syllabary.shards.ingest.config import IngestConfig, Layout
+from syllabary.shards.ingest.config import IngestConfig
+from syllabary.shards.ingest.layouts import Layout
 from syllabary.shards.ingest.recordings import Recording
 from syllabary.shards.ingest.sources import flat, folder, kaldi, lhotse, parquet
 from syllabary.shards.ingest.sources.files import AUDIO_SUFFIXES, SourceFile, head_of, is_folder, list_source_files

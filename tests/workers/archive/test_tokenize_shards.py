@@ -29,6 +29,7 @@ from syllabary.shards.errors import (
     StorageError,
     UnavailableError,
 )
+from syllabary.workers.archive import tokenize_shards as tokenize_module
 from syllabary.workers.archive.encode_shard import ShardEncoder, archive_format, persist, prefetched
 from syllabary.workers.archive.tokenize_shards import tokenize
 from syllabary.workers.archive.verify import verify
@@ -345,3 +346,12 @@ def test_an_archive_of_only_quarantined_utterances_is_still_a_part(shards: str, 
     table = pq.read_table(tmp_path / "archive/parts/valid-000000.parquet")
     assert len(table) == 0 and table.schema.field("tokens").type.value_type == pa.uint16()
     assert audit_archive(job.archive, shards).findings == []
+
+
+@pytest.mark.parametrize(
+    ("values", "total"),
+    [([], 0), ([1, 2, 3], 6), ([0.1] * 10, 1.0), ([1.0004, 2.00005], 3.0), ([1.0004, 2.0002], 3.001), ([1, 0.5], 1.5)],
+)
+def test_counts_are_added_exactly_and_seconds_to_the_millisecond(values: list[float], total: float) -> None:
+    found = tokenize_module._total(values)
+    assert found == total and type(found) is (int if all(type(one) is int for one in values) else float)

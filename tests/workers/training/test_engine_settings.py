@@ -128,3 +128,11 @@ def test_the_scale_halves_at_an_overflow_and_doubles_after_a_long_time_without()
 def test_an_overflow_at_no_scale_at_all_is_told_as_a_gradient_that_is_not_finite():
     assert LossScale(2.0).judge(float("inf")) == {"loss_scale": 1.0}
     assert LossScale(1.0).judge(float("inf")) == {"loss_scale": 0.5, "gradient_norm": float("inf")}
+
+
+@pytest.mark.parametrize(("world_size", "expected"), [(1, [1.0, 2.0]), (2, [101.0, 102.0])])
+def test_a_sum_is_taken_over_all_ranks_where_there_are_several(monkeypatch, world_size, expected):
+    monkeypatch.setattr(engine, "world", lambda: (0, world_size))
+    monkeypatch.setattr(engine.dist, "all_reduce", lambda values: values.add_(100))  # what the other rank has
+    values = torch.tensor([1.0, 2.0])
+    assert engine.sum_over_ranks(values).tolist() == expected == values.tolist()
