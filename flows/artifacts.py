@@ -1,4 +1,4 @@
-"""What an operator sees of a flow run in Prefect: progress, ledgers, curves, samples, links and a summary.
+"""Show an operator a flow run in Prefect: progress, ledgers, curves, samples, links and a summary.
 
 Everything comes from what jobs print and return and from files of the output; nothing here reads data. Pictures are
 carried in the artifact itself, as the browser of an operator reaches neither the folder nor the bucket. An artifact
@@ -28,7 +28,7 @@ from prefect.logging import get_run_logger
 
 from syllabary.shards import store
 from syllabary.shards.errors import JobError, StorageError
-from syllabary.workers.control.progress import Reached
+from syllabary.workers.control.log import Reached
 
 _EVERY_S = 2.0
 _LARGEST_PICTURE = 1 << 20
@@ -53,7 +53,7 @@ class ProgressBars:
             self._show(reached.stage, percent, str(reached), known[0] if known else None)
 
     def finish(self) -> None:
-        """All the way: the job has succeeded."""
+        """Move all bars to their ends: the job has succeeded."""
         for stage, (bar, _, text) in list(self._bars.items()):
             with _kept_going(f"progress of {stage}"):
                 self._show(stage, 100.0, text, bar)
@@ -68,7 +68,7 @@ class ProgressBars:
 
 
 def summary(stage: str, figures: Mapping[str, Any], places: Mapping[str, str]) -> None:
-    """A page with the figures of a finished stage and links to what it wrote, and a link of its own to the first."""
+    """Publish a page with the figures of a finished stage and links to what it wrote, and the first link by itself."""
     scalars = {name: value for name, value in figures.items() if not isinstance(value, dict | list | tuple)}
     rows = [f"| {name.replace('_', ' ')} | {_shown(value)} |" for name, value in scalars.items()]
     links = [f"- {name}: [`{uri}`]({link_of(uri)})" for name, uri in places.items()]
@@ -81,13 +81,13 @@ def summary(stage: str, figures: Mapping[str, Any], places: Mapping[str, str]) -
 
 
 def ledger(stage: str, rows: list[dict[str, Any]]) -> None:
-    """A table of where every second went."""
+    """Publish a table of where every second went."""
     with _kept_going(f"ledger of {stage}"):
         create_table_artifact(rows, key=key_of(stage, "ledger"), description="Where every second went")
 
 
 def reasons(stage: str, failures: list[dict[str, Any]]) -> None:
-    """A table of why utterances were quarantined."""
+    """Publish a table of why utterances were quarantined."""
     with _kept_going(f"quarantine of {stage}"):
         create_table_artifact(failures, key=key_of(stage, "quarantine"), description="Why utterances are missing")
 
@@ -103,7 +103,7 @@ def archive_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def picture(stage: str, name: str, uri: str) -> None:
-    """A PNG of the output as an image; one that is too large or gone is named instead."""
+    """Publish a PNG of the output as an image; one that is too large or missing is named instead."""
     with _kept_going(f"picture {uri}"):
         if store.size_bytes(uri) > _LARGEST_PICTURE:
             create_link_artifact(link_of(uri), link_text=uri, key=key_of(stage, name), description="too large to show")
@@ -113,7 +113,7 @@ def picture(stage: str, name: str, uri: str) -> None:
 
 
 def samples(stage: str, folder: str) -> None:
-    """Links to the sound below ``folder``, and the newest spectrogram there as an image."""
+    """Publish links to the sound below ``folder``, and the newest spectrogram there as an image."""
     with _kept_going(f"samples in {folder}"):
         files = store.list_files(folder)
         sound = [file for file in files if file.name.endswith((".flac", ".wav"))]
@@ -128,7 +128,7 @@ def samples(stage: str, folder: str) -> None:
 
 
 def failure(stage: str, error: JobError) -> None:
-    """The error line of a failed job and its last lines."""
+    """Publish the error line of a failed job and its last lines."""
     last = "\n".join(error.last_lines)
     page = f"# {stage} failed\n\n{error}\n\n```\n{last}\n```\n"
     with _kept_going(f"failure of {stage}"):
@@ -160,7 +160,7 @@ def _shown(value: Any) -> str:
 
 @contextlib.contextmanager
 def _kept_going(what: str) -> Iterator[None]:
-    """An artifact is worth a warning, never the run."""
+    """Turn what goes wrong with an artifact into a warning: the run goes on."""
     try:
         yield
     except (PrefectException, httpx.HTTPError, StorageError) as error:

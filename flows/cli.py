@@ -1,7 +1,7 @@
 """``syllabary <verb>``: every verb submits its worker directly; ``run`` is the Prefect flow over all of them.
 
 A command is made of its job's declaration (``workers/control/jobs.py``). Nothing heavy is imported before a verb is
-chosen, so ``--help`` answers at once.
+chosen, and help is plain text, so ``--help`` answers at once.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from syllabary.flows.commands import command_of, submit_and_print
 from syllabary.workers.control.jobs import ExportJob, Job, PipelineParameters, StatusJob, TrainCodecJob, declared_jobs
@@ -20,11 +21,25 @@ if TYPE_CHECKING:
     from syllabary.shards.errors import SyllabaryError
 
 _INTERRUPTED = 130
+_WHOLE = 10_000  # no sentence is as long
+
+
+class _Verbs(TyperGroup):
+    """The group of all verbs: its help says the first sentence of each to its end, on as many lines as that takes."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        rows = [(name, verb.get_short_help_str(_WHOLE)) for name, verb in self.commands.items()]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
 app = typer.Typer(
     name="syllabary",
+    cls=_Verbs,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # help in boxes waits for rich and its Markdown, a quarter of all its time
 )
 
 
@@ -89,7 +104,7 @@ app.command()(recipes)
 
 
 def _tell_error(error: SyllabaryError) -> None:
-    """One line; among JSON lines one of them, unless the job has told it already."""
+    """Print the error as one line, a JSON line where those are asked for; not where the job has printed it already."""
     from syllabary.shards.errors import JobError
     from syllabary.workers.control import log as job_log
 

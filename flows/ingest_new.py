@@ -13,7 +13,7 @@ from syllabary.workers.control import jobs
 
 
 class Nightly(jobs.RecipeParameters):
-    """What a night needs to know: the fields of its three jobs that differ from place to place."""
+    """The parameters of a nightly run: the fields of its three jobs that differ from place to place."""
 
     source: jobs.Source
     shards: jobs.Shards

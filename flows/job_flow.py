@@ -1,7 +1,7 @@
 """A flow whose parameters are a job's: the form that Prefect shows is made of the job's own declaration.
 
 Prefect takes types, defaults and limits from a flow's signature and the descriptions from its docstring; both are
-written here. Its server checks before it stores a run, so a URI with keys in it (shards/uri_keys.py) gets no further
+written here. Its server checks before it stores a run, so a URI with keys in it (shards/errors.py) gets no further
 than the form.
 """
 

@@ -1,4 +1,4 @@
-"""How a flow runs a job: each line it prints goes to the run's log, and to the terminal when one asked.
+"""Run a job inside a flow: each line it prints goes to the run's log, and to the terminal where one follows.
 
 A job is a Prefect task. It is tried again where that may help (storage or the cluster was away, the job was killed) and
 only there: a refused input, damaged data or a bug fails at once.
@@ -17,7 +17,7 @@ from prefect.logging import get_run_logger
 from syllabary.flows import artifacts
 from syllabary.shards.errors import JobError
 from syllabary.workers.control.jobs import Job
-from syllabary.workers.control.progress import Told
+from syllabary.workers.control.log import Told
 from syllabary.workers.control.screen import on_screen
 from syllabary.workers.control.submit import submit
 

@@ -1,4 +1,4 @@
-"""One run at a time on one output, whichever deployments the runs belong to.
+"""Allow one run at a time on an output, whichever deployments the runs belong to.
 
 Each output has a Prefect concurrency limit of one slot, named after its URI. A slot is held by a lease that the run
 renews: a run that is killed loses it after :data:`LEASE_S` (and one pass of the server's repossessor, 15 s), and the

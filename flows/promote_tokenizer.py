@@ -13,7 +13,7 @@ from syllabary.flows.narration import run_job
 from syllabary.flows.output_lock import output_lock
 from syllabary.shards import store
 from syllabary.shards.errors import InputError
-from syllabary.shards.folder import Folder
+from syllabary.shards.store import Folder
 from syllabary.workers.control import jobs
 from syllabary.workers.control.declaration import Shown
 from syllabary.workers.control.jobs import CompareJob
@@ -27,7 +27,7 @@ Registry = Annotated[
 
 
 class Promotion(BaseModel):
-    """What decides on a new tokenizer."""
+    """The parameters of a promotion: the tokenizers, the speech that they are measured on, and the tolerances."""
 
     tokenizer: jobs.Tokenizer
     shards: jobs.Shards

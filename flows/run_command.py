@@ -6,7 +6,7 @@ import os
 import time
 
 from syllabary.shards import outputs, store
-from syllabary.shards.uri_keys import refuse_keys
+from syllabary.shards.errors import refuse_keys
 from syllabary.workers.control.extras import require_extras
 from syllabary.workers.control.jobs import PipelineParameters
 from syllabary.workers.control.log import emit
@@ -22,7 +22,7 @@ _PREFECT = {
 
 
 def run_command(parameters: PipelineParameters) -> None:
-    """Run the pipeline unless it is done, and say where everything is.
+    """Run the pipeline unless it is complete, and print where everything is.
 
     Raises:
         SyllabaryError: whatever stops the run, in one line.

@@ -10,7 +10,7 @@ from syllabary.flows import artifacts
 from syllabary.flows.job_flow import URI_PATTERN, job_flow
 from syllabary.flows.narration import run_job
 from syllabary.flows.output_lock import output_lock
-from syllabary.shards.folder import Folder
+from syllabary.shards.store import Folder
 from syllabary.workers.control.jobs import ExportJob, TrainCodecJob
 
 TokenizerOut = Annotated[

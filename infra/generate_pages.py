@@ -21,7 +21,7 @@ PAGES = {"docs/commands.md": lambda: "\n".join(commands_page()), "docs/api.md": 
 FACE = (
     "workers/tokenizer/tokenizer.py", "workers/archive/opened.py", "workers/tokenizer/token_file.py",
     "workers/tokenizer/directory.py",
-    "workers/control/submit.py", "shards/archive", "shards/dataset", "shards/blocks", "shards/store.py",
+    "workers/control/submit.py", "shards/archive", "shards/dataset.py", "shards/blocks", "shards/store.py",
     "shards/outputs.py", "shards/errors.py",
 )  # fmt: skip
 

@@ -16,12 +16,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from syllabary.model.codec import Codec
+from syllabary.model.codec import Codec, Fsq, Routing
 from syllabary.model.config import IstftDecoderConfig, ModelConfig
 from syllabary.model.encoder import Encoder
-from syllabary.model.fsq import Fsq, Routing
-from syllabary.model.initialize import unit_gain
-from syllabary.model.padding import frame_mask, over_clips, valid_mask
+from syllabary.model.layers import frame_mask, over_clips, unit_gain, valid_mask
 from syllabary.model.spectral.istft import Generator, Trunk
 from syllabary.model.spectral.mel import LogMel
 

@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from syllabary.model.config import DaamConfig
-from syllabary.model.precision import full_precision
+from syllabary.model.layers import full_precision
 
 _EPS = 1e-6
 _MIN_VARIANCE = 1e-6

@@ -21,11 +21,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from syllabary.model.config import DiscriminatorConfig
-from syllabary.model.convolution import LEAKY_SLOPE
-from syllabary.model.initialize import LEAKY_GAIN, unit_gain
-from syllabary.model.measures.loudness import rms_of_dbfs
-from syllabary.model.padding import valid_mask
-from syllabary.model.precision import full_precision
+from syllabary.model.encoder import rms_of_dbfs
+from syllabary.model.layers import LEAKY_GAIN, LEAKY_SLOPE, full_precision, unit_gain, valid_mask
 
 _MPD_WIDTHS = (32, 128, 512, 1024)
 _MSD_WIDTHS = (16, 64, 256, 1024, 1024)
@@ -162,11 +159,11 @@ class Discriminators(nn.Module):
         if self.is_unit_gain:
             waveform = waveform * _LOUDER
         lengths = num_samples.cpu()
-        found = [judge(waveform, lengths) for judge in (*self.periods, *self.spectra)]
+        judged = [judge(waveform, lengths) for judge in (*self.periods, *self.spectra)]
         for scale in self.scales:
-            found.append(scale(waveform, lengths))
+            judged.append(scale(waveform, lengths))
             waveform, lengths = _halve(waveform), -(-lengths // 2)
-        return DiscriminatorOutput([score for score, _ in found], [features for _, features in found], num_samples)
+        return DiscriminatorOutput([score for score, _ in judged], [features for _, features in judged], num_samples)
 
 
 def _run(x: FeatureMap, layers: nn.ModuleList, score: nn.Module) -> tuple[FeatureMap, list[FeatureMap]]:

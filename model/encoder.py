@@ -4,7 +4,18 @@
     Conformer layers at latent_dim channels
 
 The text of the paper puts the Conformers at 512 channels, its figure and code at 128; only 128 gives its parameter
-counts. Lengths go through every layer (model/padding.py), so a clip's latents do not depend on its batch.
+counts. Lengths go through every layer (model/layers.py), so a clip's latents do not depend on its batch.
+
+Every utterance is brought to one loudness L before anything else sees it (:func:`loudness_gain`):
+
+    blocks of 20 ms from the first sample on, power p_i (the last one filled up with zeros)
+    heard = {i: p_i > -70 dBFS};  active = {i in heard: p_i > mean over heard of p - 20 dB}
+    gain = min(10^(L / 20) / sqrt(mean over active of p), 1 / peak)
+
+A gate as in ITU-R BS.1770, without its filter: silence beside speech, padding included, changes nothing, and neither
+does the company of other clips. The encoder never has to spend code on how near the microphone was; tokens decode to
+speech at the level L. Silence stays as it is, nothing is lifted from below -70 dBFS, and no peak leaves -1 .. 1.
+Deviation: the paper takes samples as they come.
 """
 
 from __future__ import annotations
@@ -18,12 +29,48 @@ from torch import Tensor, nn
 
 from syllabary.model.config import DaamConfig, EncoderConfig, WaveformFrontEndConfig
 from syllabary.model.conformer import ConformerLayer, ConformerStack
-from syllabary.model.convolution import DownConv1d, ResidualBlock, ResidualStage, SameConv1d, SnakeBeta
 from syllabary.model.daam import Daam
-from syllabary.model.initialize import SNAKE_GAIN, unit_gain
-from syllabary.model.measures.loudness import rms_of_dbfs
-from syllabary.model.padding import frame_mask, stretch, valid_mask, zero_invalid
+from syllabary.model.layers import (
+    SNAKE_GAIN,
+    DownConv1d,
+    ResidualBlock,
+    ResidualStage,
+    SameConv1d,
+    SnakeBeta,
+    frame_mask,
+    stretch,
+    unit_gain,
+    valid_mask,
+    zero_invalid,
+)
 from syllabary.model.spectral.front_end import SpectralFrontEnd
+
+_BLOCKS_PER_S = 50
+_HEARD_DBFS, _ACTIVE_DB = -70.0, -20.0
+
+
+def rms_of_dbfs(level_dbfs: float) -> float:
+    """The RMS of a level in dB below full scale."""
+    return float(10 ** (level_dbfs / 20))
+
+
+def active_rms(samples: Float[Tensor, "samples"], sample_rate: int) -> float:
+    """RMS of the blocks in which something is to be heard; 0 for silence."""
+    block = max(1, sample_rate // _BLOCKS_PER_S)
+    padded = F.pad(samples.double(), (0, -len(samples) % block))
+    power = padded.view(-1, block).square().mean(dim=1)
+    heard = power[power > rms_of_dbfs(_HEARD_DBFS) ** 2]
+    if not len(heard):
+        return 0.0
+    return float(heard[heard > heard.mean() * rms_of_dbfs(_ACTIVE_DB) ** 2].mean().sqrt())
+
+
+def loudness_gain(samples: Float[Tensor, "samples"], sample_rate: int, loudness_dbfs: float) -> float:
+    """The factor that brings an utterance to ``loudness_dbfs``; 1 for silence."""
+    rms = active_rms(samples, sample_rate)
+    if not rms:
+        return 1.0
+    return min(rms_of_dbfs(loudness_dbfs) / rms, 1 / float(samples.abs().max()))
 
 
 @dataclass(frozen=True)
@@ -120,7 +167,7 @@ class Encoder(nn.Module):
         self.conformers = ConformerStack(config.conformer.num_layers, config.latent_dim, config.conformer)
 
     def features(self, waveform: Float[Tensor, "batch samples"], num_samples: Int[Tensor, "batch"]) -> FeatureOutput:
-        """What the Conformers read. ``waveform`` at the model's sample rate; ``num_samples`` valid ones a clip.
+        """What the Conformers read. ``waveform`` at the model's sample rate; ``num_samples`` valid ones per clip.
 
         Keep ``num_samples`` on the CPU: lengths decide shapes.
         """
@@ -154,5 +201,5 @@ class Encoder(nn.Module):
 
     def forward(self, waveform: Float[Tensor, "batch samples"], num_samples: Int[Tensor, "batch"]) -> EncodeOutput:
         """Latents of a batch of clips [batch, samples], padded at the end; see :meth:`features`."""
-        found = self.features(waveform, num_samples)
-        return EncodeOutput(self.contextualize(found.features, found.num_frames), found.num_frames, found.gate)
+        front = self.features(waveform, num_samples)
+        return EncodeOutput(self.contextualize(front.features, front.num_frames), front.num_frames, front.gate)

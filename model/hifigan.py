@@ -16,10 +16,18 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from syllabary.model.config import DaamConfig, HifiganDecoderConfig
-from syllabary.model.convolution import ResidualBlock, SameConv1d, SnakeBeta, UpConv1d
 from syllabary.model.daam import Daam
-from syllabary.model.initialize import unit_gain
-from syllabary.model.padding import frame_mask, stretch, valid_mask, zero_invalid
+from syllabary.model.layers import (
+    ResidualBlock,
+    SameConv1d,
+    SnakeBeta,
+    UpConv1d,
+    frame_mask,
+    stretch,
+    unit_gain,
+    valid_mask,
+    zero_invalid,
+)
 
 QUIET_GAIN = 0.05  # an untrained generator is about as loud as speech
 

@@ -23,10 +23,8 @@ from torch import Tensor, nn
 from syllabary.model.config import EncoderConfig, JepaConfig, PredictorConfig
 from syllabary.model.conformer import ConformerStack
 from syllabary.model.encoder import Encoder
-from syllabary.model.initialize import unit_gain
+from syllabary.model.layers import frame_mask, full_precision, masked_mean, stretch, unit_gain, valid_mask, zero_invalid
 from syllabary.model.losses import collapse_losses
-from syllabary.model.padding import frame_mask, masked_mean, stretch, valid_mask, zero_invalid
-from syllabary.model.precision import full_precision
 
 
 @dataclass(frozen=True)
@@ -129,10 +127,10 @@ class Jepa(nn.Module):
             hidden = stretch(masked, hop)
             assert hidden is not None
             waveform = waveform.masked_fill(hidden[:, : waveform.shape[-1]], 0.0)
-        found = self.context_encoder.features(waveform, num_samples)
+        front = self.context_encoder.features(waveform, num_samples)
         if self.config.mask_at != "latent":
-            return self.context_encoder.contextualize(self._hide(found.features, masked), found.num_frames)
-        return self._hide(self.context_encoder.contextualize(found.features, found.num_frames), masked)
+            return self.context_encoder.contextualize(self._hide(front.features, masked), front.num_frames)
+        return self._hide(self.context_encoder.contextualize(front.features, front.num_frames), masked)
 
     @torch.no_grad()
     def update_target(self) -> None:
@@ -153,8 +151,8 @@ class Jepa(nn.Module):
             return context.new_zeros(())
         visible = valid_mask(num_frames, context.shape[-1], context.device) & ~masked
         with full_precision(context.device):
-            found = collapse_losses(context, visible)
-            return config.variance_weight * found.variance + config.covariance_weight * found.covariance
+            terms = collapse_losses(context, visible)
+            return config.variance_weight * terms.variance + config.covariance_weight * terms.covariance
 
     def _hide(
         self, x: Float[Tensor, "batch dim frames"], masked: Bool[Tensor, "batch frames"]

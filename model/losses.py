@@ -22,8 +22,7 @@ from torch import Tensor
 
 from syllabary.model.config import CodecLossConfig
 from syllabary.model.discriminators import DiscriminatorOutput, FeatureMap
-from syllabary.model.padding import over_clips, valid_mask
-from syllabary.model.precision import full_precision
+from syllabary.model.layers import full_precision, over_clips, valid_mask
 from syllabary.model.spectral.mel import LogMel
 
 _MAGNITUDE_FLOOR = 1e-5
@@ -123,7 +122,7 @@ class CollapseLosses:
 def collapse_losses(
     latents: Float[Tensor, "batch dim frames"], counted: Bool[Tensor, "batch frames"]
 ) -> CollapseLosses:
-    """How far latents have collapsed, over the frames where ``counted`` is True and two clips or more are.
+    """Measure how far latents have collapsed, over the frames where ``counted`` is True and two clips or more are.
 
     Each place's mean over clips is taken out first, so that a clock counts as collapsed.
     """

@@ -25,7 +25,7 @@ def num_masked(num_frames: int, config: JepaConfig) -> int:
 def sample_mask(
     num_frames: Sequence[int], config: JepaConfig, generator: torch.Generator
 ) -> Bool[Tensor, "batch frames"]:
-    """A mask a clip (True = to be predicted), padded with False to the longest clip.
+    """A mask per clip (True = to be predicted), padded with False to the longest clip.
 
     Args:
         num_frames: valid frames of each clip.

@@ -1,4 +1,4 @@
-"""Samples and bytes: decode any audio to mono float32, encode 16-bit FLAC, change the sample rate.
+"""Samples and bytes: decode any audio to mono float32, encode 16-bit FLAC or WAV, change the sample rate.
 
 Audio is mono everywhere behind this module: channels are averaged. A 16-bit mono recording passes decode and encode
 without any change of its samples; deeper ones are rounded to 16 bits, without dither, so that equal input gives equal
@@ -8,6 +8,7 @@ bytes.
 from __future__ import annotations
 
 import io
+from typing import Literal
 
 import numpy as np
 import soundfile
@@ -57,7 +58,12 @@ def to_int16(samples: Samples) -> NDArray[np.int16]:
 
 
 def encode_flac(samples: Samples, rate: int) -> bytes:
-    """A 16-bit mono FLAC file of samples [num_samples]. Equal samples give equal bytes.
+    """A 16-bit mono FLAC file of samples [num_samples]; see :func:`encode`."""
+    return encode(samples, rate, "flac")
+
+
+def encode(samples: Samples, rate: int, audio_format: Literal["flac", "wav"]) -> bytes:
+    """A 16-bit mono file of samples [num_samples]; both formats hold the same numbers. Equal samples give equal bytes.
 
     Raises:
         FormatError: a sample is not a finite number, or there is none.
@@ -65,7 +71,7 @@ def encode_flac(samples: Samples, rate: int) -> bytes:
     if not len(samples) or not np.isfinite(samples).all():
         raise FormatError("samples cannot be stored", value=len(samples), expected="finite samples, one or more")
     buffer = io.BytesIO()
-    soundfile.write(buffer, to_int16(samples), rate, format="FLAC", subtype="PCM_16")
+    soundfile.write(buffer, to_int16(samples), rate, format=audio_format.upper(), subtype="PCM_16")
     return buffer.getvalue()
 
 

@@ -21,10 +21,13 @@ Every message says what, the value, what was expected and how to mend it.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
+
+_QUERY = re.compile(r"\?[^/]*=")  # a name may have a question mark, but what follows it is no query then
 
 
 def _line(what: str, value: object, expected: str, fix: str) -> str:
@@ -153,3 +156,15 @@ def require_version(found: object, known: object, what: str) -> None:
     if found != known:
         fix = "use the version of syllabary that wrote it"
         raise VersionError(f"unknown {what}", value=found, expected=str(known), fix=fix)
+
+
+def refuse_keys(text: str) -> None:
+    """Refuse a URI that carries keys, and show none of it: URIs stand in logs, claims, parameters and artifacts.
+
+    Raises:
+        SecretError: ``scheme://key:secret@...``, or a query, which is how presigned URLs carry theirs.
+    """
+    scheme, separator, rest = text.partition("://")
+    if separator and scheme != "file" and ("@" in rest.partition("/")[0] or _QUERY.search(rest)):
+        fix = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; and renew these keys, as they may stand in a log now"
+        raise SecretError(f"a {scheme}:// URI with keys in it", expected=f"{scheme}://bucket/prefix", fix=fix)

@@ -1,4 +1,4 @@
-"""What is S3's own: listings that must be complete, keys that expire, and writes that a server answers twice.
+"""Handle what is particular to S3: complete listings, keys that expire, and writes that a server answers twice.
 
 Servers that speak S3 differ in what they get wrong; what is found here is refused by name rather than believed.
 """
@@ -34,8 +34,8 @@ def list_keys(fs: AbstractFileSystem, path: str) -> Iterator[dict[str, Any]]:
     while True:
         more = {"ContinuationToken": token} if token else {}
         page = fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, **more)
-        found = page.get("Contents") or []
-        yield from found
+        keys = page.get("Contents") or []
+        yield from keys
         token, before = _next_page(page, token, before, f"s3://{path}")
         if not token:
             return
@@ -43,18 +43,18 @@ def list_keys(fs: AbstractFileSystem, path: str) -> Iterator[dict[str, Any]]:
 
 def _next_page(page: dict[str, Any], token: str, before: str, uri: str) -> tuple[str, str]:
     """(token of the next page or nothing, first key of this one). Raises StorageError."""
-    found = page.get("Contents") or []
-    first = str(found[0]["Key"]) if found else before
+    keys = page.get("Contents") or []
+    first = str(keys[0]["Key"]) if keys else before
     following = str(page.get("NextContinuationToken") or "")
     fault = ""
     if page.get("IsTruncated") and not following:
         fault = "cut off without a mark of where it goes on"
-    elif page.get("IsTruncated") and (following == token or (found and first <= before)):
+    elif page.get("IsTruncated") and (following == token or (keys and first <= before)):
         fault = "the same page again"
-    elif not page.get("IsTruncated") and len(found) > (page.get("MaxKeys") or _PAGE):
-        fault = f"{len(found):,} keys on its last page, more than a page may have"
-    elif page.get("KeyCount") and not page.get("CommonPrefixes") and page["KeyCount"] != len(found):
-        fault = f"{page['KeyCount']:,} keys promised and {len(found):,} sent"
+    elif not page.get("IsTruncated") and len(keys) > (page.get("MaxKeys") or _PAGE):
+        fault = f"{len(keys):,} keys on its last page, more than a page may have"
+    elif page.get("KeyCount") and not page.get("CommonPrefixes") and page["KeyCount"] != len(keys):
+        fault = f"{page['KeyCount']:,} keys promised and {len(keys):,} sent"
     if fault:
         fix = "ask the server's vendor; its listing cannot be trusted"
         raise StorageError(f"the server gives an incomplete listing ({fault})", value=uri, fix=fix)

@@ -12,8 +12,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from syllabary.shards import store
 from syllabary.shards.errors import ConflictError, FormatError, require_version
+from syllabary.shards.store import Folder
 
 Kind = Literal[
     "shards",
@@ -43,23 +43,6 @@ def digest(value: object) -> str:
     return hashlib.sha256(canonical_json(value)).hexdigest()
 
 
-def pretty_json(value: object) -> bytes:
-    """JSON for people and diffs: sorted, indented, newline at the end."""
-    return (json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
-
-
-def read_json(uri: str) -> dict[str, Any]:
-    """A JSON object. Raises NotFoundError, FormatError."""
-    data = store.read_bytes(uri)
-    try:
-        value = json.loads(data)
-    except ValueError as error:
-        raise FormatError(f"not JSON ({error})", value=uri, fix="the file is damaged: restore it") from error
-    if not isinstance(value, dict):
-        raise FormatError("not a JSON object", value=uri)
-    return value
-
-
 def claim(uri: str, kind: Kind, *, inputs: Mapping[str, Any], config: Mapping[str, Any]) -> None:
     """Take an empty folder for one run, or recognize the folder of the same run.
 
@@ -67,11 +50,11 @@ def claim(uri: str, kind: Kind, *, inputs: Mapping[str, Any], config: Mapping[st
         ConflictError: the folder belongs to another kind of output, other inputs or another configuration.
     """
     wanted = {"kind": kind, "format_version": FORMAT_VERSION, "inputs": dict(inputs), "config": dict(config)}
-    target = store.join(uri, CLAIM)
-    if store.exists(target):
+    folder = Folder(uri)
+    if folder.exists(CLAIM):
         _require_equal(uri, read_claim(uri), json.loads(canonical_json(wanted)))
     else:
-        store.publish_bytes(target, pretty_json(wanted))
+        folder.publish_json(CLAIM, wanted)
 
 
 def read_claim(uri: str, kind: Kind | None = None) -> dict[str, Any]:
@@ -82,22 +65,22 @@ def read_claim(uri: str, kind: Kind | None = None) -> dict[str, Any]:
         VersionError: a format version this code does not know.
         FormatError: another kind of output.
     """
-    found = read_json(store.join(uri, CLAIM))
-    require_version(found.get("format_version"), FORMAT_VERSION, f"format version in {uri}")
-    if kind is not None and found.get("kind") != kind:
-        raise FormatError(f"wrong kind of output at {uri}", value=found.get("kind"), expected=kind)
-    return found
+    claimed = Folder(uri).read_json(CLAIM)
+    require_version(claimed.get("format_version"), FORMAT_VERSION, f"format version in {uri}")
+    if kind is not None and claimed.get("kind") != kind:
+        raise FormatError(f"wrong kind of output at {uri}", value=claimed.get("kind"), expected=kind)
+    return claimed
 
 
 def mark_done(uri: str, summary: Mapping[str, Any]) -> None:
     """Say that the output is complete, with the figures worth repeating."""
-    store.publish_bytes(store.join(uri, DONE), pretty_json(dict(summary)))
+    Folder(uri).publish_json(DONE, dict(summary))
 
 
 def read_done(uri: str) -> dict[str, Any] | None:
     """The summary of a complete output, or None while it is not complete."""
-    target = store.join(uri, DONE)
-    return read_json(target) if store.exists(target) else None
+    folder = Folder(uri)
+    return folder.read_json(DONE) if folder.exists(DONE) else None
 
 
 def _require_equal(uri: str, found: dict[str, Any], wanted: dict[str, Any]) -> None:

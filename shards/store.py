@@ -8,6 +8,9 @@ wherever the package is installed there.
 Publish, then exist: a file appears under its name only when it is complete, by a rename (local) or by one PUT or the
 completion of one multipart upload (S3). Two writers of one name both succeed; as names are deterministic they write
 the same bytes.
+
+A :class:`Folder` is a URI as one value: what is in it, by names relative to it, is read, listed and published through
+it.
 """
 
 from __future__ import annotations
@@ -16,12 +19,14 @@ import contextlib
 import errno
 import functools
 import io
+import json
 import os
 import shutil
 import tempfile
 import unicodedata
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
@@ -31,8 +36,15 @@ import fsspec
 from fsspec import AbstractFileSystem
 
 from syllabary.shards import object_store
-from syllabary.shards.errors import ExtraError, InputError, NotFoundError, StorageError, UnavailableError
-from syllabary.shards.uri_keys import refuse_keys
+from syllabary.shards.errors import (
+    ExtraError,
+    FormatError,
+    InputError,
+    NotFoundError,
+    StorageError,
+    UnavailableError,
+    refuse_keys,
+)
 
 T = TypeVar("T")
 TEMPORARY_PREFIX = ".tmp-"
@@ -245,10 +257,10 @@ def open_read(uri: str, *, block_size: int = 8 << 20) -> Iterator[BinaryIO]:
 def list_files(uri: str, *, suffix: str = "") -> list[FileEntry]:
     """All files below ``uri``, sorted by name; files being written are not shown. Empty when nothing is there."""
     uri = normalize(uri)
-    found = _call("list", uri, _objects if uri.startswith("s3://") else functools.partial(_found, uri))
+    entries = _call("list", uri, _objects if uri.startswith("s3://") else functools.partial(_found, uri))
     kept = [
         entry
-        for entry in found
+        for entry in entries
         if entry.name.endswith(suffix) and not PurePosixPath(entry.name).name.startswith(TEMPORARY_PREFIX)
     ]
     return sorted(kept, key=lambda entry: entry.name)
@@ -256,14 +268,14 @@ def list_files(uri: str, *, suffix: str = "") -> list[FileEntry]:
 
 def _found(uri: str, fs: AbstractFileSystem, path: str) -> list[FileEntry]:
     try:
-        found = cast(dict[str, dict[str, Any]], fs.find(path, withdirs=False, detail=True))
+        infos = cast(dict[str, dict[str, Any]], fs.find(path, withdirs=False, detail=True))
     except FileNotFoundError:
         return []
     root = path.rstrip("/")
-    names = {name: name.removeprefix(root).lstrip("/") for name in found}
+    names = {name: name.removeprefix(root).lstrip("/") for name in infos}
     return [
         FileEntry(join(uri, names[name]), names[name], int(info.get("size") or 0), _etag(info))
-        for name, info in found.items()
+        for name, info in infos.items()
         if names[name]
     ]
 
@@ -272,18 +284,18 @@ def _objects(fs: AbstractFileSystem, path: str) -> list[FileEntry]:
     """Under the keys that the server told, whatever is in them."""
     bucket, _, prefix = path.partition("/")
     try:
-        found = list(object_store.list_keys(fs, path))
+        keys = list(object_store.list_keys(fs, path))
     except FileNotFoundError:
         return []
     return [
         FileEntry(f"s3://{bucket}/{own['Key']}", name, int(own.get("Size") or 0), _etag(own))
-        for own in found
+        for own in keys
         if (name := str(own["Key"]).removeprefix(prefix).lstrip("/")) and not name.endswith("/")
     ]
 
 
 def file_entry(uri: str) -> FileEntry:
-    """What is known of one file; its name is the last part of the URI. Raises NotFoundError, StorageError."""
+    """Look up one file; its name is the last part of the URI. Raises NotFoundError, StorageError."""
 
     def look(fs: AbstractFileSystem, path: str) -> FileEntry:
         info = fs.info(path)
@@ -411,3 +423,75 @@ def fetch_to(uri: str, folder: Path, name: str = "") -> Path:
 def as_buffer(uri: str) -> io.BytesIO:
     """The whole file as a seekable buffer in memory."""
     return io.BytesIO(read_bytes(uri))
+
+
+def read_json(uri: str) -> dict[str, Any]:
+    """A JSON object. Raises NotFoundError, FormatError."""
+    data = read_bytes(uri)
+    try:
+        value = json.loads(data)
+    except ValueError as error:
+        raise FormatError(f"not JSON ({error})", value=uri, fix="the file is damaged: restore it") from error
+    if not isinstance(value, dict):
+        raise FormatError("not a JSON object", value=uri)
+    return value
+
+
+def pretty_json(value: object) -> bytes:
+    """JSON for people and diffs: sorted, indented, newline at the end."""
+    return (json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder of the local disk, of an object store, or of a builtin.
+
+    Names are relative, with ``/`` between parts; one that would leave the folder is refused with InputError. What fails
+    raises as the functions of this module do.
+    """
+
+    uri: str
+
+    def __truediv__(self, name: str) -> Folder:
+        """The folder of that name below this one."""
+        return Folder(self.join(name))
+
+    def join(self, name: str) -> str:
+        """The URI of a file."""
+        return join(self.uri, name)
+
+    def exists(self, name: str) -> bool:
+        """Whether a file or a folder of that name is there."""
+        return exists(self.join(name))
+
+    def list(self, *, suffix: str = "") -> list[FileEntry]:
+        """All files below the folder, sorted by name; empty when nothing is there."""
+        return list_files(self.uri, suffix=suffix)
+
+    def read(self, name: str) -> bytes:
+        """A whole file."""
+        return read_bytes(self.join(name))
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """A file that holds a JSON object. Raises FormatError where it does not."""
+        return read_json(self.join(name))
+
+    def open(self, name: str) -> AbstractContextManager[BinaryIO]:
+        """A seekable reader of a file."""
+        return open_read(self.join(name))
+
+    def publish(self, name: str, data: bytes) -> None:
+        """Write a file so that it appears whole or not at all."""
+        publish_bytes(self.join(name), data)
+
+    def publish_json(self, name: str, value: object) -> None:
+        """Write a value as JSON for people: sorted, indented."""
+        self.publish(name, pretty_json(value))
+
+    def publishing(self, name: str) -> AbstractContextManager[Path]:
+        """A local path to write to; the file appears under its name when the block ends well."""
+        return publishing(self.join(name))
+
+    def delete(self, name: str) -> None:
+        """Delete a file, or a folder with all that is in it; nothing where there is none."""
+        delete(self.join(name))

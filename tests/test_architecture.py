@@ -113,7 +113,7 @@ TORCH_FREE = (
     "syllabary.shards.store", "syllabary.shards.outputs", "syllabary.shards.archive.packing",
     "syllabary.workers.recipes.named", "syllabary.workers.control.submit", "syllabary.workers.control.jobs",
     "syllabary.workers.control.run_verb", "syllabary.workers.control.run_layout", "syllabary.workers.__main__",
-    "syllabary.model.config", "syllabary.model.framing",
+    "syllabary.model.config",
 )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 
 from syllabary import open_archive
-from syllabary.shards import outputs
+from syllabary.shards import dataset, outputs
 from syllabary.shards.archive import parts as token_archive
 from syllabary.shards.archive.encoding import encode_part
 from syllabary.shards.archive.ledger import LEDGER_SCHEMA, TOKENIZED, Ledger, publish_part, sha256
@@ -32,7 +32,6 @@ from syllabary.shards.archive.packing import Packing
 from syllabary.shards.archive.parts import ArchiveFormat, PartMetadata
 from syllabary.shards.archive.reader import ArchiveReader
 from syllabary.shards.archive.where import parse_where
-from syllabary.shards.dataset import index
 
 RATE, ROWS_A_PART, ROWS_A_SPEAKER = 16_000, 8_192, 500
 DEFAULT_ROWS = [100_000, 1_000_000]
@@ -67,7 +66,9 @@ def _make_part(uri: str, shard: str, first: int, num_rows: int, rng: np.random.G
         "snr_db": np.full(num_rows, 20.0),
     }  # fmt: skip
     columns |= {name: [None] * num_rows for name in ("text", "gender", "extra")}
-    rows = pa.table({f.name: pa.array(columns[f.name], f.type) for f in index.INDEX_SCHEMA}, schema=index.INDEX_SCHEMA)
+    rows = pa.table(
+        {f.name: pa.array(columns[f.name], f.type) for f in dataset.INDEX_SCHEMA}, schema=dataset.INDEX_SCHEMA
+    )
     digits = rng.integers(0, 4, (num_rows * 2, 128), dtype=np.uint8)
     tokens = list(FORM.packing.pack(digits).reshape(num_rows, 2, 19))
     salience = list(rng.integers(0, 256, (num_rows, 2), dtype=np.uint8))

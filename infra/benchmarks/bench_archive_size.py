@@ -26,13 +26,12 @@ import torch
 from numpy.typing import NDArray
 
 from syllabary.model.measures.usage import entropy_bits
-from syllabary.shards import store
+from syllabary.shards import dataset, store
 from syllabary.shards.archive import parts as token_archive
 from syllabary.shards.archive.encoding import encode_part
 from syllabary.shards.archive.packing import Packing
 from syllabary.shards.archive.parts import ArchiveFormat, Encoding, PartMetadata
 from syllabary.shards.archive.reader import ArchiveReader
-from syllabary.shards.dataset import index
 
 RATE, HOP = 16_000, 6_400
 UNIFORM = (0.25, 0.25, 0.25, 0.25)
@@ -52,7 +51,7 @@ def synthetic_rows(num_rows: int, rng: np.random.Generator) -> pa.Table:
             "source": f"{recording}.flac", "language": "en", "snr_db": 10.0 + i // 20 % 7,
         })  # fmt: skip
         at += num_samples + int(rng.integers(1_000, 20_000))
-    return pa.Table.from_pylist(rows, schema=index.INDEX_SCHEMA)
+    return pa.Table.from_pylist(rows, schema=dataset.INDEX_SCHEMA)
 
 
 def random_part(
@@ -157,7 +156,7 @@ def parts_of(uri: str) -> tuple[list[Part], ArchiveFormat]:
     """The parts of an archive, or of shards with random tokens, written anew."""
     if store.exists(store.join(uri, "index")):
         rng = np.random.default_rng(0)
-        return [random_part(index.read_index_part(uri, shard), rng) for shard in index.committed_shards(uri)], FORM
+        return [random_part(dataset.read_index_part(uri, shard), rng) for shard in dataset.committed_shards(uri)], FORM
     reader = ArchiveReader.open(uri)
     form, parts = reader.format, []
     for shard in reader.shards:

@@ -26,8 +26,7 @@ from gpu_steps import Captured, Step, bare_step, compiled, project_step
 from syllabary.model.codec import Codec
 from syllabary.workers.cluster.devices import ClusterGpus, choose_device
 from syllabary.workers.recipes.named import resolve
-from syllabary.workers.recipes.recipe import Recipe, validate
-from syllabary.workers.recipes.training import AugmentConfig, TrainConfig
+from syllabary.workers.recipes.recipe import AugmentConfig, Recipe, TrainConfig, validate
 from syllabary.workers.tokenizer.tokenizer import Tokenizer, save_tokenizer
 from syllabary.workers.training.data.clips import Batch, ClipMaker
 from syllabary.workers.training.data.epoch_order import SamplePlan

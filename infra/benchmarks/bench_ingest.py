@@ -23,9 +23,9 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from syllabary.shards import dataset
 from syllabary.shards.audio import encode_flac
-from syllabary.shards.dataset import index
-from syllabary.shards.dataset.wds import iter_shard, read_utterance
+from syllabary.shards.dataset import iter_shard, read_utterance
 from syllabary.shards.ingest import ingest
 from syllabary.shards.ingest.config import IngestConfig
 from syllabary.shards.ingest.cutting import write_shard
@@ -85,7 +85,7 @@ def cpu_seconds(function: Callable[[], None]) -> float:
 def stored_spans(out: Path) -> dict[str, list[tuple[int, int]]]:
     """start_sample and num_samples of every utterance, by source."""
     spans: dict[str, list[tuple[int, int]]] = {}
-    for row in index.read_index(str(out)).to_pylist():
+    for row in dataset.read_index(str(out)).to_pylist():
         spans.setdefault(row["source"], []).append((row["start_sample"], row["num_samples"]))
     return spans
 
@@ -167,15 +167,15 @@ def scaling(source: Path, scratch: Path, rounds: int) -> None:
 def reading(out: Path, rounds: int) -> None:
     """Print how fast the index, whole shards and single utterances are read."""
     uri = str(out)
-    table = index.read_index(uri)
+    table = dataset.read_index(uri)
     rows = table.to_pylist()
     size_mb = sum(row["size_bytes"] for row in rows) / 1e6
     whole, streamed, single = [], [], []
     for _ in range(rounds):
-        whole.append(_wall(lambda: index.read_index(uri)))
-        streamed.append(_wall(lambda: [None for name in index.list_shards(uri) for _ in iter_shard(uri, name)]))
+        whole.append(_wall(lambda: dataset.read_index(uri)))
+        streamed.append(_wall(lambda: [None for name in dataset.list_shards(uri) for _ in iter_shard(uri, name)]))
         single.append(_wall(lambda: [read_utterance(uri, row) for row in rows[:1000]]))
-    num_parts = len(index.list_shards(uri))
+    num_parts = len(dataset.list_shards(uri))
     print(f"index: {table.num_rows / statistics.median(whole):,.0f} rows/s in {num_parts} parts")
     print(f"shards in sequence, sha256 checked: {size_mb / statistics.median(streamed):,.0f} MB/s, "
           f"{len(rows) / statistics.median(streamed):,.0f} utterances/s")  # fmt: skip

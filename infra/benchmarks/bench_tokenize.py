@@ -29,9 +29,8 @@ from typing import Any
 import numpy as np
 import psutil
 
-from syllabary.shards import audio, outputs, store
-from syllabary.shards.dataset import index
-from syllabary.shards.dataset.wds import ShardWriter
+from syllabary.shards import audio, dataset, outputs, store
+from syllabary.shards.dataset import ShardWriter
 from syllabary.workers.cluster.memory import keep_freed_memory
 from syllabary.workers.control.jobs import TokenizeJob
 from syllabary.workers.recipes.named import resolve
@@ -45,7 +44,7 @@ def make_shards(uri: str, num_shards: int, shard_s: int) -> None:
     rng = np.random.default_rng(0)
     for number in range(num_shards):
         shard, rows = f"train-{number:06}", []
-        with store.publishing(index.shard_uri(uri, shard)) as path, ShardWriter(path) as writer:
+        with store.publishing(dataset.shard_uri(uri, shard)) as path, ShardWriter(path) as writer:
             for i in range(shard_s // UTTERANCE_S):
                 wave = (0.1 * np.sin(np.arange(UTTERANCE_S * RATE) / 9) * rng.random(UTTERANCE_S * RATE)).astype(
                     np.float32
@@ -58,7 +57,7 @@ def make_shards(uri: str, num_shards: int, shard_s: int) -> None:
                     "sample_rate": RATE, "num_samples": len(wave), "start_sample": i * len(wave),
                     "sha256": hashlib.sha256(flac).hexdigest(), "source": shard, "language": "en", "snr_db": 20.0,
                 })  # fmt: skip
-        index.publish_index(uri, shard, rows)
+        dataset.publish_index(uri, shard, rows)
 
 
 def make_tokenizer(uri: str, recipe: str) -> None:
@@ -167,7 +166,7 @@ def cpu_share(shards: str, tokenizer_uri: str, rounds: int) -> float:
 
     torch.set_num_threads(1)
     tokenizer = Tokenizer.load(tokenizer_uri, decoder=False)
-    shard = index.committed_shards(shards)[0]
+    shard = dataset.committed_shards(shards)[0]
     waves = [u.waveform for u in decoded_utterances(shards, shard, tokenizer.sample_rate) if u.waveform is not None]
     shares = []
     for _ in range(rounds):

@@ -63,8 +63,8 @@ def make_variant(name: str, recipe_name: str, seconds: float, clips: int, folder
 def _make_residual_blocks_plain() -> None:
     import torch.nn.functional as F
 
-    from syllabary.model.convolution import LEAKY_SLOPE, ResidualBlock, SameConv1d
     from syllabary.model.cpu import winograd_training
+    from syllabary.model.layers import LEAKY_SLOPE, ResidualBlock, SameConv1d
 
     def convolve(conv: SameConv1d, x):
         weight = conv.live_weight(x.shape[-1])

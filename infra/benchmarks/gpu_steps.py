@@ -24,10 +24,9 @@ from syllabary.model.encoder import DownBlock
 from syllabary.model.jepa import Jepa
 from syllabary.model.losses import discriminator_loss, generator_losses
 from syllabary.model.masking import sample_mask
-from syllabary.model.spectral.convnext import ConvNeXtStage
+from syllabary.model.spectral.front_end import ConvNeXtStage
 from syllabary.model.spectral.mel import mel_windows
-from syllabary.workers.recipes.recipe import Recipe
-from syllabary.workers.recipes.training import OptimizerConfig
+from syllabary.workers.recipes.recipe import OptimizerConfig, Recipe
 from syllabary.workers.training.codec import CodecStage
 from syllabary.workers.training.data.clips import Batch
 from syllabary.workers.training.data.epoch_order import mix

@@ -22,8 +22,7 @@ from pystoi import stoi
 from infra.speech16k.make_curve import hours_of
 from syllabary.model.codec import make_generator
 from syllabary.model.spectral.istft import Generator
-from syllabary.shards import audio
-from syllabary.shards.dataset import index, wds
+from syllabary.shards import audio, dataset
 from syllabary.workers.evaluation.scoring_models import NaturalnessModel
 from syllabary.workers.tokenizer.tokenizer import Tokenizer
 
@@ -57,12 +56,12 @@ def decoding(generator: Generator, tokenizer: Tokenizer) -> Decode:
 def held_out(shards: str, limit: int) -> list[NDArray[np.float32]]:
     """The first utterance of each of the first speakers, at most ten seconds of it."""
     rows: dict[str, dict] = {}
-    for row in sorted(index.read_index(shards).to_pylist(), key=lambda row: row["utterance_id"]):
+    for row in sorted(dataset.read_index(shards).to_pylist(), key=lambda row: row["utterance_id"]):
         if row["split"] != "train":
             rows.setdefault(row["speaker"], row)
     waves = []
     for row in list(rows.values())[:limit]:
-        samples, rate = audio.decode(wds.read_utterance(shards, row))
+        samples, rate = audio.decode(dataset.read_utterance(shards, row))
         waves.append(samples[: LONGEST_S * rate])
     return waves
 

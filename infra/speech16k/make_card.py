@@ -1,16 +1,18 @@
 """The card of a tokenizer that is published: its data by licence, its training, its figures with their intervals.
 
     python -m infra.speech16k.make_card TOKENIZER --shards URI --report URI --run URI [--run URI ...]
-        [--group NAME=REPORT ...] [--out FILE]
+        [--earlier TOKENIZER] [--group NAME=REPORT ...] [--out FILE]
 
 writes TOKENIZER/README.md (or FILE): the card that every tokenizer has, and below it what the shards say that it was
 trained on, the runs that trained it, a report of held-out speech, and reports of other kinds of speech. Every figure
-comes from one of them.
+comes from one of them. Where the first run began with another published tokenizer (EARLIER), the trainings before it
+are those of that one's card.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import re
 import sys
@@ -21,22 +23,23 @@ from pathlib import Path
 from typing import Any
 
 from infra.speech16k.sources import Source, source_of
-from syllabary.shards import outputs, store
-from syllabary.shards.dataset import index
+from syllabary.shards import dataset, outputs, store
 from syllabary.shards.errors import InputError
-from syllabary.shards.folder import Folder
 from syllabary.shards.ingest import ledger as ingest_ledger
+from syllabary.shards.store import Folder
 from syllabary.workers.recipes.recipe import Recipe, validate
 from syllabary.workers.report import words
 from syllabary.workers.report.card import Metric, ReportCard, Score, System, read_card
 from syllabary.workers.tokenizer.directory import CARD, CONFIG, load_tokenizer, model_card
 from syllabary.workers.training.history import TIMINGS, History
+from syllabary.workers.training.initial_weights import initial_digest
 
 COMMANDS = Path(__file__).parent / "README.md"
 TOLD = (
     "wer", "cer", "wer_self", "estoi", "stoi", "pesq_wb", "distill_mos", "speaker_similarity", "f0_rmse",
     "voicing_error",
 )  # fmt: skip
+TRAININGS = "| stage | recipe | steps | begun with | precision | hours of audio | hours | ranks x threads |"
 NOT_FOR = """## What it must not be used for
 
 - **Where a word decides**: medicine, law, emergency calls, evidence. What is restored is a likeness, and words in it
@@ -60,7 +63,7 @@ class Share:
 def data_section(shards: str) -> Iterator[str]:
     """Hours by corpus and licence, and where every second of the input went."""
     shares: dict[Source, Share] = defaultdict(Share)
-    for row in index.read_index(shards).to_pylist():
+    for row in dataset.read_index(shards).to_pylist():
         share = shares[source_of(row["source"])]
         share.seconds[row["split"]] += row["num_samples"] / row["sample_rate"]
         share.speakers.add(row["speaker"])
@@ -81,16 +84,34 @@ def data_section(shards: str) -> Iterator[str]:
     yield from ("```", "")
 
 
-def training_section(runs: list[str]) -> Iterator[str]:
+def training_section(runs: list[str], earlier: str | None = None) -> Iterator[str]:
     """Steps, audio and hours of each training, and the commands that repeat them."""
-    yield from ("## How it was trained", "")
-    columns = ("stage", "recipe", "steps", "begun with", "precision", "hours of audio", "hours", "ranks x threads")
-    yield f"| {' | '.join(columns)} |"
-    yield "| --- " * len(columns) + "|"
+    yield from ("## How it was trained", "", TRAININGS, "| --- " * TRAININGS.count(" | ") + "| --- |")
+    if earlier is not None:
+        yield from earlier_trainings(earlier, runs[0])
     for run in runs:
         yield _training(run)
     yield from ("", "Hours are those of the logged steps that the result rests on; validations come on top.", "")
     yield from ("The commands, from speech to this card:", "", "```", commands(), "```", "")
+
+
+def earlier_trainings(earlier: str, run: str) -> list[str]:
+    """The trainings that the card of ``earlier`` names, which ``run`` went on from.
+
+    Raises:
+        InputError: the run began with something else, or the card has no table of trainings.
+    """
+    begun = str(outputs.read_claim(run)["inputs"].get("init", "none"))
+    digest = initial_digest(earlier, validate(Folder(run).read_json(CONFIG)))
+    if begun != digest:
+        raise InputError(
+            f"{run} did not begin with {earlier}", value=begun[:12], expected=digest[:12], fix="name the one"
+        )
+    lines = iter(Folder(earlier).read(CARD).decode().splitlines())
+    if TRAININGS not in lines:  # goes on to the line after it
+        raise InputError("the card has no table of trainings", value=earlier, expected=TRAININGS, fix="make it again")
+    next(lines)
+    return list(itertools.takewhile(lambda line: line.startswith("| "), lines))
 
 
 def _training(run: str) -> str:
@@ -209,11 +230,14 @@ def groups_section(groups: dict[str, ReportCard]) -> Iterator[str]:
     yield ""
 
 
-def card_of(tokenizer: str, shards: str, runs: list[str], report: str, groups: dict[str, str]) -> str:
+def card_of(
+    tokenizer: str, shards: str, runs: list[str], report: str, groups: dict[str, str], *, earlier: str | None = None
+) -> str:
     """The whole card as Markdown.
 
     Raises:
-        InputError: a recording of no known source, an unfinished run, or a report of another tokenizer.
+        InputError: a recording of no known source, an unfinished run, a report of another tokenizer, or an earlier
+            tokenizer that the first run did not begin with.
     """
     files = load_tokenizer(tokenizer)
     recipe: Recipe = validate(files.recipe)
@@ -229,7 +253,7 @@ def card_of(tokenizer: str, shards: str, runs: list[str], report: str, groups: d
             stored_as,
         ),
         *data_section(shards),
-        *training_section(runs),
+        *training_section(runs, earlier),
         *figures_section(_own(report, files.digests.encoder, files.digests.decoder)),
         *groups_section(cards),
         NOT_FOR,
@@ -257,12 +281,13 @@ def main() -> int:
     parser.add_argument("--shards", required=True)
     parser.add_argument("--report", required=True)
     parser.add_argument("--run", action="append", required=True)
+    parser.add_argument("--earlier", metavar="TOKENIZER")
     parser.add_argument("--group", action="append", default=[], metavar="NAME=REPORT")
     parser.add_argument("--out")
     given = parser.parse_args()
     groups = dict(pair.split("=", 1) for pair in given.group)
     out = Path(given.out) if given.out else store.local_path(given.tokenizer) / CARD
-    text = card_of(given.tokenizer, given.shards, given.run, given.report, groups)
+    text = card_of(given.tokenizer, given.shards, given.run, given.report, groups, earlier=given.earlier)
     out.write_text(text)
     print(f"{out}: {len(text.splitlines())} lines")
     return 0

@@ -1,11 +1,12 @@
 """How far more hours would go: what a training heard of held-out speech against its CPU-hours, on a logarithmic axis.
 
-    python -m infra.speech16k.make_curve --bottleneck RUN [--bottleneck RUN] --out DOCS [--judged FILE HOURS] ...
+    python -m infra.speech16k.make_curve --bottleneck RUN ... --out DOCS [--judged FILE HOURS] ... [--earlier CURVE]
 
 RUN is the output of a run, of one rank of one thread, that trained the bottleneck, each going on from the one before:
 the log-mel distance is drawn against the hours of all of them. FILE (CSV: step, hours, estoi, distill_mos) is what
 `judge_checkpoints` printed of a decoder's run, which began when HOURS had been spent on everything before it. DOCS
-receives ``speech16k-curve.png`` and the same numbers as ``speech16k-curve.csv``.
+receives ``speech16k-curve.png`` and the same numbers as ``speech16k-curve.csv``. CURVE is such a file of numbers of the
+trainings before, whose lines come first.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from syllabary.shards import store
 from syllabary.workers.training.history import METRICS, TIMINGS, History, Split
 
 SECONDS_AN_HOUR = 3600.0
+BOTTLENECK = "bottleneck: held-out mel L1"
+JUDGED = {"decoder: ESTOI": "estoi", "decoder: DistillMOS": "distill_mos"}
 Line = list[tuple[float, float]]
 
 
@@ -41,9 +44,10 @@ def hours_of(run: str) -> dict[int, float]:
     return hours
 
 
-def curve_of(runs: Sequence[str], name: str) -> list[Line]:
-    """A line per run of (CPU-hours, value) of each validation after its first step; hours go on from run to run."""
-    lines, before = [], 0.0
+def curve_of(runs: Sequence[str], name: str, before: float = 0.0) -> list[Line]:
+    """A line per run of (CPU-hours, value) of each validation after its first step; hours go on from run to run, the
+    first of which began at ``before``."""
+    lines = []
     for run in runs:
         hours = hours_of(run)
         lines.append([(before + hours[s], value) for s, value in series_of(run, METRICS, "valid", name) if s in hours])
@@ -58,6 +62,27 @@ def judged(files: Sequence[tuple[str, str]], name: str) -> list[Line]:
         with Path(file).open() as rows:
             lines.append([(float(before) + float(row["hours"]), float(row[name])) for row in csv.DictReader(rows)])
     return lines
+
+
+def earlier_lines(curve: str) -> dict[str, list[Line]]:
+    """The lines of a file of numbers, by figure."""
+    lines: dict[str, dict[str, Line]] = {}
+    with Path(curve).open() as rows:
+        for row in csv.DictReader(rows):
+            line = lines.setdefault(row["figure"], {}).setdefault(row["training"], [])
+            line.append((float(row["cpu_hours"]), float(row["value"])))
+    return {figure: list(of.values()) for figure, of in lines.items()}
+
+
+def as_csv(panels: Sequence[tuple[str, list[Line]]]) -> str:
+    """The numbers of the figures, by figure and training."""
+    rows = (
+        f"{title},{number},{hours:.3f},{value:.4f}\n"
+        for title, lines in panels
+        for number, line in enumerate(lines, 1)
+        for hours, value in line
+    )
+    return "".join(["figure,training,cpu_hours,value\n", *rows])
 
 
 def draw(panels: Sequence[tuple[str, list[Line]]]) -> bytes:
@@ -86,16 +111,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--bottleneck", action="append", required=True)
     parser.add_argument("--judged", action="append", nargs=2, default=[], metavar=("FILE", "HOURS"))
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--earlier", metavar="CURVE")
     asked = parser.parse_args(arguments)
-    panels = [("bottleneck: held-out mel L1", curve_of(asked.bottleneck, "mel_head"))]
-    if asked.judged:
-        panels += [
-            ("decoder: ESTOI", judged(asked.judged, "estoi")),
-            ("decoder: DistillMOS", judged(asked.judged, "distill_mos")),
-        ]
-    lines = [f"{title},{hours:.3f},{value:.4f}\n" for title, drawn in panels for line in drawn for hours, value in line]
+    earlier = earlier_lines(asked.earlier) if asked.earlier else {}
+    drawn = earlier.get(BOTTLENECK, [])
+    before = drawn[-1][-1][0] if drawn else 0.0
+    panels = [(BOTTLENECK, drawn + curve_of(asked.bottleneck, "mel_head", before))]
+    for title, name in JUDGED.items():
+        lines = earlier.get(title, []) + judged(asked.judged, name)
+        panels += [(title, lines)] if lines else []
     store.publish_bytes(str(asked.out / "speech16k-curve.png"), draw(panels))
-    store.publish_bytes(str(asked.out / "speech16k-curve.csv"), "".join(["figure,cpu_hours,value\n", *lines]).encode())
+    store.publish_bytes(str(asked.out / "speech16k-curve.csv"), as_csv(panels).encode())
 
 
 if __name__ == "__main__":

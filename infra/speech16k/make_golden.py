@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 
 from syllabary.shards import audio
 from syllabary.shards.errors import InputError
-from syllabary.shards.outputs import pretty_json
-from syllabary.shards.store import BUILTIN
+from syllabary.shards.store import BUILTIN, pretty_json
 from syllabary.workers.tokenizer.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parent.parent.parent

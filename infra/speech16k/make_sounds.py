@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from infra.speech16k.sources import LIBRISPEECH, source_of
-from syllabary.shards import audio, store
-from syllabary.shards.dataset import index, wds
+from syllabary.shards import audio, dataset, store
 from syllabary.shards.errors import InputError
 from syllabary.workers.tokenizer.tokenizer import Tokenizer
 
@@ -58,7 +57,7 @@ def write_sounds(rows: list[dict[str, Any]], shards: str, tokenizer: Tokenizer, 
         stem = f"{number}-{row['speaker']}"
         original = out / f"{stem}-original.flac"
         if not original.exists():
-            store.publish_bytes(str(original), wds.read_utterance(shards, row))
+            store.publish_bytes(str(original), dataset.read_utterance(shards, row))
         samples, rate = audio.decode(original.read_bytes())
         restored = tokenizer.decode(tokenizer.encode(samples, rate).tokens, len(samples), rate)
         store.publish_bytes(str(out / f"{stem}-restored.flac"), audio.encode_flac(restored, rate))
@@ -138,7 +137,7 @@ def main() -> int:
     shards, uri, *place = sys.argv[1:]
     out = Path(place[0]) if place else OUT
     tokenizer = Tokenizer.load(uri)
-    rows = chosen(index.read_index(shards, splits=["valid", "test"]).to_pylist())
+    rows = chosen(dataset.read_index(shards, splits=["valid", "test"]).to_pylist())
     lines = write_sounds(rows, shards, tokenizer, out)
     store.publish_bytes(str(out / "README.md"), page_of(lines, tokenizer, uri).encode())
     print(f"{out}: {len(lines)} utterances")

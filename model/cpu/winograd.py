@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from syllabary.model.convolution import LEAKY_SLOPE, ResidualBlock, SameConv1d
+from syllabary.model.layers import LEAKY_SLOPE, ResidualBlock, SameConv1d
 
 _WIDE, _LONG = 96, 2
 _MARGIN = 64
@@ -90,10 +90,10 @@ class Planes:
 
     def activated(self) -> Planes:
         """Leaky ReLU of the values, in other planes."""
-        found = self.empty_like()
-        for plane, out in zip(self.whole(), found.whole(), strict=True):
+        activated = self.empty_like()
+        for plane, out in zip(self.whole(), activated.whole(), strict=True):
             leaky_relu_out(plane, LEAKY_SLOPE, out=out)
-        return found
+        return activated
 
 
 @dataclass(frozen=True)

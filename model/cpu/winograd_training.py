@@ -16,7 +16,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from syllabary.model.convolution import LEAKY_SLOPE, ResidualBlock, SameConv1d
 from syllabary.model.cpu.winograd import (
     Planes,
     Scratch,
@@ -27,6 +26,7 @@ from syllabary.model.cpu.winograd import (
     sums_of_inputs,
     wins,
 )
+from syllabary.model.layers import LEAKY_SLOPE, ResidualBlock, SameConv1d
 
 _leaky_relu_backward_out = torch.ops.aten.leaky_relu_backward.grad_input
 
@@ -106,13 +106,13 @@ class _Residuals(torch.autograd.Function):
         weights, buffers = ctx.saved_tensors[:num], ctx.saved_tensors[num:]
         kept = [Planes(even, odd) for even, odd in zip(buffers[::2], buffers[1::2], strict=True)]
         g, scratch = Planes.empty(grad.shape[1], grad.shape[0]).read(grad.T), Scratch(grad.shape[0])
-        hidden, found = g.empty_like(), list[Tensor]()
+        hidden, tap_gradients = g.empty_like(), list[Tensor]()
         for at in range(num - 2, -1, -2):
-            found = [
+            tap_gradients = [
                 *_step_back(g, hidden, kept[at : at + 2], weights[at : at + 2], ctx.dilations[at], scratch),
-                *found,
+                *tap_gradients,
             ]
-        return _clip(g), None, None, *found
+        return _clip(g), None, None, *tap_gradients
 
 
 def _step_back(

@@ -1,4 +1,4 @@
-"""What of latents and digits is speech, and what only tells the place of a frame in its clip.
+"""Measure how much of latents and digits is speech, and how much only encodes the place of a frame in its clip.
 
 A frame x_pi lies at place p of its clip (its index, from 0); i runs over the n_p clips that have a frame there. Places
 that fewer than ``min_clips`` clips reach do not count; N frames of P places are left. For each dim

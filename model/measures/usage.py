@@ -1,4 +1,4 @@
-"""How much of the code is used: level histogram, entropy, perplexity, effective rank of the latents."""
+"""Measure the use of the code: level histogram, entropy, perplexity, effective rank of the latents."""
 
 from __future__ import annotations
 

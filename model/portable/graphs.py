@@ -21,11 +21,10 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
 from syllabary.model import hifigan
-from syllabary.model.attention import SelfAttention
-from syllabary.model.codec import AnyGenerator
-from syllabary.model.convolution import SameConv1d
+from syllabary.model.codec import AnyGenerator, Fsq
+from syllabary.model.conformer import SelfAttention
 from syllabary.model.encoder import Encoder
-from syllabary.model.fsq import Fsq
+from syllabary.model.layers import SameConv1d
 from syllabary.model.spectral.formants import formant_factor
 from syllabary.model.spectral.front_end import LogSpectrum
 from syllabary.model.spectral.istft import InverseStft, IstftHead, bounded_gain
@@ -130,8 +129,8 @@ class _Bases(nn.Module):
     def forward(self, waveform: Float[Tensor, "batch samples"]) -> tuple[Tensor, Tensor]:
         """Real and imaginary parts [batch, bins, positions], a position a hop, centred on it."""
         margin = (self.n_fft - self.hop_length) // 2
-        found = F.conv1d(F.pad(waveform, (margin, margin))[:, None], self.weight, stride=self.hop_length)
-        real, imaginary = found.split(self.bins, dim=1)
+        parts = F.conv1d(F.pad(waveform, (margin, margin))[:, None], self.weight, stride=self.hop_length)
+        real, imaginary = parts.split(self.bins, dim=1)
         return real, imaginary
 
 

@@ -5,6 +5,9 @@
 
 An STFT frame is centred on its hop and ``T`` samples (a multiple of the hop) give exactly ``T / hop`` frames; the
 signal is zero outside the clip.
+
+ConvNeXt blocks over time (Liu et al. 2022, as in Vocos) and the local attention between them, where rates are slow, are
+the decoder's too. Their residual branches start near zero (model/layers.py).
 """
 
 from __future__ import annotations
@@ -14,12 +17,75 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from syllabary.model.config import DaamConfig, SpectralFrontEndConfig
-from syllabary.model.convolution import DownConv1d, SameConv1d
+from syllabary.model.config import AttentionConfig, DaamConfig, SpectralFrontEndConfig
+from syllabary.model.conformer import SelfAttention
 from syllabary.model.daam import Daam
-from syllabary.model.padding import stretch, zero_invalid
-from syllabary.model.precision import full_precision
-from syllabary.model.spectral.convnext import ChannelNorm, ConvNeXtStage
+from syllabary.model.layers import DownConv1d, SameConv1d, branch_end, full_precision, stretch, unit_gain, zero_invalid
+
+
+class ChannelNorm(nn.LayerNorm):
+    """LayerNorm over the channels of channels-first positions: each position by itself, so padding cannot leak."""
+
+    def forward(self, input: Float[Tensor, "batch channels positions"]) -> Float[Tensor, "batch channels positions"]:
+        """Shape is kept."""
+        return super().forward(input.transpose(1, 2)).transpose(1, 2)
+
+
+class ConvNeXtBlock(nn.Module):
+    """x += scale * contract(GELU(expand(LN(depthwise(x)))))."""
+
+    def __init__(self, channels: int, kernel: int, expansion: int) -> None:
+        super().__init__()
+        self.depthwise = unit_gain(nn.Conv1d(channels, channels, kernel, padding=kernel // 2, groups=channels))
+        self.norm = nn.LayerNorm(channels)
+        self.expand = unit_gain(nn.Linear(channels, expansion * channels))
+        self.contract = branch_end(nn.Linear(expansion * channels, channels))
+        self.scale = nn.Parameter(torch.ones(channels))
+
+    def forward(
+        self, x: Float[Tensor, "batch channels positions"], mask: Bool[Tensor, "batch positions"] | None
+    ) -> Float[Tensor, "batch channels positions"]:
+        """Shape is kept; invalid positions are read as zeros."""
+        hidden = self.norm(self.depthwise(zero_invalid(x, mask)).transpose(1, 2))
+        hidden = self.scale * self.contract(F.gelu(self.expand(hidden)))
+        return x + hidden.transpose(1, 2)
+
+
+class LocalAttention(nn.Module):
+    """x += attention(LN(x)) over channels-first positions, by rotary positions within a reach."""
+
+    def __init__(self, channels: int, config: AttentionConfig) -> None:
+        super().__init__()
+        self.attention = SelfAttention(channels, config.num_heads, is_rotary=True, reach=config.reach)
+
+    def forward(
+        self, x: Float[Tensor, "batch channels positions"], mask: Bool[Tensor, "batch positions"] | None
+    ) -> Float[Tensor, "batch channels positions"]:
+        """Shape is kept."""
+        return x + self.attention(x.transpose(1, 2), mask).transpose(1, 2)
+
+
+class ConvNeXtStage(nn.Module):
+    """``num_blocks`` blocks of one width; the last ones are each followed by local attention, as many as it has."""
+
+    def __init__(
+        self, channels: int, kernel: int, expansion: int, num_blocks: int, *, attention: AttentionConfig
+    ) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList()
+        for i in range(num_blocks):
+            self.blocks.append(ConvNeXtBlock(channels, kernel, expansion))
+            if i >= num_blocks - attention.num_layers:
+                self.blocks.append(LocalAttention(channels, attention))
+
+    def forward(
+        self, x: Float[Tensor, "batch channels positions"], mask: Bool[Tensor, "batch positions"] | None
+    ) -> Float[Tensor, "batch channels positions"]:
+        """Shape is kept."""
+        for block in self.blocks:
+            x = block(x, mask)
+        return x
+
 
 _MAGNITUDE_FLOOR = 1e-3
 _LOG_SCALE = 3.0

@@ -20,12 +20,9 @@ from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor, nn
 
 from syllabary.model.config import IstftDecoderConfig
-from syllabary.model.convolution import UpConv1d
-from syllabary.model.initialize import unit_gain
-from syllabary.model.padding import frame_mask, stretch, valid_mask, zero_invalid
-from syllabary.model.precision import full_precision
-from syllabary.model.spectral.convnext import ChannelNorm, ConvNeXtStage
+from syllabary.model.layers import UpConv1d, frame_mask, full_precision, stretch, unit_gain, valid_mask, zero_invalid
 from syllabary.model.spectral.formants import raise_formants
+from syllabary.model.spectral.front_end import ChannelNorm, ConvNeXtStage
 from syllabary.model.spectral.pitch import PitchLayer, likeliest_hz
 from syllabary.model.spectral.source import NUM_SOURCE_CHANNELS, Source, source_channels
 
@@ -133,13 +130,13 @@ class Trunk(nn.Module):
 
     @property
     def rate(self) -> int:
-        """Positions a frame."""
+        """Positions per frame."""
         return math.prod(self.strides)
 
     def forward(
         self, values: Float[Tensor, "batch dim frames"], mask: Bool[Tensor, "batch frames"] | None
     ) -> Float[Tensor, "batch channels positions"]:
-        """``rate`` positions a frame, zero at invalid ones; ``mask`` is that of the frames."""
+        """``rate`` positions per frame, zero at invalid ones; ``mask`` is that of the frames."""
         x, rate = self.stages[0](self.input(values), mask), 1
         for stride, up, stage in zip(self.strides, self.ups, list(self.stages)[1:], strict=True):
             x = up(zero_invalid(x, stretch(mask, rate)))

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from syllabary.model.config import CodecLossConfig
-from syllabary.model.precision import full_precision
+from syllabary.model.layers import full_precision
 
 _FLOOR = 1e-5
 

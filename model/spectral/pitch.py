@@ -14,8 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from syllabary.model.padding import over_clips, valid_mask, zero_invalid
-from syllabary.model.precision import full_precision
+from syllabary.model.layers import full_precision, over_clips, valid_mask, zero_invalid
 
 LOWEST_HZ, PER_OCTAVE, NUM_PITCHES = 60.0, 24, 72
 UNVOICED = NUM_PITCHES
@@ -183,9 +182,9 @@ def pitch_errors(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Numbers of positions: voicing wrong, all of them; more than a semitone off, all that are voiced in both."""
     shared = min(scores.shape[-1], hertz.shape[-1])
-    found, wanted = scores[..., :shared].argmax(dim=1), pitch_index(hertz[:, :shared])
+    guessed, wanted = scores[..., :shared].argmax(dim=1), pitch_index(hertz[:, :shared])
     mask = valid_mask(-(-num_samples // hop_length), shared, scores.device)
-    voiced, meant = found != UNVOICED, wanted != UNVOICED
+    voiced, meant = guessed != UNVOICED, wanted != UNVOICED
     both = voiced & meant & mask
-    off = both & ((found - wanted).abs() > 2)
+    off = both & ((guessed - wanted).abs() > 2)
     return ((voiced != meant) & mask).sum(), mask.sum(), off.sum(), both.sum()

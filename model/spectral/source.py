@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from syllabary.model.padding import zero_invalid
+from syllabary.model.layers import zero_invalid
 
 NUM_SOURCE_CHANNELS = 4
 _TOP_SHARE = 0.95  # of half the sample rate: how far up the harmonics reach
@@ -31,8 +31,8 @@ def source_channels(
     samples_per_position: int,
     sample_rate: int,
 ) -> Float[Tensor, "batch 4 positions"]:
-    """What a position needs to sound by itself: phase where it begins, cycles a sample at its two edges, and its place
-    in the frame, counted from 1. All four are 0 where the mask is False.
+    """The inputs of a position that sounds by itself: phase at its start, cycles per sample at its two edges, and its
+    place in the frame, counted from 1. All four are 0 where the mask is False.
 
     ``hertz``: the pitch at the middle of each position; between two of them it is their mean.
     """

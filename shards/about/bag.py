@@ -11,7 +11,7 @@ from pathlib import Path
 
 from syllabary.shards import store
 from syllabary.shards.errors import ConflictError, DamageError, NotFoundError
-from syllabary.shards.folder import Folder
+from syllabary.shards.store import Folder
 
 DECLARATION = b"BagIt-Version: 1.0\nTag-File-Character-Encoding: UTF-8\n"
 DATA = "data"

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from syllabary.shards import outputs
+from syllabary.shards import store
 from syllabary.shards.about.origin import Origin
 
 NAME = "croissant.json"
@@ -81,7 +81,7 @@ def croissant(
         "distribution": [_file_set(name, patterns) for name, (patterns, _) in record_sets.items()],
         "recordSet": [_record_set(name, schema) for name, (_, schema) in record_sets.items()],
     }
-    return outputs.pretty_json(value)
+    return store.pretty_json(value)
 
 
 def _file_set(name: str, patterns: list[str]) -> dict[str, Any]:

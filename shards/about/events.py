@@ -14,7 +14,7 @@ from typing import Any
 
 from syllabary.shards import store
 from syllabary.shards.errors import FormatError
-from syllabary.shards.folder import Folder
+from syllabary.shards.store import Folder
 
 FOLDER = "events"
 FIXITY_CHECK = "fixity check"

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from syllabary.shards.errors import FormatError, InputError, NotFoundError
-from syllabary.shards.folder import Folder
+from syllabary.shards.store import Folder
 
 CARD, SUMS = "README.md", "about.sha256"
 _LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
@@ -27,10 +27,10 @@ def publish_about(uri: str, files: Mapping[str, bytes]) -> bool:
     """
     folder, kept = Folder(uri), False
     for name, data in sorted(files.items()):
-        found = _read(folder, name)
-        if name == CARD and found not in (None, data) and _sha256(found or b"") != _known(uri).get(CARD):
+        present = _read(folder, name)
+        if name == CARD and present not in (None, data) and _sha256(present or b"") != _known(uri).get(CARD):
             kept = True
-        elif found != data:
+        elif present != data:
             folder.publish(name, data)
     text = "".join(f"{_sha256(data)}  {name}\n" for name, data in sorted(files.items()))
     if _read(folder, SUMS) != text.encode():
@@ -62,8 +62,8 @@ def read_sums(uri: str) -> dict[str, str]:
     data = _read(folder, SUMS)
     try:
         lines = [] if data is None else data.decode().splitlines()
-        found = [_LINE.fullmatch(line) for line in lines]
-        sums = {match[2]: match[1] for match in found if match is not None}
+        matches = [_LINE.fullmatch(line) for line in lines]
+        sums = {match[2]: match[1] for match in matches if match is not None}
         for name in sums:
             folder.join(name)  # refuses a name that leaves the folder
     except (UnicodeDecodeError, InputError) as error:

@@ -1,4 +1,4 @@
-"""Where speech comes from and under which licence it may be used: told once, to the ingest, and handed on.
+"""Where speech comes from and under which licence it may be used: stated once, to the ingest, and handed on.
 
 ``origin.json`` of shards, archive and blocks. Nothing is made up: what nobody has told is absent, and cards say so.
 """
@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Self
 
-from syllabary.shards import outputs
+from syllabary.shards import store
 from syllabary.shards.errors import FormatError
-from syllabary.shards.folder import Folder
+from syllabary.shards.store import Folder
 
 NAME = "origin.json"
 
@@ -35,8 +35,8 @@ class Origin:
         return Origin(**(asdict(self) | told))
 
     def encode(self) -> bytes:
-        """As ``origin.json``."""
-        return outputs.pretty_json({name: value for name, value in asdict(self).items() if value})
+        """Encode as ``origin.json``."""
+        return store.pretty_json({name: value for name, value in asdict(self).items() if value})
 
     @classmethod
     def read(cls, uri: str) -> Self:
@@ -44,9 +44,9 @@ class Origin:
         folder = Folder(uri)
         if not folder.exists(NAME):
             return cls()
-        found = folder.read_json(NAME)
-        if not {*found} <= {"title", "licence", "origin"} or not all(isinstance(v, str) for v in found.values()):
+        stored = folder.read_json(NAME)
+        if not {*stored} <= {"title", "licence", "origin"} or not all(isinstance(v, str) for v in stored.values()):
             raise FormatError(
                 "not a description of an origin", value=folder.join(NAME), expected="title, licence, origin as texts"
             )
-        return cls(**found)
+        return cls(**stored)

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from syllabary.shards import outputs, store
+from syllabary.shards import dataset, outputs
 from syllabary.shards.about.files import CARD, check_about
 from syllabary.shards.archive import parts as token_archive
 from syllabary.shards.archive.ledger import (
@@ -32,10 +32,18 @@ from syllabary.shards.archive.ledger import (
     sums_name,
     sums_text,
 )
-from syllabary.shards.archive.parts import LEDGER, PARTS, SUMS, ArchiveFormat, PartMetadata, open_part, part_name
-from syllabary.shards.dataset import index
+from syllabary.shards.archive.parts import (
+    LEDGER,
+    PARTS,
+    SUMS,
+    ArchiveFormat,
+    PartMetadata,
+    open_part,
+    part_name,
+    read_format,
+)
 from syllabary.shards.errors import FormatError, NotFoundError, SyllabaryError
-from syllabary.shards.folder import Folder
+from syllabary.shards.store import Folder
 
 _READ_ERRORS = (pa.ArrowException, OSError, ValueError, ArithmeticError)  # the last: lengths and rates without sense
 _SHOWN_SPANS = 3
@@ -97,7 +105,7 @@ def audit_archive(
     form = read_format(archive_uri)
     sizes = part_sizes(archive_uri)
     names = {PARTS: list(sizes), **{folder: shards_in(archive_uri, folder) for folder in (LEDGER, SUMS)}}
-    indexed = set(index.committed_shards(shards_uri)) if shards_uri else None
+    indexed = set(dataset.committed_shards(shards_uri)) if shards_uri else None
     told_of = set[str]().union(*names.values(), indexed or ())
     audit = Audit(findings=[*_coverage_findings(names, indexed), *_done_findings(archive_uri, len(told_of))])
     for name, what in check_about(archive_uri):
@@ -108,7 +116,7 @@ def audit_archive(
     audit.intact = {shard: size for shard, size in sizes.items() if known.get(shard) == size}
     todo = [shard for shard in sizes if shard not in audit.intact]
     for number, shard in enumerate(todo):
-        rows = index.read_index_part(shards_uri, shard) if shards_uri and indexed and shard in indexed else None
+        rows = dataset.read_index_part(shards_uri, shard) if shards_uri and indexed and shard in indexed else None
         _audit_part(archive_uri, shard, form, rows, audit)
         audit.intact[shard] = sizes[shard]
         if on_part:
@@ -127,12 +135,6 @@ def _done_findings(archive_uri: str, num_shards: int) -> Iterable[Finding]:
         return
     if done is not None and done.get("num_parts", 0) > num_shards:
         yield Finding(outputs.DONE, f"counts {done['num_parts']} parts, but there are traces of {num_shards}")
-
-
-def read_format(archive_uri: str) -> ArchiveFormat:
-    """Read the format of an archive from its claim. Raises NotFoundError, FormatError, VersionError."""
-    claim = outputs.read_claim(archive_uri, "archive")
-    return ArchiveFormat.from_json({**claim["inputs"], **claim["config"]}, store.join(archive_uri, outputs.CLAIM))
 
 
 def _coverage_findings(names: dict[str, list[str]], indexed: set[str] | None) -> Iterable[Finding]:

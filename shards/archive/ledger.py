@@ -30,7 +30,7 @@ from syllabary.shards.archive.parts import (
     part_name,
 )
 from syllabary.shards.errors import ConflictError, DamageError, FormatError, NotFoundError
-from syllabary.shards.folder import Folder
+from syllabary.shards.store import Folder
 
 LEDGER_SCHEMA = pa.schema(
     [

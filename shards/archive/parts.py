@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from crc32c import crc32c
 from numpy.typing import NDArray
 
-from syllabary.shards import outputs
+from syllabary.shards import outputs, store
 from syllabary.shards.archive.packing import Packing
 from syllabary.shards.errors import DamageError, FormatError, require_version
 
@@ -231,6 +231,12 @@ def open_part(source: Any, where: str, *, checked: bool = True) -> pq.ParquetFil
 
 
 REBUILD = "run `syllabary tokenize` again: it rebuilds the part"
+
+
+def read_format(archive_uri: str) -> ArchiveFormat:
+    """Read the format of an archive from its claim. Raises NotFoundError, FormatError, VersionError."""
+    claim = outputs.read_claim(archive_uri, "archive")
+    return ArchiveFormat.from_json({**claim["inputs"], **claim["config"]}, store.join(archive_uri, outputs.CLAIM))
 
 
 def row_tokens(table: pa.Table, num_groups: int) -> list[NDArray[np.uint16]]:

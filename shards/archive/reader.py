@@ -12,9 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from syllabary.shards import outputs, store
-from syllabary.shards.archive.audit import read_format
 from syllabary.shards.archive.ledger import part_sizes
-from syllabary.shards.archive.parts import REBUILD, ArchiveFormat, PartMetadata, open_part, part_name
+from syllabary.shards.archive.parts import REBUILD, ArchiveFormat, PartMetadata, open_part, part_name, read_format
 from syllabary.shards.archive.where import Condition
 from syllabary.shards.errors import DamageError, FormatError, NotFoundError
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from syllabary.shards.errors import FormatError
-from syllabary.shards.folder import Folder
+from syllabary.shards.store import Folder
 
 RECORD = "verified.json"
 _FIX = "verify everything, without --new: it writes the record anew"

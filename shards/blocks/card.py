@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from syllabary.shards import outputs
+from syllabary.shards import store
 from syllabary.shards.about import croissant, origin
 from syllabary.shards.about.card import card, table
 from syllabary.shards.about.origin import Origin
@@ -67,7 +67,7 @@ def blocks_files(
         "README.md": card(title, configs if is_parquet else {}, told, sections),
         origin.NAME: told.encode(),
         FORMAT_TEXT: format_text(),
-        "blocks.json": outputs.pretty_json(dict(metadata)),
+        "blocks.json": store.pretty_json(dict(metadata)),
         **{f"tokenizer/{name}": data for name, data in tokenizer.items()},
     }
     if is_parquet:

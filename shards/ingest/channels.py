@@ -1,4 +1,4 @@
-"""From several channels to one: which are dead, which cancel each other, and what their mean may be made of."""
+"""Mix several channels to one: find dead channels and those that cancel each other, and average the others."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Mixing:
     note: str = ""
 
     def mono(self, samples: Samples) -> Samples:
-        """[frames, channels] to [frames]."""
+        """Mix [frames, channels] to [frames]."""
         return to_mono(samples if self.chosen is None else samples[:, list(self.chosen)])
 
 
@@ -46,7 +46,7 @@ class _Powers:
 
 
 def find_mixing(path: Path, config: IngestConfig) -> Mixing:
-    """How to mix a recording of several channels; reads it once.
+    """Decide how to mix a recording of several channels; reads it once.
 
     Raises:
         RecordingError: it does not decode, or its channels cancel and the configuration refuses that.

@@ -1,4 +1,4 @@
-"""How a corpus becomes shards: coverage, filters, splits and sizes, as one frozen configuration."""
+"""The configuration of sharding a corpus: coverage, filters, splits and sizes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Layout = Literal["auto", "librilight", "folder", "manifest", "nemo", "lhotse", "kaldi", "table", "parquet", "tar"]
+from syllabary.shards.ingest.layouts import Layout
 
 
 class Config(BaseModel):
@@ -19,7 +19,7 @@ class IngestConfig(Config):
     """Configuration of ``syllabary shard``. Durations in seconds.
 
     Attributes:
-        layout: what the source is; "auto" tells by its content. "librilight" reads speaker and voice activity from the
+        layout: what the source is; "auto" goes by its content. "librilight" reads speaker and voice activity from the
             JSON beside each FLAC, "folder" takes any audio and detects voice itself; "manifest" (one JSON object a
             line), "nemo", "lhotse" and "table" (CSV, TSV) are files that list audio, "kaldi" is a data directory,
             "parquet" holds the audio itself. See docs/sources.md.

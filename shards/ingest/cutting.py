@@ -1,4 +1,4 @@
-"""Writing one shard: its recordings are read one after the other, cut, filtered, encoded and accounted for.
+"""Write one shard: read its recordings one after the other, cut, filter, encode and account for them.
 
 The bytes of a shard depend on its plan, its recordings and the configuration alone. A recording that turns out damaged
 leaves nothing in the shard; memory is bounded by the longest utterance.
@@ -14,10 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from syllabary.shards import store
+from syllabary.shards import dataset, store
 from syllabary.shards.audio import Samples, encode_flac, resampled_length
-from syllabary.shards.dataset import index
-from syllabary.shards.dataset.wds import ShardWriter
+from syllabary.shards.dataset import ShardWriter
 from syllabary.shards.ingest import filters
 from syllabary.shards.ingest.channels import Mixing, find_mixing
 from syllabary.shards.ingest.config import IngestConfig
@@ -36,7 +35,7 @@ _MEMBER = ("utterance_id", "recording_id", "speaker", "split", "sample_rate", "n
 
 @dataclass(frozen=True)
 class Inputs:
-    """How a shard writer gets at its inputs.
+    """A shard writer's access to its inputs.
 
     Attributes:
         fetch: (recording, temporary folder) to a local path of its audio. Raises RecordingError.
@@ -57,11 +56,11 @@ def write_shard(shards_uri: str, plan: ShardPlan, config: IngestConfig, inputs: 
     Raises:
         StorageError: the output refuses, or the store of the source is at fault.
     """
-    with store.publishing(index.shard_uri(shards_uri, plan.shard)) as path, ShardWriter(path) as tar:
+    with store.publishing(dataset.shard_uri(shards_uri, plan.shard)) as path, ShardWriter(path) as tar:
         writing = _Writing(plan, config, inputs, tar)
         writing.run()
     publish_ledger(shards_uri, plan.shard, writing.ledger)
-    index.publish_index(shards_uri, plan.shard, writing.rows)
+    dataset.publish_index(shards_uri, plan.shard, writing.rows)
     quarantined = {row["recording_id"]: row["detail"] for row in writing.ledger if row["status"] == "quarantined"}
     return {
         "shard": plan.shard,
@@ -204,10 +203,10 @@ class _Writing:
 
 
 class _Transcript:
-    """Which utterance of a recording the recording's text belongs to.
+    """Assigns the recording's text to an utterance of it.
 
-    An utterance that holds all speech of its recording has the text as its own. Of a recording that was cut into
-    several nobody knows which words are where: no utterance claims them, and the first carries them as
+    An utterance that holds all speech of its recording has the text as its own. Where a recording was cut into
+    several, it is unknown which words are where: no utterance claims them, and the first carries them as
     ``recording_text`` of its ``extra``, so that they are not lost.
     """
 
@@ -230,7 +229,7 @@ def _is_one_utterance(regions: list[Region], max_samples: int) -> bool:
 
 
 class _Outcome(NamedTuple):
-    """What became of a span: the ledger's status, its detail, and a note."""
+    """The outcome of a span: the ledger's status, its detail, and a note."""
 
     status: str
     detail: str = ""
@@ -245,13 +244,17 @@ def _row(recording: Recording, outcome: _Outcome, start: int, num_samples: int, 
 
 def _whole(recording: Recording, path: Path | None, config: IngestConfig, status: str, detail: str) -> Row:
     """The ledger row of a recording that is not cut: its length is what of it decodes."""
-    found = Decodable() if path is None else decodable(path)
-    if not found.rate:
+    decoded = Decodable() if path is None else decodable(path)
+    if not decoded.rate:
         return _row(recording, _Outcome(status, detail), 0, 0, 0)
-    start = round((recording.start_s or 0.0) * found.rate)
-    stop = found.num_frames if recording.end_s is None else min(found.num_frames, round(recording.end_s * found.rate))
-    rate = min(found.rate, config.max_sample_rate)
-    row = _row(recording, _Outcome(status, detail), 0, resampled_length(max(0, stop - start), found.rate, rate), rate)
-    if Reading.of(recording).is_whole and found.promised is not None:
-        row["promised_samples"] = resampled_length(found.promised, found.rate, rate)
+    start = round((recording.start_s or 0.0) * decoded.rate)
+    stop = (
+        decoded.num_frames
+        if recording.end_s is None
+        else min(decoded.num_frames, round(recording.end_s * decoded.rate))
+    )
+    rate = min(decoded.rate, config.max_sample_rate)
+    row = _row(recording, _Outcome(status, detail), 0, resampled_length(max(0, stop - start), decoded.rate, rate), rate)
+    if Reading.of(recording).is_whole and decoded.promised is not None:
+        row["promised_samples"] = resampled_length(decoded.promised, decoded.rate, rate)
     return row

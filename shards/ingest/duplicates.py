@@ -1,4 +1,4 @@
-"""Recordings with identical samples, found before decoding where the format allows.
+"""Find recordings with identical samples, before decoding where the format allows.
 
 The mark of a recording is the md5 of its interleaved PCM: a FLAC file carries it in its header, other files are decoded
 for it. A FLAC header may promise samples that the file has lost, so of several recordings with one mark the first that

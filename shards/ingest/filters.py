@@ -1,4 +1,4 @@
-"""What makes an utterance unfit, each rule off unless the recipe sets it. Figures are of the samples as stored."""
+"""Filters of utterances, each off unless the recipe sets it. Figures are of the samples as stored."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _CLIPPED = 1 - 1.5 / FULL_SCALE
 
 
 def language_reason(language: str | None, config: IngestConfig) -> str:
-    """Why a language tag is not wanted; empty when it is."""
+    """Reason why a language tag is not wanted; empty when it is."""
     wanted = {name.casefold() for name in config.languages}
     if not wanted or (language or "").casefold() in wanted:
         return ""
@@ -20,7 +20,7 @@ def language_reason(language: str | None, config: IngestConfig) -> str:
 
 
 def reject(samples: Samples, rate: int, snr_db: float | None, config: IngestConfig) -> str:
-    """Why an utterance [num_samples] is filtered; empty when it is kept. ``snr_db`` None is estimated."""
+    """Reason why an utterance [num_samples] is filtered; empty when it is kept. ``snr_db`` None is estimated."""
     if config.over_full_scale == "filter" and len(samples) and float(np.abs(samples).max()) > config.max_peak:
         return "over full scale"
     if config.max_clipping_percent is not None and clipping_percent(samples) > config.max_clipping_percent:

@@ -1,4 +1,4 @@
-"""The ingest around its shards: claim the output, plan what is new, and account for everything at the end.
+"""Frame an ingest: claim the output, plan what is new, and account for everything at the end.
 
 What lies between, writing the planned shards, is :func:`syllabary.shards.ingest.cutting.write_shard`, in any order and
 any process.
@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from syllabary.shards import outputs, store
-from syllabary.shards.dataset.index import SPLITS, committed_shards, index_uri, read_index_part
+from syllabary.shards.dataset import SPLITS, committed_shards, index_name, read_index_part
 from syllabary.shards.errors import FormatError, InputError
 from syllabary.shards.ingest.config import IngestConfig
 from syllabary.shards.ingest.cutting import Inputs
@@ -27,12 +27,13 @@ from syllabary.shards.ingest.recordings import Recording
 from syllabary.shards.ingest.sources.files import fetch_input, read_input
 from syllabary.shards.ingest.sources.librilight import parse_sidecar
 from syllabary.shards.ingest.sources.streamed import VoiceActivity
+from syllabary.shards.store import Folder
 
 _LIMITS = {"max_quarantined_percent", "quarantine_allowance"}  # they decide when to stop, not what is written
 
 
 def claim_output(out: str, source: str, config: IngestConfig, inputs: Mapping[str, Any] | None = None) -> None:
-    """Take the output for this configuration. The recordings of a folder or manifest are pinned by the plan.
+    """Claim the output for this configuration. The recordings of a folder or manifest are pinned by the plan.
 
     Raises:
         InputError: the output lies inside the source, and would become its own input.
@@ -60,7 +61,7 @@ def update_plan(out: str, found: list[Recording], config: IngestConfig) -> list[
         earlier = [recording for plan in located for recording in plan.recordings]
         new = mark_duplicates(new, earlier, fetch)
     added = plan_shards(new, config, next_numbers(planned))
-    store.delete(store.join(out, outputs.DONE))
+    Folder(out).delete(outputs.DONE)
     publish_plan(out, len(generations), added)
     return [*located, *added]
 
@@ -85,7 +86,7 @@ def fetch(recording: Recording, folder: Path) -> Path:
 
 
 def voice_activity(recording: Recording) -> VoiceActivity | None:
-    """What the JSON beside a recording says; None when there is no JSON."""
+    """Read the JSON beside a recording; None when there is none."""
     if recording.sidecar is None:
         return None
     return parse_sidecar(read_input(recording.sidecar)).voice_activity
@@ -95,7 +96,7 @@ FILES = Inputs(fetch, voice_activity)
 
 
 def require_few_quarantined(num_quarantined: int, num_recordings: int, config: IngestConfig, reason: str) -> None:
-    """Stop when too much of a corpus is unusable. Raises InputError."""
+    """Raise when too much of a corpus is unusable. Raises InputError."""
     limit = config.max_quarantined_percent / 100 * num_recordings
     if num_quarantined > max(limit, config.quarantine_allowance):
         raise InputError(
@@ -168,5 +169,5 @@ def _index_digest(out: str, plans: Iterable[ShardPlan]) -> str:
     """sha256 over the index parts in order of their names: it pins every utterance."""
     whole = hashlib.sha256()
     for shard in sorted(plan.shard for plan in plans):
-        whole.update(hashlib.sha256(store.read_bytes(index_uri(out, shard))).digest())
+        whole.update(hashlib.sha256(Folder(out).read(index_name(shard))).digest())
     return whole.hexdigest()

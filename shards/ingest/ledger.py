@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from syllabary.shards import store
-from syllabary.shards.dataset.index import parquet_bytes
+from syllabary.shards.dataset import parquet_bytes
 from syllabary.shards.errors import FormatError
+from syllabary.shards.store import Folder
 
 LEDGER_SCHEMA = pa.schema(
     [
@@ -61,15 +61,15 @@ def fill_gaps(rows: Iterable[Row], num_samples: int, gap: Row) -> list[Row]:
     return filled
 
 
-def ledger_uri(shards_uri: str, shard: str) -> str:
-    """Where the ledger part of a shard lies."""
-    return store.join(shards_uri, "ledger", f"{shard}.parquet")
+def ledger_name(shard: str) -> str:
+    """Path of a shard's part of the ledger below the shards."""
+    return f"ledger/{shard}.parquet"
 
 
 def publish_ledger(shards_uri: str, shard: str, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write the ledger part of a shard; before its index part, so that a committed shard is accounted for."""
     table = pa.Table.from_pylist(list(rows), schema=LEDGER_SCHEMA)
-    store.publish_bytes(ledger_uri(shards_uri, shard), parquet_bytes(table))
+    Folder(shards_uri).publish(ledger_name(shard), parquet_bytes(table))
 
 
 def read_ledger(shards_uri: str, shards: Iterable[str]) -> pa.Table:
@@ -80,17 +80,19 @@ def read_ledger(shards_uri: str, shards: Iterable[str]) -> pa.Table:
 
 
 def _read_part(shards_uri: str, shard: str) -> pa.Table:
-    uri = ledger_uri(shards_uri, shard)
+    shards, name = Folder(shards_uri), ledger_name(shard)
     try:
-        return pq.read_table(io.BytesIO(store.read_bytes(uri)), page_checksum_verification=True)
+        return pq.read_table(io.BytesIO(shards.read(name)), page_checksum_verification=True)
     except (pa.ArrowInvalid, OSError) as error:
-        raise FormatError("damaged ledger part", value=uri, fix="delete its index part and shard again") from error
+        raise FormatError(
+            "damaged ledger part", value=shards.join(name), fix="delete its index part and shard again"
+        ) from error
 
 
 def totals(ledger: pa.Table) -> list[Row]:
     """One row for each outcome: status, detail, recordings it touches, seconds and percent; they sum to 100 %.
 
-    The details of "shard" and "duplicate" rows name one place each and are not told apart here.
+    The details of "shard" and "duplicate" rows name one place each and are not distinguished here.
     """
     told = pc.is_in(ledger["status"], value_set=pa.array(["filtered", "quarantined"]))
     detail = pc.if_else(told, ledger["detail"], "")
@@ -123,7 +125,7 @@ def promised_s(ledger: pa.Table) -> float:
 
 
 def notes(ledger: pa.Table) -> dict[str, int]:
-    """How many spans have a note of each kind: what stands before its first colon or number."""
+    """Count the spans with a note of each kind, which is its text before the first colon or number."""
     counts: Counter[str] = Counter()
     for note in pc.unique(ledger["note"].drop_null()).to_pylist() if len(ledger) else ():
         number = pc.sum(pc.equal(ledger["note"], note)).as_py()

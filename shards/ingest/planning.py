@@ -1,4 +1,4 @@
-"""The plan of an ingest: which recording goes to which shard, decided before any audio is decoded.
+"""Plan an ingest: which recording goes to which shard, decided before any audio is decoded.
 
 A plan is a *generation*: ``plan/000000.parquet`` for the first listing of a source, the next number for recordings
 that were added later. Shards never cross generations, so adding data leaves what is there untouched. Planning is pure:
@@ -17,12 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from syllabary.shards import store
-from syllabary.shards.dataset.index import SPLITS
+from syllabary.shards.dataset import SPLITS
 from syllabary.shards.errors import ConflictError, FormatError
-from syllabary.shards.folder import Folder
 from syllabary.shards.ingest.config import IngestConfig
 from syllabary.shards.ingest.recordings import Recording
 from syllabary.shards.ingest.splits import split_of
+from syllabary.shards.store import Folder
 
 PLAN_SCHEMA = pa.schema(
     [
@@ -63,7 +63,7 @@ class ShardPlan:
 
 
 class Packer:
-    """Fills shards one recording at a time, one open shard a split; closes a shard that has reached the target size."""
+    """Fills shards recording by recording, with one open shard per split; closes a shard at the target size."""
 
     def __init__(self, config: IngestConfig, next_numbers: dict[str, int] | None = None) -> None:
         self._config = config
@@ -79,7 +79,7 @@ class Packer:
         return self._close(split) if self._sizes[split] >= self._config.shard_size_mb * 1e6 else None
 
     def rest(self) -> list[ShardPlan]:
-        """The shards still open, closed."""
+        """Close the shards that are still open, and return them."""
         return [self._close(split) for split in SPLITS if self._open[split]]
 
     def _close(self, split: str) -> ShardPlan:
@@ -92,7 +92,7 @@ class Packer:
 def plan_shards(
     recordings: Iterable[Recording], config: IngestConfig, next_numbers: dict[str, int] | None = None
 ) -> list[ShardPlan]:
-    """Shards of about the target size, one split each.
+    """Plan shards of about the target size, one split each.
 
     Recordings are taken in the order of a hash of their id, so that a shard mixes speakers.
     """
@@ -135,7 +135,7 @@ def _plans(shards_uri: str) -> Folder:
 
 
 def read_plans(shards_uri: str) -> list[list[ShardPlan]]:
-    """The generations there are, oldest first. Locations are not stored: see :func:`located`. Raises FormatError."""
+    """Read all generations, oldest first. Locations are not stored: see :func:`located`. Raises FormatError."""
     return [_read_plan(entry.uri) for entry in _plans(shards_uri).list(suffix=".parquet")]
 
 
@@ -161,7 +161,7 @@ def next_numbers(plans: Iterable[ShardPlan]) -> dict[str, int]:
 
 
 def match(planned: Sequence[ShardPlan], found: Iterable[Recording]) -> tuple[dict[str, Recording], list[Recording]]:
-    """The found recordings that are planned, by id, and those that are new.
+    """Match found recordings to the plan: those that are planned, by id, and those that are new.
 
     Raises:
         ConflictError: a planned recording is gone or has changed.

@@ -1,4 +1,4 @@
-"""What is known of a recording before it is decoded, and the safe spelling of names that come from outside."""
+"""A recording before it is decoded, and the safe spelling of names that come from outside."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Verdict = Literal["", "filtered", "duplicate", "quarantined"]
 
 
 class RecordingError(Exception):
-    """This recording cannot be used, and why; it goes to quarantine and the run goes on.
+    """Raised where a recording cannot be used: it is quarantined and the run goes on.
 
     The message names no path of this machine: it is stored in the ledger.
     """
 
 
 class FilteredError(RecordingError):
-    """A rule of the recipe leaves this whole recording out; the message is the rule."""
+    """Raised where a rule of the recipe leaves out a whole recording; the message is the rule."""
 
 
 class MiscountedError(RecordingError):
@@ -78,9 +78,9 @@ def speaker_name(name: str) -> str:
 
 
 def extra_json(values: Mapping[str, Any]) -> str | None:
-    """What a source says beyond the known columns as canonical JSON; None when it is nothing.
+    """Encode what a source gives beyond the known columns as canonical JSON; None where there is nothing.
 
-    Values that JSON has no word for (NaN, dates, bytes) are kept as text.
+    Values that JSON cannot hold (NaN, dates, bytes) are kept as text.
     """
     said = {key: _plain(value) for key, value in values.items() if value is not None}
     return canonical_json(said).decode("utf-8", "replace") if said else None

@@ -1,4 +1,4 @@
-"""From voice activity to utterances: regions of speech, tiles, and the quietest point to cut long speech at.
+"""Turn voice activity into utterances: regions of speech, tiles, and cuts of long speech at its quietest points.
 
 All positions are samples at the shard's rate, as half-open (start, stop).
 """

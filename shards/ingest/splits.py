@@ -1,4 +1,4 @@
-"""Which split a speaker belongs to: a stable hash decides, so adding data moves nobody.
+"""Assign speakers to splits by a stable hash, so that adding data moves no speaker.
 
 The hash places a name on 0..100 percent: below ``test_percent`` is test, the next ``valid_percent`` are valid, the rest
 is train. With few names the shares are far from exact and a split may stay empty; ``split_by: recording`` hashes the

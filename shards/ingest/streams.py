@@ -1,4 +1,4 @@
-"""A recording read from start to end in bounded memory: mono, at the shard's rate, any window in order."""
+"""Read a recording from start to end in bounded memory: mono, at the shard's rate, any window in order."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SLACK_S = 0.1  # a manifest's end may pass the recording's by this much: durati
 
 @dataclass(frozen=True)
 class Reading:
-    """What of a file is read, and how.
+    """The part of a file to be read, and how it is read.
 
     Attributes:
         start_s, end_s: the part of the file; None is the file's own start or end.

@@ -1,4 +1,4 @@
-"""Where speech is, for sources that do not say: WebRTC's voice detector over the whole recording, in bounded memory."""
+"""Detect speech for sources without voice activity: WebRTC's detector over the whole recording, in bounded memory."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from syllabary.shards import outputs
+from syllabary.shards import outputs, store
 from syllabary.workers.training import precision as training_precision
 from syllabary.workers.training.precision import Bf16Unit
 from tests.helpers.training_testing import no_dropout, replaced, train_here, trained, training_recipe, watched
@@ -149,4 +149,4 @@ def test_a_run_of_precision_auto_keeps_the_precision_it_began_with(single, shard
     )
     assert trained(broken).weights == trained(lowered).weights != trained(whole).weights
     assert [outputs.read_done(out)["precision"] for out in (broken, whole)] == ["bf16", "fp32"]
-    assert outputs.read_json(f"{broken}/config.json")["pretrain"]["precision"] == "bf16"
+    assert store.read_json(f"{broken}/config.json")["pretrain"]["precision"] == "bf16"

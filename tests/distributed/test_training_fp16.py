@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from syllabary.workers.training.checkpoints import CheckpointStore
-from syllabary.workers.training.fp16 import LossScale
+from syllabary.workers.training.engine import LossScale
 from tests.helpers.training_testing import no_dropout, train_here, trained, training_recipe, watched
 
 pytestmark = pytest.mark.long

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from syllabary.shards.dataset.index import read_index
+from syllabary.shards.dataset import read_index
 from syllabary.shards.errors import ConflictError, InputError, NotFoundError
 from tests.helpers.ingest_testing import (
     RATE,

@@ -14,8 +14,7 @@ import pytest
 import s3fs
 
 from syllabary.shards import store
-from syllabary.shards.dataset.index import read_index
-from syllabary.shards.dataset.wds import ShardWriter, read_utterance
+from syllabary.shards.dataset import ShardWriter, read_index, read_utterance
 from syllabary.shards.errors import NotFoundError, StorageError, UnavailableError
 from tests.helpers.http_server import Answering, QuietServer
 from tests.helpers.ingest_testing import (

@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 import soundfile
 
-from syllabary.shards import outputs, store
-from syllabary.shards.dataset import index
+from syllabary.shards import dataset, outputs, store
 from syllabary.shards.errors import ConfigError, ConflictError, FormatError, InputError, NotFoundError
-from syllabary.shards.outputs import pretty_json
+from syllabary.shards.store import pretty_json
 from syllabary.workers.control.jobs import ExportJob, PretrainJob, TrainCodecJob
 from syllabary.workers.training.checkpoints import CheckpointStore
 from syllabary.workers.training.export import export
@@ -249,7 +248,7 @@ def _train_while_a_shard_vanishes(recipe: Any, out: str, shards: str, victim: st
 def test_a_shard_that_vanishes_during_training_is_quarantined_and_the_run_goes_on(gang, tmp_path):
     shards, out = write_training_shards(str(tmp_path / "shards")), str(tmp_path / "out")
     recipe = training_recipe(pretrain__max_quarantined_percent=60)
-    victim = index.shard_uri(shards, "train-000001")
+    victim = dataset.shard_uri(shards, "train-000001")
     (said,) = gang.run(_train_while_a_shard_vanishes, recipe, out, shards, victim)
     done = outputs.read_done(out)
     assert done is not None and done["steps"] == 8

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from syllabary.shards import outputs, store
-from syllabary.shards.dataset import index
+from syllabary.shards import dataset, outputs, store
 from syllabary.shards.errors import StorageError, SyllabaryError
 from syllabary.workers.recipes.recipe import Recipe
 from syllabary.workers.training.checkpoints import CheckpointStore, Manifest
@@ -220,9 +219,9 @@ def test_unreadable_utterances_count_over_all_ranks_and_mended_shards_are_gone_o
     recipe, rows = training_recipe(), Utterances(uri, "train", 2000)
     # One is met by each rank in the first step: too few for either to stop, of 24 with 5 % allowed.
     harmed = [rows.row(int(epoch_order(recipe.pretrain.seed, 0, len(rows))[place])) for place in (0, 2)]
-    whole = {tar: store.read_bytes(tar) for tar in {index.shard_uri(uri, row["shard"]) for row in harmed}}
+    whole = {tar: store.read_bytes(tar) for tar in {dataset.shard_uri(uri, row["shard"]) for row in harmed}}
     for row in harmed:
-        tar = index.shard_uri(uri, row["shard"])
+        tar = dataset.shard_uri(uri, row["shard"])
         data = bytearray(store.read_bytes(tar))
         data[row["offset"] + row["size_bytes"] // 2] ^= 0xFF
         store.publish_bytes(tar, bytes(data))

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from syllabary.shards import store
-from syllabary.shards.outputs import pretty_json
+from syllabary.shards.store import pretty_json
 from syllabary.workers.control.jobs import RESULT_PREFIX
 from tests.helpers.training_testing import (
     Gang,

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from syllabary.flows import artifacts
-from syllabary.workers.control.progress import Reached
+from syllabary.workers.control.log import Reached
 
 
 @pytest.fixture

@@ -36,14 +36,26 @@ def refusal(*arguments: str, **environment: str) -> str:
     return lines[0]
 
 
-def test_help_needs_nothing_heavy() -> None:
+@pytest.mark.parametrize("arguments", [["--help"], ["shard", "--help"]], ids=" ".join)
+def test_help_needs_nothing_heavy(arguments: list[str]) -> None:
+    """Nor what is light and adds up: help in boxes, a configuration's schema, a look through all installed packages."""
+    heavy = ["torch", "ray", "prefect", "pyarrow", "numpy", "rich", "markdown_it", "pygments", "yaml", "fsspec",
+             "syllabary.shards.ingest.config"]  # fmt: skip
+    if arguments == ["--help"]:  # typer itself has pydantic look through them for the values of a verb
+        heavy.append("importlib.metadata")
     code = (
         "import sys\nfrom typer.testing import CliRunner\nfrom syllabary.flows.cli import app\n"
-        "assert CliRunner().invoke(app, ['--help']).exit_code == 0\n"
-        "sys.exit(','.join({'torch', 'ray', 'prefect', 'pyarrow', 'numpy'} & set(sys.modules)) or 0)"
+        f"assert CliRunner().invoke(app, {arguments!r}).exit_code == 0\n"
+        f"sys.exit(' '.join(name for name in {heavy!r} if name in sys.modules) or 0)"
     )
     finished = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
+
+
+def test_help_says_of_each_verb_what_it_does_to_the_end_of_the_sentence() -> None:
+    told = " ".join(syllabary("--help", COLUMNS="60").stdout.split())
+    assert "fetch-demo Fetch the demo speech, from Debian packages, into a local folder" in told
+    assert "recipes List the recipes, a line each." in told and "..." not in told.partition("Commands:")[2]
 
 
 def test_every_verb_is_in_the_readme_and_has_help() -> None:

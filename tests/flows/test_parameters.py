@@ -17,8 +17,7 @@ from prefect.utilities.callables import parameter_schema
 from syllabary.flows.ingest_new import ingest_new
 from syllabary.flows.job_flow import URI_PATTERN
 from syllabary.flows.run_pipeline import run_pipeline
-from syllabary.shards.errors import SecretError
-from syllabary.shards.uri_keys import refuse_keys
+from syllabary.shards.errors import SecretError, refuse_keys
 
 KEYED = ("s3://KEYID:SECRETKEY@bucket/x", "s3://SECRETKEY@bucket/x", "s3://bucket/x?X-Amz-Signature=SECRETKEY")
 PLAIN = ("s3://bucket", "s3://bucket/106/book@0001.flac", "s3://bucket/a:b", "/data/a@b:c", "./x?y", "runs/12:30",

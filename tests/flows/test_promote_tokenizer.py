@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from syllabary.flows import promote_tokenizer as module
-from syllabary.shards import outputs
+from syllabary.shards import store
 from syllabary.shards.errors import InputError
 from syllabary.workers.control.run_layout import POINTER
 from syllabary.workers.evaluation.compare import RegressionError, compare
@@ -31,14 +31,14 @@ def promote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     def run(shift: str, **options: Any) -> dict[str, Any]:
         description = {"encoder_digest": "e" * 64, "decoder_digest": f"{shift.encode().hex():0<64}"}
         (tmp_path / shift).mkdir(exist_ok=True)
-        (tmp_path / shift / "config.json").write_bytes(outputs.pretty_json(description))
+        (tmp_path / shift / "config.json").write_bytes(store.pretty_json(description))
         return module.promote_tokenizer.fn(str(tmp_path / shift), "shards", str(tmp_path / "registry"), **options)
 
     return run
 
 
 def promoted(tmp_path: Path) -> str:
-    return Path(outputs.read_json(str(tmp_path / "registry" / POINTER))["tokenizer"]).name
+    return Path(store.read_json(str(tmp_path / "registry" / POINTER))["tokenizer"]).name
 
 
 def test_better_ones_follow_one_another(promote: Any, tmp_path: Path) -> None:

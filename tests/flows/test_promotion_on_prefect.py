@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file
 
 from syllabary.flows import promote_tokenizer as module
-from syllabary.shards import outputs
+from syllabary.shards import store
 from syllabary.workers.control.run_layout import POINTER
 from syllabary.workers.tokenizer.tokenizer import save_tokenizer
 from tests.helpers.archive_corpus import make_tokenizer, tiny_config
@@ -26,7 +26,7 @@ def artifact(key: str) -> Any:
 
 
 def pointed_to(registry: Path) -> str:
-    return Path(outputs.read_json(str(registry / POINTER))["tokenizer"]).name
+    return Path(store.read_json(str(registry / POINTER))["tokenizer"]).name
 
 
 def test_a_regression_fails_the_run_by_name_and_leaves_the_pointer(
@@ -40,7 +40,7 @@ def test_a_regression_fails_the_run_by_name_and_leaves_the_pointer(
     def promote(name: str) -> Any:
         folder, digests = tmp_path / name, {"encoder_digest": "e" * 64, "decoder_digest": f"{name.encode().hex():0<64}"}
         folder.mkdir()
-        (folder / "config.json").write_bytes(outputs.pretty_json(digests))
+        (folder / "config.json").write_bytes(store.pretty_json(digests))
         registry = str(tmp_path / "registry")
         return module.promote_tokenizer(str(folder), "shards", registry, return_state=True)
 

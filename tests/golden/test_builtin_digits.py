@@ -25,7 +25,7 @@ from infra.speech16k.make_golden import (
     golden_of,
     margins_of,
 )
-from syllabary.model.fsq import Fsq
+from syllabary.model.codec import Fsq
 from syllabary.shards.store import builtin_names
 from syllabary.workers.tokenizer.directory import load_tokenizer, save_tokenizer
 from syllabary.workers.tokenizer.tokenizer import Tokenizer

@@ -6,11 +6,13 @@ libFLAC comes with the pinned soundfile; another version of it may encode the sa
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+import pytest
 
 from syllabary.shards.audio import encode_flac
 from tests.helpers.ingest_testing import config, librilight_json, shard
@@ -70,3 +72,30 @@ def test_the_plan_of_a_corpus_does_not_move() -> None:
     assert hashlib.sha256(told.encode()).hexdigest() == (
         "6c73e03ccf1e1fccf92e59145982f671d79a6508a796ed08aec2aa40b907c1c7"
     )
+
+
+def test_which_columns_of_index_and_ledger_may_be_empty(tmp_path: Path) -> None:
+    """By the files themselves: readers take a column that is required for one without a mark of what is missing."""
+    shard(golden_corpus(tmp_path / "in"), tmp_path / "out")
+    optional = {}
+    for name in ("index", "ledger"):
+        schema = pq.ParquetFile(tmp_path / "out" / name / "train-000000.parquet").schema
+        columns = [schema.column(number) for number in range(len(schema.names))]
+        optional[name] = [column.name for column in columns if column.max_definition_level]
+    assert optional == {
+        "index": ["language", "snr_db", "text", "gender", "extra"],
+        "ledger": ["promised_samples", "note"],
+    }
+
+
+@pytest.mark.parametrize("name", ["index/train-000000", "ledger/train-000000", "plan/000000"])
+def test_every_page_has_a_checksum(tmp_path: Path, name: str) -> None:
+    """By a reader that asks for it: a bit that flips behind the compression's own header does not pass."""
+    shard(golden_corpus(tmp_path / "in"), tmp_path / "out")
+    path = tmp_path / "out" / f"{name}.parquet"
+    column = pq.ParquetFile(path).metadata.row_group(0).column(0)
+    data = bytearray(path.read_bytes())
+    begin = column.dictionary_page_offset if column.has_dictionary_page else column.data_page_offset
+    data[begin + column.total_compressed_size - 1] ^= 1  # the last byte of the column's last page
+    with pytest.raises(OSError, match="CRC"):
+        pq.read_table(io.BytesIO(bytes(data)), page_checksum_verification=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from syllabary.shards.outputs import pretty_json
+from syllabary.shards.store import pretty_json
 from syllabary.workers.recipes.named import RECIPES, resolve
 from syllabary.workers.recipes.recipe import validate
 

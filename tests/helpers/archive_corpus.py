@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from syllabary.shards import audio, outputs, store
+from syllabary.shards import audio, dataset, outputs, store
 from syllabary.shards.archive import parts as token_archive
 from syllabary.shards.archive.encoding import encode_part
 from syllabary.shards.archive.ledger import LEDGER_SCHEMA, TOKENIZED, Ledger, publish_part, sha256
 from syllabary.shards.archive.packing import Packing
 from syllabary.shards.archive.parts import ArchiveFormat, PartMetadata
-from syllabary.shards.dataset import index
-from syllabary.shards.dataset.wds import ShardWriter
+from syllabary.shards.dataset import ShardWriter
 
 RATE = 16_000
 FORMAT = ArchiveFormat("e" * 64, "c" * 64, Packing(128, 4, 7), RATE, 6_400)
@@ -38,7 +37,7 @@ def make_shard(uri: str, shard: str, seed: int, num_utterances: int = 4) -> None
     rng = np.random.default_rng(seed)
     rows: list[dict[str, Any]] = []
     with (
-        store.publishing(index.shard_uri(uri, shard)) as path,
+        store.publishing(dataset.shard_uri(uri, shard)) as path,
         ShardWriter(path) as writer,
     ):
         for number, row in enumerate(utterance_rows(shard, seed, num_utterances)):
@@ -47,7 +46,7 @@ def make_shard(uri: str, shard: str, seed: int, num_utterances: int = 4) -> None
             flac = audio.encode_flac(wave, RATE)
             offset = writer.add(row["key"], flac, {"utterance_id": row["utterance_id"]})
             rows.append(row | {"offset": offset, "size_bytes": len(flac), "sha256": hashlib.sha256(flac).hexdigest()})
-    index.publish_index(uri, shard, rows)
+    dataset.publish_index(uri, shard, rows)
 
 
 def utterance_rows(shard: str, seed: int, num_utterances: int) -> list[dict[str, Any]]:
@@ -129,7 +128,7 @@ def make_base(
     make_tokenizer(uris[1])
     archive_format(Tokenizer.load(uris[1], decoder=False)).claim(uris[2])
     encoder = ShardEncoder(*uris, patience_s=0.0)
-    for shard in index.committed_shards(uris[0]):
+    for shard in dataset.committed_shards(uris[0]):
         row = encoder({"shard": shard})
         assert not row["error"], row["error"]
     return folder
@@ -158,7 +157,7 @@ def make_archive(
     form.claim(uri)
     truth: dict[str, np.ndarray] = {}
     for seed, shard in enumerate(shards):
-        table = pa.Table.from_pylist(utterance_rows(shard, seed, num_utterances), schema=index.INDEX_SCHEMA)
+        table = pa.Table.from_pylist(utterance_rows(shard, seed, num_utterances), schema=dataset.INDEX_SCHEMA)
         truth |= make_part(uri, table, form, shard, seed, row_group_size)
     return truth
 

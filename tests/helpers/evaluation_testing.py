@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from syllabary.shards import audio, outputs, store
-from syllabary.shards.dataset import index
-from syllabary.shards.dataset.wds import ShardWriter
+from syllabary.shards import audio, dataset, outputs, store
+from syllabary.shards.dataset import ShardWriter
 from syllabary.workers.control.jobs import EvaluateJob
 from syllabary.workers.evaluation import evaluate as evaluate_module
 from syllabary.workers.evaluation.evaluate import Evaluation, evaluate
@@ -40,7 +39,7 @@ def make_speech_shards(uri: str, *, num_speakers: int = 3, num_each: int = 2, se
 def write_shard(uri: str, shard: str, waves: Mapping[tuple[str, int], np.ndarray]) -> None:
     """One shard of the waves [num_samples] by (speaker, number)."""
     rows: list[dict[str, Any]] = []
-    with store.publishing(index.shard_uri(uri, shard)) as path, ShardWriter(path) as writer:
+    with store.publishing(dataset.shard_uri(uri, shard)) as path, ShardWriter(path) as writer:
         for place, ((speaker, number), wave) in enumerate(waves.items()):
             flac, name = audio.encode_flac(wave.astype(np.float32), RATE), f"{speaker}/book/chapter_{number}"
             offset = writer.add(f"{place:06}", flac, {"utterance_id": name})
@@ -53,7 +52,7 @@ def write_shard(uri: str, shard: str, waves: Mapping[tuple[str, int], np.ndarray
                     "snr_db": None,
                 }
             )  # fmt: skip
-    index.publish_index(uri, shard, rows)
+    dataset.publish_index(uri, shard, rows)
 
 
 def make_job(folder: Path, **changes: Any) -> EvaluateJob:

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from syllabary.shards import audio, store
-from syllabary.shards.dataset import index
+from syllabary.shards import audio, dataset, store
 from syllabary.workers.report.card import (
     LEDGER,
     SAMPLES,
@@ -84,9 +83,9 @@ def write_example_report(
          "system": s.name, "metric": m.name, "value": value_of(s.name, m.name, n, shift), "weight": 1.0}
         for n in range(num_utterances) for s in SYSTEMS for m in METRICS
     ]  # fmt: skip
-    store.publish_bytes(store.join(str(out), SCORES), index.parquet_bytes(pa.Table.from_pylist(rows)))
+    store.publish_bytes(store.join(str(out), SCORES), dataset.parquet_bytes(pa.Table.from_pylist(rows)))
     ledger = [row | {"status": "scored", "reason": None} for row in rows]
-    store.publish_bytes(store.join(str(out), LEDGER), index.parquet_bytes(pa.Table.from_pylist(ledger)))
+    store.publish_bytes(store.join(str(out), LEDGER), dataset.parquet_bytes(pa.Table.from_pylist(ledger)))
     card = ReportCard(
         title=title,
         corpus=Corpus(

@@ -18,15 +18,15 @@ from typing import Any, Self
 import numpy as np
 
 from syllabary.model.config import CodecLossConfig, DiscriminatorConfig
-from syllabary.shards import audio, outputs, store
-from syllabary.shards.dataset import index, wds
-from syllabary.workers.recipes.recipe import Recipe, validate
-from syllabary.workers.recipes.training import (
+from syllabary.shards import audio, dataset, outputs, store
+from syllabary.workers.recipes.recipe import (
     BottleneckConfig,
     CodecTrainConfig,
     OptimizerConfig,
     PretrainConfig,
+    Recipe,
     VocoderConfig,
+    validate,
 )
 from tests.helpers.small_models import CONFIGS, RATE
 
@@ -120,7 +120,7 @@ def write_training_shards(
 def _write_shard(uri: str, split: str, part: int, numbers: range, lengths: tuple[int, int]) -> None:
     shard = f"{split}-{part:06d}"
     rows = []
-    with store.publishing(index.shard_uri(uri, shard)) as path, wds.ShardWriter(path) as writer:
+    with store.publishing(dataset.shard_uri(uri, shard)) as path, dataset.ShardWriter(path) as writer:
         for number in numbers:
             n = lengths[0] + (number * 397) % (lengths[1] - lengths[0] + 1)
             flac = audio.encode_flac(sound(number + (1000 if split == "valid" else 0), n), RATE)
@@ -144,7 +144,7 @@ def _write_shard(uri: str, split: str, part: int, numbers: range, lengths: tuple
                     "snr_db": None,
                 }
             )
-    index.publish_index(uri, shard, rows)
+    dataset.publish_index(uri, shard, rows)
 
 
 @dataclass

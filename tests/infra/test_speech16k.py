@@ -6,22 +6,23 @@ import hashlib
 import io
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from infra.speech16k import make_card, make_groups, make_sounds
+from infra.speech16k import make_card, make_curve, make_groups, make_sounds
 from infra.speech16k.sources import LIBRISPEECH, source_of
-from syllabary.shards import audio, outputs, store
-from syllabary.shards.dataset import index, wds
+from syllabary.shards import audio, dataset, outputs, store
 from syllabary.shards.errors import InputError
 from syllabary.shards.ingest.config import IngestConfig
 from syllabary.workers.recipes.named import resolve
 from syllabary.workers.report.card import publish_card, read_card
 from syllabary.workers.tokenizer.tokenizer import Tokenizer
 from syllabary.workers.training.history import History
+from syllabary.workers.training.initial_weights import initial_digest
 from tests.helpers.report_card_example import write_example_report
 from tests.helpers.standin import save_untrained
 
@@ -71,7 +72,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def _write(uri: str, shard: str, utterances: list[tuple[str, str, float, int]]) -> None:
     rows = []
-    with store.publishing(index.shard_uri(uri, shard)) as path, wds.ShardWriter(path) as writer:
+    with store.publishing(dataset.shard_uri(uri, shard)) as path, dataset.ShardWriter(path) as writer:
         for speaker, source, seconds, seed in utterances:
             flac = audio.encode_flac(voice(seed, seconds), RATE)
             rows.append(
@@ -83,7 +84,7 @@ def _write(uri: str, shard: str, utterances: list[tuple[str, str, float, int]]) 
                     "sha256": hashlib.sha256(flac).hexdigest(), "source": source, "language": None, "snr_db": None,
                 }
             )  # fmt: skip
-    index.publish_index(uri, shard, rows)
+    dataset.publish_index(uri, shard, rows)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +95,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def held_out(shards: str) -> list[dict]:
-    return index.read_index(shards, splits=["valid", "test"]).to_pylist()
+    return dataset.read_index(shards, splits=["valid", "test"]).to_pylist()
 
 
 def test_sounds_are_chosen_by_name_and_length_one_a_speaker(shards: str) -> None:
@@ -113,7 +114,7 @@ def test_sounds_keep_their_originals_and_follow_the_tokenizer(shards: str, token
     lines = make_sounds.write_sounds(rows, shards, loaded, tmp_path)
     original, rate = audio.decode((tmp_path / "1-2-original.flac").read_bytes())
     restored, _ = audio.decode((tmp_path / "1-2-restored.flac").read_bytes())
-    assert np.array_equal(original, audio.decode(wds.read_utterance(shards, rows[0]))[0])
+    assert np.array_equal(original, audio.decode(dataset.read_utterance(shards, rows[0]))[0])
     wanted = loaded.decode(loaded.encode(original, rate).tokens, len(original), rate)
     assert np.abs(restored - np.clip(wanted, -1, 1)).max() < 1e-3
     picture = (tmp_path / "1-2-spectrograms.png").read_bytes()
@@ -168,7 +169,7 @@ def test_hours_of_a_training_are_those_of_its_logged_stretches() -> None:
 def run(tmp_path: Path) -> str:
     uri, recipe = str(tmp_path / "codec"), resolve("tiny")
     outputs.claim(uri, "codec", inputs={"init": "none"}, config={})
-    store.publish_bytes(store.join(uri, "config.json"), outputs.pretty_json(recipe.model_dump(mode="json")))
+    store.publish_bytes(store.join(uri, "config.json"), store.pretty_json(recipe.model_dump(mode="json")))
     timings = History()
     timings.add(800, "timing", {"step_s": 9.0, "audio_s_per_s": 5.0})
     timings.publish(uri)
@@ -210,6 +211,57 @@ def test_a_report_of_another_tokenizer_is_refused(shards: str, tokenizer: str, r
     outputs.claim(unfinished, "codec", inputs={}, config={})
     with pytest.raises(InputError, match="the run is not complete"):
         make_card.card_of(tokenizer, shards, [unfinished], str(tmp_path / "report"), {})
+
+
+def test_the_trainings_before_are_those_of_the_tokenizer_that_the_run_began_with(
+    shards: str, tokenizer: str, run: str, tmp_path: Path
+) -> None:
+    report, earlier, recipe = report_of(tokenizer, tmp_path / "report"), tmp_path / "earlier", resolve("tiny")
+    shutil.copytree(tokenizer, earlier)
+    later = str(tmp_path / "later")
+    outputs.claim(later, "codec", inputs={"init": initial_digest(str(earlier), recipe)}, config={})
+    for name in ("config.json", "timings.parquet"):
+        store.publish_bytes(store.join(later, name), store.read_bytes(store.join(run, name)))
+    outputs.mark_done(later, {"steps": 300, "precision": "fp32"})
+    with pytest.raises(InputError, match="the card has no table of trainings"):
+        make_card.card_of(tokenizer, shards, [later], report, {}, earlier=str(earlier))
+    (earlier / "README.md").write_text(make_card.card_of(tokenizer, shards, [run], report, {}))
+    lines = make_card.card_of(tokenizer, shards, [later], report, {}, earlier=str(earlier)).splitlines()
+    at = lines.index("| codec | tiny | 800 | none | bf16 | 10.0 | 2.0 | 2 x 1 |")
+    assert lines[at - 2] == make_card.TRAININGS and lines[at + 1].startswith("| codec | tiny | 300 | ")
+    assert lines[at + 2] == ""
+    with pytest.raises(InputError, match=r"did not begin with .*'none'; expected"):
+        make_card.card_of(tokenizer, shards, [run], report, {}, earlier=str(earlier))
+
+
+def test_a_curve_goes_on_from_the_one_before(tmp_path: Path) -> None:
+    run, judged, docs = str(tmp_path / "run"), tmp_path / "judged.csv", tmp_path / "docs"
+    numbers = History()
+    for step, mel in ((600, 0.5), (1_200, 0.4)):
+        numbers.add(step, "valid", {"mel_head": mel})
+        numbers.add(step, "timing", {"step_s": 3.0})
+    numbers.publish(run)
+    judged.write_text("step,hours,estoi,distill_mos\n0,0.0,0.55,2.5\n100,0.25,0.6,3.0\n")
+    make_curve.main(["--bottleneck", run, "--judged", str(judged), "4", "--out", str(docs)])
+    first = (docs / "speech16k-curve.csv").read_text().splitlines()
+    assert first == [
+        "figure,training,cpu_hours,value",
+        "bottleneck: held-out mel L1,1,0.500,0.5000",
+        "bottleneck: held-out mel L1,1,1.000,0.4000",
+        "decoder: ESTOI,1,4.000,0.5500",
+        "decoder: ESTOI,1,4.250,0.6000",
+        "decoder: DistillMOS,1,4.000,2.5000",
+        "decoder: DistillMOS,1,4.250,3.0000",
+    ]
+    earlier = str(docs / "speech16k-curve.csv")
+    make_curve.main(["--bottleneck", run, "--out", str(docs), "--earlier", earlier])
+    assert (docs / "speech16k-curve.csv").read_text().splitlines() == [
+        *first[:3],
+        "bottleneck: held-out mel L1,2,1.500,0.5000",
+        "bottleneck: held-out mel L1,2,2.000,0.4000",
+        *first[3:],
+    ]
+    assert Image.open(docs / "speech16k-curve.png").width == 3 * 4 * 80
 
 
 def test_an_interval_stands_beside_its_mean(tmp_path: Path) -> None:

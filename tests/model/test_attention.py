@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from syllabary.model.attention import SelfAttention, rotated
+from syllabary.model.conformer import SelfAttention, rotated
 
 DIM, HEADS = 16, 2
 

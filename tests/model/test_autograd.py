@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from syllabary.model import autograd
 from syllabary.model.autograd import dilated_conv, masked_leaky_relu, prefers_products
-from syllabary.model.convolution import ResidualBlock, SameConv1d
+from syllabary.model.layers import ResidualBlock, SameConv1d
 
 
 @pytest.mark.parametrize("mask", [None, torch.tensor([[True] * 9, [True] * 5 + [False] * 4])])

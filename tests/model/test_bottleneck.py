@@ -17,8 +17,7 @@ from syllabary.model.bottleneck import (
     mel_loss_in_time,
     random_crops,
 )
-from syllabary.model.codec import Codec
-from syllabary.model.fsq import Routing
+from syllabary.model.codec import Codec, Routing
 from tests.helpers.small_models import CONFIGS, HOP, small_codec
 
 HOP_LENGTH = 10

@@ -7,9 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from syllabary.model.attention import SelfAttention
 from syllabary.model.config import ConformerConfig
-from syllabary.model.conformer import ConformerLayer, ConformerStack, ConvolutionModule, FeedForward
+from syllabary.model.conformer import ConformerLayer, ConformerStack, ConvolutionModule, FeedForward, SelfAttention
 
 DIM, HEADS, KERNEL = 12, 3, 5
 CONFIG = ConformerConfig(num_heads=HEADS, feed_forward_mult=4, conv_kernel=KERNEL, dropout=0.1)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from syllabary.model.config import DiscriminatorConfig
 from syllabary.model.discriminators import Discriminators, FeatureMap
-from syllabary.model.measures.loudness import rms_of_dbfs
+from syllabary.model.encoder import rms_of_dbfs
 from tests.helpers.speech_like import speech_like
 
 SMALL = DiscriminatorConfig(periods=(2, 3), num_scales=3, channel_divisor=32)

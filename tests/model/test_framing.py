@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syllabary.model.framing import Framing
+from syllabary.model.config import Framing
 
 strides = st.lists(st.integers(1, 9), min_size=1, max_size=5).map(tuple)
 

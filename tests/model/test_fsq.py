@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from syllabary.model.codec import Fsq, Routing
 from syllabary.model.config import FsqConfig
-from syllabary.model.fsq import Fsq, Routing
 
 
 def fsq(levels: int, dims: int = 3) -> Fsq:

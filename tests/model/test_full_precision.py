@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from syllabary.model.codec import Fsq
 from syllabary.model.config import CodecLossConfig, DaamConfig, FsqConfig
 from syllabary.model.daam import Daam
 from syllabary.model.discriminators import DiscriminatorOutput, FeatureMap
-from syllabary.model.fsq import Fsq
 from syllabary.model.losses import (
     discriminator_loss,
     feature_matching_loss,

@@ -12,7 +12,7 @@ from syllabary.model import hifigan
 from syllabary.model.config import HifiganDecoderConfig, IstftDecoderConfig
 from syllabary.model.spectral import istft
 from syllabary.workers.recipes.named import resolve
-from syllabary.workers.tokenizer.streaming import decoded_chunks
+from syllabary.workers.tokenizer.networks import decoded_chunks
 from tests.helpers.small_models import CONFIGS
 
 DIM, SAMPLE_RATE = 4, 1600

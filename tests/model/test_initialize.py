@@ -10,14 +10,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from syllabary.model.attention import SelfAttention
 from syllabary.model.codec import Codec
 from syllabary.model.config import ModelConfig
-from syllabary.model.conformer import ConvolutionModule, FeedForward
-from syllabary.model.convolution import DownConv1d, ResidualBlock, SameConv1d, SnakeBeta, UpConv1d
-from syllabary.model.initialize import BRANCH_GAIN, LEAKY_GAIN, SNAKE_GAIN, branch_end, unit_gain
+from syllabary.model.conformer import ConvolutionModule, FeedForward, SelfAttention
 from syllabary.model.jepa import Jepa
-from syllabary.model.spectral.convnext import ConvNeXtBlock
+from syllabary.model.layers import (
+    BRANCH_GAIN,
+    LEAKY_GAIN,
+    SNAKE_GAIN,
+    DownConv1d,
+    ResidualBlock,
+    SameConv1d,
+    SnakeBeta,
+    UpConv1d,
+    branch_end,
+    unit_gain,
+)
+from syllabary.model.spectral.front_end import ConvNeXtBlock
 from tests.helpers.small_models import CONFIGS
 
 WIDE, LONG = 256, 400

@@ -14,8 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from syllabary.model.codec import Codec
 from syllabary.model.discriminators import Discriminators
 from syllabary.model.jepa import Jepa
+from syllabary.model.layers import on_device
 from syllabary.model.losses import discriminator_loss, generator_losses
-from syllabary.model.padding import on_device
 from tests.helpers.small_models import CONFIGS, HOP
 
 THERE = torch.device("meta")

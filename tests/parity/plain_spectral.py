@@ -13,10 +13,9 @@ import torch.nn.functional as F
 from published_model import daam_gate
 from torch import Tensor, nn
 
-from syllabary.model.attention import SelfAttention
-from syllabary.model.convolution import UpConv1d
-from syllabary.model.spectral.convnext import ConvNeXtBlock
-from syllabary.model.spectral.front_end import SpectralFrontEnd
+from syllabary.model.conformer import SelfAttention
+from syllabary.model.layers import UpConv1d
+from syllabary.model.spectral.front_end import ConvNeXtBlock, SpectralFrontEnd
 from syllabary.model.spectral.istft import Generator
 
 

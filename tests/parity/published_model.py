@@ -16,8 +16,8 @@ from torch import Tensor
 
 from syllabary.model.codec import Codec
 from syllabary.model.conformer import ConformerLayer, ConvolutionModule, FeedForward, SelfAttention
-from syllabary.model.convolution import ResidualBlock, SnakeBeta
 from syllabary.model.daam import Daam
+from syllabary.model.layers import ResidualBlock, SnakeBeta
 
 
 def snake(x: Tensor, module: SnakeBeta) -> Tensor:

@@ -7,12 +7,11 @@ from hypothesis import strategies as st
 
 from syllabary.model.codec import Codec
 from syllabary.model.config import HifiganDecoderConfig, ModelConfig
-from syllabary.model.convolution import ResidualBlock, SameConv1d
-from syllabary.model.cpu import fused, winograd
-from syllabary.model.cpu.front_end import FusedFrontEnd
-from syllabary.model.cpu.fused import FarConv
-from syllabary.model.cpu.generator import FusedGenerator
+from syllabary.model.cpu import accelerate as fused
+from syllabary.model.cpu import winograd
+from syllabary.model.cpu.accelerate import FarConv, FusedFrontEnd, FusedGenerator
 from syllabary.model.cpu.winograd import WinogradResiduals
+from syllabary.model.layers import ResidualBlock, SameConv1d
 from tests.helpers.small_models import CONFIGS, HOP
 
 WIDE = ModelConfig(

@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from syllabary.model.codec import Codec
-from syllabary.model.cpu.front_end import FusedFrontEnd
-from syllabary.model.cpu.generator import FusedGenerator
+from syllabary.model.cpu.accelerate import FusedFrontEnd, FusedGenerator
 from syllabary.workers.recipes.named import tiny_paper
 from tests.helpers.small_models import CONFIGS, HOP, small_codec
 

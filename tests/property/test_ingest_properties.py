@@ -10,7 +10,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from syllabary.shards.dataset.index import SPLITS
+from syllabary.shards.dataset import SPLITS
 from syllabary.shards.ingest.config import IngestConfig
 from syllabary.shards.ingest.ledger import fill_gaps
 from syllabary.shards.ingest.planning import next_numbers, plan_shards

@@ -28,7 +28,7 @@ def test_a_builtin_is_read_like_any_uri_and_keeps_its_name(box: Path, spelling: 
     assert store.builtin_name(target) == store.builtin_name(spelling) == "voice"
     assert store.builtin_name("voice") is store.builtin_name("s3://b/voice") is None
     assert target == "builtin:voice/config.json"
-    assert outputs.read_json(target) == {"kind": "tokenizer"}
+    assert store.read_json(target) == {"kind": "tokenizer"}
     assert store.exists(spelling) and store.size_bytes(target) == 22
     assert [(e.uri, e.name) for e in store.list_files(spelling)] == [(target, "config.json")]
     assert store.fetch_to(target, Path("elsewhere")) == box / "voice" / "config.json"

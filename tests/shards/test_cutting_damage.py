@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from syllabary.shards.audio import decode
-from syllabary.shards.dataset.index import read_index
-from syllabary.shards.dataset.wds import read_utterance
+from syllabary.shards.dataset import read_index, read_utterance
 from tests.helpers.ingest_testing import RATE, config, flac_bytes, ledger_of, shard, tone
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from syllabary.shards import store
 from syllabary.shards.errors import FormatError, InputError, NotFoundError
-from syllabary.shards.folder import Folder
+from syllabary.shards.store import Folder
 
 
 @pytest.fixture(params=["local", "s3"])

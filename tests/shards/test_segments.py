@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from syllabary.shards.ingest.config import IngestConfig
-from syllabary.shards.ingest.segments import cut_long, limits, quietest_point, speech_regions
+from syllabary.shards.ingest.segments import cut_long, limits, quietest_point, speech_regions, tiles
 
 RATE = 1_000
 
@@ -60,3 +60,18 @@ def test_long_speech_is_cut_at_its_silence_and_leaves_the_least_length() -> None
 def test_limits_are_rounded_at_the_least_and_never_exceeded_at_the_most() -> None:
     config = IngestConfig(min_utterance_s=0.0999, max_utterance_s=1.9999)
     assert limits(config, RATE) == (100, 1_999)
+
+
+@pytest.mark.parametrize(
+    ("num_samples", "expected"),
+    [
+        (0, []),
+        (1, [(0, 1)]),
+        (10, [(0, 10)]),
+        (11, [(0, 5), (5, 11)]),
+        (20, [(0, 10), (10, 20)]),
+        (25, [(0, 8), (8, 16), (16, 25)]),
+    ],
+)
+def test_a_recording_is_tiled_by_as_few_pieces_as_it_takes(num_samples: int, expected: list[tuple[int, int]]) -> None:
+    assert tiles(num_samples, 10) == expected

@@ -7,7 +7,7 @@ from typing import Any
 from syllabary.shards import outputs
 from syllabary.shards.about.bag import write_bag
 from syllabary.shards.errors import NotFoundError
-from syllabary.shards.folder import Folder
+from syllabary.shards.store import Folder
 from syllabary.workers.control.jobs import BagJob
 from syllabary.workers.control.log import say
 

@@ -6,7 +6,6 @@ which process restores which shard, or how often.
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
 from collections import Counter, defaultdict
@@ -15,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import soundfile
 from numpy.typing import NDArray
 
 from syllabary.shards import audio
@@ -23,8 +21,7 @@ from syllabary.shards.archive import parts as token_archive
 from syllabary.shards.archive.packing import Packing
 from syllabary.shards.archive.reader import ArchiveReader, Place
 from syllabary.shards.errors import DamageError, InputError, SyllabaryError
-from syllabary.shards.folder import Folder
-from syllabary.workers.archive.selection import joins
+from syllabary.shards.store import Folder
 from syllabary.workers.cluster.actors import refused
 from syllabary.workers.cluster.memory import keep_freed_memory
 from syllabary.workers.control.jobs import RestoreJob
@@ -86,7 +83,7 @@ class Restorer:
         rows = _rows(self.reader, places)
         singles = (Clip(row["utterance_id"], [row]) for row in rows)
         manifest: Manifest = []
-        for clip in _recordings(self.job, rows, recordings) if joins(self.job) else singles:
+        for clip in _recordings(self.job, rows, recordings) if self.job.joins_recordings else singles:
             manifest += self._publish(clip)
             on_clip(len(clip.rows))
         return manifest
@@ -97,7 +94,7 @@ class Restorer:
         name = f"{clip.name}.{self.job.audio_format}"
         if name not in self.present:
             samples = samples_of(clip, self.tokenizer, self.reader.format.packing)
-            data = _encoded(samples, clip.rows[0]["sample_rate"], self.job.audio_format)
+            data = audio.encode(samples, clip.rows[0]["sample_rate"], self.job.audio_format)
             (Folder(self.job.out) / "audio").publish(name, data)
         return _manifest_rows(clip, f"audio/{name}")
 
@@ -122,15 +119,15 @@ class ShardRestorer:
         """Restore a shard; returns manifest rows as JSON, what was read, and ``error`` and ``kind`` if it failed."""
         reader = self._restorer.reader
         before = reader.bytes_read, reader.num_row_groups_read
-        found = {"shard": row["shard"], "error": "", "kind": "", "manifest": "[]"}
+        result = {"shard": row["shard"], "error": "", "kind": "", "manifest": "[]"}
         try:
             places = {str(row["shard"]): json.loads(str(row["places"]))}
             manifest = self._restorer.restore(places, Counter(json.loads(str(row["recordings"]))))
-            found["manifest"] = json.dumps(manifest)
+            result["manifest"] = json.dumps(manifest)
         except SyllabaryError as error:
-            found |= refused(error)
+            result |= refused(error)
         groups = reader.num_row_groups_read - before[1]
-        return found | {"bytes_read": reader.bytes_read - before[0], "num_row_groups_read": groups}
+        return result | {"bytes_read": reader.bytes_read - before[0], "num_row_groups_read": groups}
 
 
 def _recordings(job: RestoreJob, rows: Iterable[dict[str, Any]], recordings: Counter[str]) -> Iterator[Clip]:
@@ -192,14 +189,6 @@ def _decoded(row: dict[str, Any], tokenizer: Tokenizer, packing: Packing) -> NDA
         raise DamageError(
             f"utterance {row['utterance_id']} does not decode ({error})", fix="run `syllabary verify`"
         ) from error
-
-
-def _encoded(samples: NDArray[np.float32], rate: int, audio_format: str) -> bytes:
-    if audio_format == "flac":
-        return audio.encode_flac(samples, rate)
-    buffer = io.BytesIO()
-    soundfile.write(buffer, audio.to_int16(samples), rate, format=audio_format.upper(), subtype="PCM_16")
-    return buffer.getvalue()
 
 
 def _manifest_rows(clip: Clip, file: str | None) -> list[dict[str, Any]]:

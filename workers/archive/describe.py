@@ -10,7 +10,7 @@ from syllabary.shards.about.origin import Origin
 from syllabary.shards.archive.card import archive_files
 from syllabary.shards.archive.reader import ArchiveReader
 from syllabary.shards.errors import FormatError
-from syllabary.shards.folder import Folder
+from syllabary.shards.store import Folder
 from syllabary.workers.control.log import say
 
 _TOKENIZER_FILES = ("README.md", "config.json")

@@ -10,7 +10,7 @@ from syllabary.shards.about.origin import Origin
 from syllabary.shards.archive.parts import ArchiveFormat
 from syllabary.shards.blocks.card import blocks_files
 from syllabary.shards.errors import NotFoundError
-from syllabary.shards.folder import Folder
+from syllabary.shards.store import Folder
 from syllabary.workers.control.jobs import PackJob
 from syllabary.workers.control.log import say
 

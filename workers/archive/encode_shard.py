@@ -16,12 +16,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from syllabary.shards import audio, outputs, store
+from syllabary.shards import audio, dataset, outputs, store
 from syllabary.shards.archive import parts as token_archive
 from syllabary.shards.archive.encoding import encode_part
 from syllabary.shards.archive.ledger import LEDGER_SCHEMA, QUARANTINED, TOKENIZED, Ledger, publish_part, sha256
 from syllabary.shards.archive.parts import ArchiveFormat, Encoding, PartMetadata
-from syllabary.shards.dataset import index, wds
 from syllabary.shards.errors import NotFoundError, StorageError, SyllabaryError
 from syllabary.workers.cluster.actors import refused
 from syllabary.workers.cluster.devices import assigned_device
@@ -78,7 +77,7 @@ def encode_shard(
         DamageError: the shard's bytes are not what its index says.
         StorageError: the store fails.
     """
-    rows = index.read_index_part(shards_uri, shard)
+    rows = dataset.read_index_part(shards_uri, shard)
     form = archive_format(tokenizer, encoding)
     utterances = prefetched(decoded_utterances(shards_uri, shard, form.model_sample_rate, rows), _PREFETCHED)
     encoded = [encode_utterance(tokenizer, utterance) for utterance in utterances]
@@ -99,7 +98,7 @@ def decoded_utterances(
     shards_uri: str, shard: str, sample_rate: int, part: pa.Table | None = None
 ) -> Iterator[Utterance]:
     """The utterances of a shard in order, decoded and resampled to ``sample_rate``; ``part`` as for ``iter_shard``."""
-    for row, flac in wds.iter_shard(shards_uri, shard, part):
+    for row, flac in dataset.iter_shard(shards_uri, shard, part):
         if row["num_samples"] > MAX_UTTERANCE_S * row["sample_rate"]:
             yield Utterance(error=f"longer than {MAX_UTTERANCE_S:.0f} s: shard it into shorter utterances")
             continue

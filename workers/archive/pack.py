@@ -35,8 +35,7 @@ from syllabary.workers.archive.pack_sources import COLUMNS, Source, documents, o
 from syllabary.workers.archive.split_chooser import SplitChooser
 from syllabary.workers.control.freed_memory import give_back_freed_memory
 from syllabary.workers.control.jobs import PackJob
-from syllabary.workers.control.log import say
-from syllabary.workers.control.progress import Progress
+from syllabary.workers.control.log import Progress, say
 
 Dealers = dict[str, Dealer]  # by split
 _WRITERS: dict[str, Callable[[Target, Tapes], Totals]] = {

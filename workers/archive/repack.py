@@ -19,12 +19,11 @@ from syllabary.shards.archive.packing import Packing
 from syllabary.shards.archive.parts import ArchiveFormat, PartMetadata, open_part, part_name
 from syllabary.shards.archive.reader import ArchiveReader
 from syllabary.shards.errors import DamageError, InputError
-from syllabary.shards.folder import Folder
 from syllabary.shards.outputs import mark_done, read_done
+from syllabary.shards.store import Folder
 from syllabary.workers.archive.describe import carry_description
 from syllabary.workers.control.jobs import RepackJob
-from syllabary.workers.control.log import say
-from syllabary.workers.control.progress import Progress
+from syllabary.workers.control.log import Progress, say
 
 _SAMPLE_FRAMES = 20_000
 

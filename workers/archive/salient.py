@@ -23,7 +23,7 @@ from syllabary.shards.archive.reader import ArchiveReader
 from syllabary.shards.archive.where import Condition, parse_where
 from syllabary.shards.blocks.dealing import BUCKET, Dealer
 from syllabary.shards.errors import NotFoundError
-from syllabary.shards.folder import Folder
+from syllabary.shards.store import Folder
 from syllabary.workers.control.jobs import SalientJob
 from syllabary.workers.control.log import say
 
@@ -130,10 +130,10 @@ def _spans_of(
 def _ranked(dealer: Dealer) -> Iterator[pa.Table]:
     """The spans by descending salience, equal ones in the order in which they were found; one table per salience."""
     num = 0
-    for _, found in dealer.buckets():
-        ranks = pa.array(np.arange(num, num + len(found)), pa.int64())
-        num += len(found)
-        yield found.drop_columns(BUCKET).add_column(0, "rank", ranks)
+    for _, bucket in dealer.buckets():
+        ranks = pa.array(np.arange(num, num + len(bucket)), pa.int64())
+        num += len(bucket)
+        yield bucket.drop_columns(BUCKET).add_column(0, "rank", ranks)
 
 
 def _publish(job: SalientJob, reader: ArchiveReader, tables: Iterator[pa.Table]) -> list[dict[str, Any]]:
@@ -141,12 +141,12 @@ def _publish(job: SalientJob, reader: ArchiveReader, tables: Iterator[pa.Table])
     shown: list[dict[str, Any]] = []
 
     def told() -> Iterator[pa.Table]:
-        for found in tables:
-            for span in found.slice(0, job.limit - len(shown)).to_pylist():
+        for spans in tables:
+            for span in spans.slice(0, job.limit - len(shown)).to_pylist():
                 when = f"{span['start_s']:.2f}..{span['end_s']:.2f} s"
                 say("salient", f"{span['recording_id']} {when}  {span['salience']}")
                 shown.append(span)
-            yield found
+            yield spans
 
     if job.out is None:
         for _ in told():
@@ -159,6 +159,6 @@ def _publish(job: SalientJob, reader: ArchiveReader, tables: Iterator[pa.Table])
         Folder(job.out).publishing("spans.parquet") as path,
         pq.ParquetWriter(path, SPANS, compression="zstd", write_page_checksum=True) as writer,
     ):
-        for found in told():
-            writer.write_table(found.cast(SPANS))
+        for spans in told():
+            writer.write_table(spans.cast(SPANS))
     return shown

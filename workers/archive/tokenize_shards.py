@@ -13,12 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from syllabary.shards import outputs, store
+from syllabary.shards import dataset, outputs, store
 from syllabary.shards.about.origin import Origin
 from syllabary.shards.archive import parts as token_archive
 from syllabary.shards.archive.ledger import intact_ledger, shards_in
 from syllabary.shards.archive.parts import ArchiveFormat
-from syllabary.shards.dataset import index
 from syllabary.shards.errors import ConflictError, FormatError, NotFoundError, StorageError
 from syllabary.workers.archive.describe import describe
 from syllabary.workers.archive.encode_shard import NO_FIGURES, ShardEncoder, archive_format, figures, persist
@@ -27,8 +26,7 @@ from syllabary.workers.cluster.devices import ClusterGpus, choose_device
 from syllabary.workers.cluster.prometheus import Meter
 from syllabary.workers.cluster.session import ray_session
 from syllabary.workers.control.jobs import TokenizeJob
-from syllabary.workers.control.log import record, say
-from syllabary.workers.control.progress import Progress
+from syllabary.workers.control.log import Progress, record, say
 
 _READERS = 8
 
@@ -74,7 +72,7 @@ class _Shard:
 
     @classmethod
     def read(cls, shards_uri: str, shard: str) -> _Shard:
-        part = index.read_index_part(shards_uri, shard)
+        part = dataset.read_index_part(shards_uri, shard)
         pairs = zip(part["num_samples"].to_pylist(), part["sample_rate"].to_pylist(), strict=True)
         return cls(float(sum(num / rate for num, rate in pairs)), token_archive.shard_digest(part))
 
@@ -82,7 +80,7 @@ class _Shard:
 def _read_shards(shards_uri: str) -> dict[str, _Shard]:
     """Every committed shard by name; each index part is read once."""
     outputs.read_claim(shards_uri, "shards")
-    names = index.committed_shards(shards_uri)
+    names = dataset.committed_shards(shards_uri)
     if not names:
         raise NotFoundError("no index of shards", value=shards_uri, fix="run `syllabary shard` to write it")
     with ThreadPoolExecutor(_READERS) as pool:
@@ -111,11 +109,11 @@ def _intact_parts(job: TokenizeJob, form: ArchiveFormat, shards: Mapping[str, _S
     intact: dict[str, dict[str, Any]] = {}
     with ThreadPoolExecutor(_READERS) as pool:
         read = pool.map(lambda name: _figures_if_intact(job, form, name, shards[name]), present)
-        for shard, found in zip(present, read, strict=True):
-            if found is None:
+        for shard, done in zip(present, read, strict=True):
+            if done is None:
                 say("tokenize", f"part {shard} is damaged: making it again")
             else:
-                intact[shard] = found
+                intact[shard] = done
     return intact
 
 

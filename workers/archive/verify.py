@@ -9,8 +9,7 @@ from syllabary.shards.archive.audit import Audit, audit_archive
 from syllabary.shards.archive.verified import read_verified, record_verified
 from syllabary.shards.errors import DamageError, FormatError, StorageError
 from syllabary.workers.control.jobs import VerifyJob
-from syllabary.workers.control.log import say
-from syllabary.workers.control.progress import Progress
+from syllabary.workers.control.log import Progress, say
 
 
 def verify(job: VerifyJob) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""Which GPUs a job gets: those that its Ray has, those that it can grow to, and of these what Ray gave to a process.
+"""Choose the GPUs of a job: those that its Ray has, those that it can grow to, and what Ray gave to a process.
 
-A cluster whose GPU machines start on demand has none at first, and Ray does not tell what an autoscaler may add: the
+A cluster whose GPU machines start on demand has none at first, and Ray does not report what an autoscaler may add: the
 environment of its head does (``SYLLABARY_MAX_GPUS``; infra/kubernetes sets it). Free of torch.
 """
 

@@ -1,4 +1,4 @@
-"""What Ray's Prometheus endpoint says about a running stage: audio, shards done, quarantine, rate.
+"""Export the figures of a running stage to Ray's Prometheus endpoint: audio, shards done, quarantine, rate.
 
 Every node of a Ray cluster serves its metrics for Prometheus; Ray prefixes ``ray_`` and suffixes counters ``_total``:
 
@@ -30,7 +30,7 @@ class Meter:
         self._audio = Counter("syllabary_audio_seconds", "Seconds of audio done.", _TAGS)
         self._shards = Counter("syllabary_shards_done", "Shards committed.", _TAGS)
         self._quarantined = Counter("syllabary_quarantined", "Recordings or utterances quarantined.", _TAGS)
-        self._rate = Gauge("syllabary_audio_seconds_per_second", "Seconds of audio a second, all workers.", _TAGS)
+        self._rate = Gauge("syllabary_audio_seconds_per_second", "Seconds of audio per second, all workers.", _TAGS)
         for metric in (self._audio, self._shards, self._quarantined, self._rate):
             metric.set_default_tags(tags)
         self._total_s, self._started = 0.0, time.monotonic()
@@ -43,7 +43,7 @@ class Meter:
         self.advance(audio_s, self._total_s / max(time.monotonic() - self._started, 1e-9))
 
     def advance(self, audio_s: float, rate: float) -> None:
-        """``audio_s`` more seconds of audio, at ``rate`` seconds of audio a second."""
+        """``audio_s`` more seconds of audio, at ``rate`` seconds of audio per second."""
         self._count(self._audio, audio_s)
         self._rate.set(rate)
 

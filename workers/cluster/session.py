@@ -1,4 +1,4 @@
-"""Where Ray comes from: the cluster named by RAY_ADDRESS, or an embedded one for the length of the job."""
+"""Connect to Ray: the cluster named by RAY_ADDRESS, or an embedded one for the length of the job."""
 
 from __future__ import annotations
 

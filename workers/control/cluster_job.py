@@ -81,9 +81,13 @@ class RayJob:
             time.sleep(0.2)
 
     def _find_or_submit(self) -> tuple[str, bool]:
-        for found in self._client.list_jobs():
-            if found.submission_id and found.entrypoint == self._entrypoint and not found.status.is_terminal():
-                return str(found.submission_id), True
+        for submitted in self._client.list_jobs():
+            if (
+                submitted.submission_id
+                and submitted.entrypoint == self._entrypoint
+                and not submitted.status.is_terminal()
+            ):
+                return str(submitted.submission_id), True
         logs = {"env_vars": job_environment()}  # as this process logs, whatever the cluster's default
         return str(self._client.submit_job(entrypoint=self._entrypoint, runtime_env=logs)), False
 
@@ -107,7 +111,7 @@ class RayJob:
             fix = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the cluster's token file"
             raise InputError("the Ray cluster refuses us", value=self._address, fix=fix) from error
         except (requests.exceptions.RequestException, OSError, RuntimeError) as error:
-            # RuntimeError is how Ray's client tells every other HTTP status
+            # RuntimeError is how Ray's client reports every other HTTP status
             if isinstance(error, RuntimeError) and ("does not exist" in str(error) or "404" in str(error)):
                 what = f"the Ray cluster at {self._address} has lost the job"
                 raise JobError(what, fix="run again: it goes on where it was", may_pass=True) from error

@@ -1,4 +1,4 @@
-"""How a field of a job stands on a command line and in a form: said once, beside the field. Free of torch and ray.
+"""Declare how a field of a job is shown on a command line and in a form, once, beside the field. Free of torch and ray.
 
 The field's type, default and description make the rest; ``flows/commands.py`` and ``flows/job_flow.py`` read them.
 """
@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 
 @dataclass(frozen=True)
 class Shown:
-    """What a field's type does not say about how it is shown.
+    """The presentation of a field, beyond its type.
 
     Attributes:
         option: its name on the command line where that is not ``--field-name``; a flag may have ``--yes/--no``.
@@ -34,7 +34,7 @@ class Shown:
 
 
 def shown(field: FieldInfo) -> Shown:
-    """How a field is shown: what its declaration says, or the defaults."""
+    """The presentation of a field: what its declaration says, or the defaults."""
     return next((extra for extra in field.metadata if isinstance(extra, Shown)), Shown())
 
 
@@ -46,7 +46,7 @@ def in_order(parameters: type[BaseModel]) -> Iterator[tuple[str, FieldInfo]]:
 
 
 def option_of(parameters: type[BaseModel], name: str) -> str:
-    """What a user of the command line calls a field: ``--start`` for ``start_s``, ``SOURCE`` where it has no name."""
+    """The name of a field on the command line: ``--start`` for ``start_s``, ``SOURCE`` where it has no name."""
     field = parameters.model_fields.get(name)
     extra = shown(field) if field else Shown()
     if extra.positional:

@@ -2,7 +2,7 @@
 is too old.
 
 The core reads archives and runs a tokenizer; Ray, Prefect and the rest are extras (pyproject.toml). A job says which it
-needs (``Job.extras``), so that it is refused before it begins; what an option brings in is told when it is imported.
+needs (``Job.extras``), so that it is refused before it begins; what an option brings in is checked when it is imported.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from importlib.util import find_spec
 
 from syllabary.shards.errors import ExtraError, InputError
 
-# Modules that stand for an extra, the telling ones first: what several extras bring is told by the first of them.
+# Modules that stand for an extra, the distinctive ones first: what several extras bring is named by the first.
 EXTRAS: dict[str, tuple[str, ...]] = {
     "train": ("ray", "deepspeed", "matplotlib", "tensorboard", "webrtcvad", "av", "jinja2", "markupsafe", "PIL"),
     "flows": ("prefect", "sqlalchemy", "httpx"),
@@ -25,7 +25,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "listen": ("starlette", "uvicorn", "av", "jinja2", "markupsafe", "PIL"),
     "evaluate": ("ray", "av", "jinja2", "markupsafe", "PIL"),
 }
-# Of these a job can do without some, and says which: told only where they are imported.
+# Of these a job can do without some, and says which: checked only where they are imported.
 _OPTIONAL = {"evaluate": ("jiwer", "scipy", "pystoi", "parselmouth", "pycodec2", "moonshine_voice")}
 OLDEST_TORCH = (2, 4)  # as in pyproject.toml, which an installation without its dependencies does not ask
 
@@ -44,7 +44,7 @@ def require_extras(extras: Sequence[str], what: str) -> None:
 
 @contextlib.contextmanager
 def extras_told(what: str) -> Iterator[None]:
-    """Tell an import that fails in the block by the extra that brings the module; any other stays as it is.
+    """Name the extra that brings a module whose import fails in the block; other errors stay as they are.
 
     Raises:
         ExtraError: names module and extra.
@@ -71,8 +71,8 @@ def torch_told() -> Iterator[None]:
         yield
     finally:
         version = str(getattr(sys.modules.get("torch"), "__version__", ""))
-        found = re.match(r"(\d+)\.(\d+)", version)
-        if found is not None and (int(found[1]), int(found[2])) < OLDEST_TORCH:
+        numbers = re.match(r"(\d+)\.(\d+)", version)
+        if numbers is not None and (int(numbers[1]), int(numbers[2])) < OLDEST_TORCH:
             oldest = ".".join(map(str, OLDEST_TORCH))
             raise InputError("torch is too old", value=version, expected=f"{oldest} or newer",
                              fix=f"pip install 'torch>={oldest}'")  # fmt: skip

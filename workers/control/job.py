@@ -1,4 +1,4 @@
-"""What every job is, and the kinds of its fields that several verbs share. Free of torch and ray."""
+"""The base of all jobs, and the kinds of fields that several verbs share. Free of torch and ray."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from syllabary.shards.uri_keys import refuse_keys
+from syllabary.shards.errors import refuse_keys
 from syllabary.workers.control.declaration import Shown
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from syllabary.shards.ingest.config import Layout
+from syllabary.shards.ingest.layouts import Layout
 from syllabary.workers.control.declaration import Shown
 from syllabary.workers.control.job import (
     Archive,
@@ -91,7 +91,7 @@ class PipelineParameters(RecipeParameters):
 
     @property
     def begins_with(self) -> str:
-        """``init``, or what the recipe begins with unless told."""
+        """``init``, or what the recipe begins with by default."""
         return self.init or shipped.beginning_of(self.recipe)
 
 
@@ -112,15 +112,15 @@ class ShardJob(RecipeJob):
     out: Out
     num_workers: NumWorkers = None
     layout: Layout | None = Field(
-        default=None, description="What the source is; by default what the recipe says: told by its content."
+        default=None, description="What the source is; by default what the recipe says: recognized by its content."
     )
     hold_out: Literal["as_configured", "recordings_if_no_speaker"] = Field(
         default="as_configured",
         description="What to do where no speaker falls into the valid split: nothing, or split by recording.",
     )
     title: str = Field(default="", description="What the corpus is called; empty for unnamed.")
-    licence: str = Field(default="", description="Licence of the speech, CC-BY-4.0 or a URL; empty for not told.")
-    origin: str = Field(default="", description="Where the speech comes from, a URL or words; empty for not told.")
+    licence: str = Field(default="", description="Licence of the speech, CC-BY-4.0 or a URL; empty for not stated.")
+    origin: str = Field(default="", description="Where the speech comes from, a URL or words; empty for not stated.")
 
 
 class PretrainJob(RecipeJob):
@@ -245,6 +245,11 @@ class RestoreJob(Job):
     num_workers: Annotated[int, Shown(option="--workers")] = Field(
         default=1, ge=1, description="Processes; above 1 the shards are spread over Ray."
     )
+
+    @property
+    def joins_recordings(self) -> bool:
+        """Whether whole recordings are restored."""
+        return self.join or self.recording is not None
 
 
 class BagJob(Job):
@@ -434,7 +439,7 @@ class EvaluateJob(Job):
     )
     transcripts: Transcripts = None
     language_model: Annotated[str | None, Shown(uri="s3://bucket/lm/model")] = Field(
-        default=None, description="URI of a model of `lm-train`, for the bits a second that it needs; empty for none."
+        default=None, description="URI of a model of `lm-train`, for the bits per second that it needs; empty for none."
     )
     num_probes: Annotated[int, Shown(option="--probes")] = Field(
         default=8, ge=0, description="Utterances to disturb in every way."

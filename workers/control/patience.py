@@ -1,4 +1,4 @@
-"""Asking again while what one asks is away: one loop for storage and for the cluster. Free of torch and ray."""
+"""Retry while storage or the cluster is away: one loop for both. Free of torch and ray."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def patiently(
     wait_s: float = FIRST_WAIT_S,
     longest_wait_s: float = LONGEST_WAIT_S,
 ) -> T:
-    """What ``action`` gives, tried again for up to ``patience_s`` seconds after failures that may pass.
+    """Return what ``action`` returns, retried for up to ``patience_s`` seconds after failures that may pass.
 
     Args:
         action: what to do.

@@ -1,4 +1,4 @@
-"""Where the stages of one pipeline run live below its output folder, and whom that folder belongs to. Free of torch."""
+"""The layout of a pipeline run: the folders of its stages, and the claim of the run's folder. Free of torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``python -m syllabary.workers`` does around a verb: read the job, run it, print one result or one error."""
+"""Run a verb for ``python -m syllabary.workers``: read the job, run it, print one result or one error."""
 
 from __future__ import annotations
 

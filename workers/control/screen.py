@@ -1,4 +1,4 @@
-"""How a person sees a job: one bar per stage on a terminal; lines where output is piped, and JSON lines as they are."""
+"""Show a job to a person: one bar per stage on a terminal; lines where output is piped, and JSON lines as they are."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from syllabary.workers.control import log
-from syllabary.workers.control.progress import Reached, Told
+from syllabary.workers.control.log import Reached, Told
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def on_screen() -> Iterator[Callable[[Told], None]]:
-    """What a job tells, on standard error, for the length of the block."""
+    """Show a job's lines and progress on standard error for the length of the block."""
     if log.is_json() or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         yield lambda told: log.write(told.line)
         return

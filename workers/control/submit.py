@@ -18,15 +18,14 @@ from typing import Any
 
 from syllabary.shards.errors import JobError, UnavailableError
 from syllabary.workers.control.jobs import RESULT_PREFIX, Job
-from syllabary.workers.control.log import job_environment, without_ray_prefix
+from syllabary.workers.control.log import Told, job_environment, read_line, without_ray_prefix
 from syllabary.workers.control.processes import parent_environment
-from syllabary.workers.control.progress import Told, read_line
 from syllabary.workers.control.screen import on_screen
 
 OnTold = Callable[[Told], None]
 _KEPT_LINES = 30
 _ERROR_PREFIX = "error: "
-_HIGHEST_OWN_STATUS = 128  # above it a shell tells the signal that ended a command
+_HIGHEST_OWN_STATUS = 128  # above it a shell reports the signal that ended a command
 
 
 def submit(job: Job, on_told: OnTold | None = None) -> dict[str, Any]:

@@ -12,8 +12,9 @@ from contextlib import contextmanager
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from syllabary.shards import outputs, store
+from syllabary.shards import outputs
 from syllabary.shards.errors import FormatError
+from syllabary.shards.store import Folder
 
 STAGE_TIMINGS = "stage_timings.json"
 
@@ -55,18 +56,20 @@ def read_timings(run_uri: str) -> dict[str, StageTime]:
     Raises:
         FormatError: the file does not parse.
     """
-    uri = store.join(run_uri, STAGE_TIMINGS)
-    if not store.exists(uri):
+    run = Folder(run_uri)
+    if not run.exists(STAGE_TIMINGS):
         return {}
     try:
-        return {stage: StageTime.model_validate(values) for stage, values in outputs.read_json(uri).items()}
+        return {stage: StageTime.model_validate(values) for stage, values in run.read_json(STAGE_TIMINGS).items()}
     except ValidationError as error:
-        raise FormatError(f"not the times of a run ({error.error_count()} errors)", value=uri) from error
+        raise FormatError(
+            f"not the times of a run ({error.error_count()} errors)", value=run.join(STAGE_TIMINGS)
+        ) from error
 
 
 def _add(run_uri: str, stage: str, *, began: int = 0, ended: int = 0, seconds: float = 0.0) -> None:
-    found = read_timings(run_uri)
-    old = found.get(stage, StageTime())
+    times = read_timings(run_uri)
+    old = times.get(stage, StageTime())
     new = StageTime(began=old.began + began, ended=old.ended + ended, seconds=round(old.seconds + seconds, 3))
-    values = {name: one.model_dump() for name, one in (found | {stage: new}).items()}
-    store.publish_bytes(store.join(run_uri, STAGE_TIMINGS), outputs.pretty_json(values))
+    values = {name: one.model_dump() for name, one in (times | {stage: new}).items()}
+    Folder(run_uri).publish_json(STAGE_TIMINGS, values)

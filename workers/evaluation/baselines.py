@@ -1,4 +1,4 @@
-"""What the tokenizer is measured beside: real codecs at its bitrate, ceilings and floors. 16 kHz in, 16 kHz out.
+"""Systems to compare the tokenizer with: real codecs at its bitrate, ceilings and floors. 16 kHz in, 16 kHz out.
 
 Each takes its own delay out: what comes back lies where it was. The delays are constants of the codecs, found by
 correlating envelopes of read speech with what came back, and a test finds them again.
@@ -50,7 +50,7 @@ class Speech:
 
 @dataclass(frozen=True)
 class Degraded:
-    """What a system gives back: float32 [num_samples] at 16 kHz, aligned, and the bits it needed (None: no codec)."""
+    """The output of a system: float32 [num_samples] at 16 kHz, aligned, and the bits it needed (None: no codec)."""
 
     samples: Samples
     num_bits: int | None = None

@@ -1,4 +1,4 @@
-"""How tokens behave: when the input is disturbed, when tokens are lost, and whether they depend on their company."""
+"""Measure how tokens behave: with disturbed input, with lost tokens, and in the company of other utterances."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ class Prober:
     def _agreement(self, speech: Speech, tokens: Tokens) -> list[list[Any]]:
         rows = []
         for kind, value, unit, samples in disturbed(speech):
-            found = self._encode(samples)
-            num = min(len(found), len(tokens))  # a shift may cost the last frame
-            digits = self._tokenizer.packing.unpack(tokens[:num]) == self._tokenizer.packing.unpack(found[:num])
-            equal = tokens[:num] == found[:num]
+            encoded = self._encode(samples)
+            num = min(len(encoded), len(tokens))  # a shift may cost the last frame
+            digits = self._tokenizer.packing.unpack(tokens[:num]) == self._tokenizer.packing.unpack(encoded[:num])
+            equal = tokens[:num] == encoded[:num]
             rows.append([kind, value, unit, int(equal.sum()), equal.size, int(digits.sum()), digits.size])
         return rows
 
@@ -138,9 +138,9 @@ def resilience_of(probes: Sequence[dict[str, Any]]) -> tuple[Resilience, ...]:
         for rate, repair, metric, value in probe["resilience"]:
             values.setdefault((float(rate), bool(repair), metric), []).append(value)
     return tuple(
-        Resilience(token_error_rate=rate, repair=repair, metric=metric, mean=float(np.mean(found)),
-                   num_utterances=len(found))
-        for (rate, repair, metric), found in sorted(values.items())
+        Resilience(token_error_rate=rate, repair=repair, metric=metric, mean=float(np.mean(measured)),
+                   num_utterances=len(measured))
+        for (rate, repair, metric), measured in sorted(values.items())
     )  # fmt: skip
 
 

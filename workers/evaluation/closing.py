@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from syllabary.shards import outputs
-from syllabary.shards.dataset import index
+from syllabary.shards import dataset, outputs
 from syllabary.shards.errors import FormatError
-from syllabary.shards.folder import Folder
+from syllabary.shards.store import Folder
 from syllabary.workers.archive.encode_shard import archive_format
 from syllabary.workers.control.log import say
 from syllabary.workers.evaluation import behaviour
@@ -34,7 +33,7 @@ from syllabary.workers.evaluation.tables import (
 from syllabary.workers.evaluation.token_rate import GivenPlace, archive_part, given_place, rate_card
 from syllabary.workers.evaluation.utterance import OURS, Ours, other_codecs, read_speech
 from syllabary.workers.recipes.bitrates import rates_of
-from syllabary.workers.recipes.training import WatchConfig
+from syllabary.workers.recipes.recipe import WatchConfig
 from syllabary.workers.report.card import (
     COST,
     LEDGER,
@@ -80,8 +79,8 @@ def write_report(evaluation: Evaluation) -> dict[str, Any]:
     )
     metrics = [metric for metric in METRICS if metric.name in evaluation.metrics]
     rows = ledger_rows(items, results, [codec.system for codec in codecs], metrics)
-    out.publish(SCORES, index.parquet_bytes(scores_table(rows)))
-    out.publish(LEDGER, index.parquet_bytes(ledger_table(rows)))
+    out.publish(SCORES, dataset.parquet_bytes(scores_table(rows)))
+    out.publish(LEDGER, dataset.parquet_bytes(ledger_table(rows)))
     checks = _checks(evaluation, encoded)
     rate = _rate(evaluation, results, encoded, checks)
     systems = tuple(_with_bitrates(codec.system, rate, results, evaluation) for codec in codecs)
@@ -136,14 +135,14 @@ def _checks(evaluation: Evaluation, encoded: Sequence[int]) -> dict[str, Any]:
     say("evaluate", "the same utterances alone, in company, padded and with two threads")
     speeches = _speeches(evaluation, encoded[:_CERTIFIED])
     seams = behaviour.seam_check(tokenizer, _long_enough(evaluation, encoded))
-    found = {
+    checks = {
         "certificate": [check.model_dump(mode="json") for check in behaviour.certificate(tokenizer, speeches)],
         "seams": seams.model_dump(mode="json") if seams else None,
         "effective_rank": _effective_rank(evaluation, speeches),
         "given_place": _given_place(evaluation, encoded)._asdict(),
     }
-    out.publish_json(CERTIFICATE, found)
-    return found
+    out.publish_json(CERTIFICATE, checks)
+    return checks
 
 
 def _long_enough(evaluation: Evaluation, encoded: Sequence[int]) -> list[Speech]:
@@ -169,7 +168,7 @@ def _effective_rank(evaluation: Evaluation, speeches: Sequence[Speech]) -> float
 def _given_place(evaluation: Evaluation, encoded: Sequence[int]) -> GivenPlace:
     """What digits hold once the place of a frame is known, of utterances cut to one length and encoded anew.
 
-    In utterances of their own lengths an encoder that tells the distance to the end would pass for one that hears.
+    In utterances of their own lengths an encoder that encodes the distance to the end would pass for one that hears.
     """
     from syllabary.model.measures.place import common_length
 

@@ -87,13 +87,13 @@ def compare(job: CompareJob) -> dict[str, Any]:
         for line in lines:
             say("compare", line)
         raise RegressionError(f"{len(regressions)} regressions: {'; '.join(regressions)}")
-    found = {change.metric.name: change.difference.mean for change in changes if change.verdict != "same"}
-    return {"differences": found, "num_regressions": 0, "text": "\n".join([*lines, "no regression"])}
+    shifts = {change.metric.name: change.difference.mean for change in changes if change.verdict != "same"}
+    return {"differences": shifts, "num_regressions": 0, "text": "\n".join([*lines, "no regression"])}
 
 
 def parsed_tolerances(tolerances: Iterable[str], metrics: Sequence[Metric]) -> dict[str, float]:
     """``metric=x`` arguments as numbers by metric. Raises InputError."""
-    known, found = {metric.name for metric in metrics}, {}
+    known, parsed = {metric.name for metric in metrics}, {}
     for tolerance in tolerances:
         name, equals, text = tolerance.partition("=")
         try:
@@ -105,8 +105,8 @@ def parsed_tolerances(tolerances: Iterable[str], metrics: Sequence[Metric]) -> d
         if name not in known:
             expected = f"of {', '.join(sorted(known))}"
             raise InputError("--tolerance of a metric the first report lacks", value=name, expected=expected)
-        found[name] = value
-    return found
+        parsed[name] = value
+    return parsed
 
 
 def changes_of(
@@ -157,8 +157,8 @@ def lost_values(metrics: Iterable[Metric], before: Scores, after: Scores) -> lis
         gained = [float(now) - float(then) for then, now in zip(had, has, strict=True)]
         if sum(gained) >= 0:
             continue
-        found = estimate(gained, [1.0] * len(shared), [before.speakers[name] for name in shared])
-        if found.low is None or found.excludes_zero:
+        gain = estimate(gained, [1.0] * len(shared), [before.speakers[name] for name in shared])
+        if gain.low is None or gain.excludes_zero:
             lines.append(f"{metric.label} has a value on {sum(has)} of {len(shared)} utterances, before on {sum(had)}")
     return lines
 

@@ -1,4 +1,4 @@
-"""What encoding and decoding cost on this machine: real-time factor, CPU-seconds and memory at batch 1 and best batch.
+"""Measure what encoding and decoding cost here: real-time factor, CPU-seconds and memory at batch 1 and best batch.
 
 Each figure comes from a process of its own, so that its peak of memory is its own. Times are measured: they differ from
 run to run, and mean little on a machine that does something else besides.
@@ -93,8 +93,8 @@ def _best_point(
 
     torch.set_num_threads(num_threads)
     tokenizer = Tokenizer.load(tokenizer_uri)
-    found = [_point(tokenizer, direction, clip, size, num_threads) for size in batch_sizes]
-    return min(found, key=lambda point: point.real_time_factor)
+    points = [_point(tokenizer, direction, clip, size, num_threads) for size in batch_sizes]
+    return min(points, key=lambda point: point.real_time_factor)
 
 
 def _point(tokenizer: Tokenizer, direction: Direction, clip: Samples, batch_size: int, num_threads: int) -> CostPoint:

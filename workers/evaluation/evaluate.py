@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from syllabary.shards import outputs, store
 from syllabary.shards.errors import FormatError
+from syllabary.shards.store import Folder
 from syllabary.workers.cluster.session import ray_session
 from syllabary.workers.control.jobs import EvaluateJob
-from syllabary.workers.control.log import say
-from syllabary.workers.control.progress import Progress
+from syllabary.workers.control.log import Progress, say
 from syllabary.workers.evaluation.evaluation import Evaluation
 from syllabary.workers.evaluation.peers import peer_digest, peer_directories, require_peers, wavlm_folder
 from syllabary.workers.evaluation.scoring import chosen_metrics
@@ -95,7 +95,7 @@ def _claim(evaluation: Evaluation) -> None:
 
 
 def _score_missing(evaluation: Evaluation) -> None:
-    present = {entry.name for entry in store.list_files(store.join(evaluation.job.out, UTTERANCES), suffix=".json")}
+    present = {entry.name for entry in (Folder(evaluation.job.out) / UTTERANCES).list(suffix=".json")}
     items = evaluation.selection.items
     todo = [item for item in items if f"{item.number:06}.json" not in present]
     if not todo:

@@ -1,4 +1,4 @@
-"""An evaluation under way, as its steps hand it on."""
+"""The state of an evaluation that its steps share."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from syllabary.shards import outputs
+from syllabary.shards import store
 from syllabary.workers.control.jobs import EvaluateJob
 from syllabary.workers.evaluation.selection import Selection
 from syllabary.workers.evaluation.utterance import result_uri
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Evaluation:
-    """Its job, utterances, tokenizer and language model, if any, and what scoring cost in this run."""
+    """An evaluation's job, utterances, tokenizer and language model, if any, and what scoring cost in this run."""
 
     job: EvaluateJob
     selection: Selection
@@ -31,4 +31,4 @@ class Evaluation:
 
     def result(self, number: int) -> dict[str, Any]:
         """The published result of one utterance."""
-        return outputs.read_json(result_uri(self.job.out, number))
+        return store.read_json(result_uri(self.job.out, number))

@@ -1,4 +1,4 @@
-"""ESTOI of a tokenizer on some held-out utterances: the one figure that says whether words can be heard."""
+"""ESTOI of a tokenizer on some held-out utterances: a figure of whether words can be understood."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import statistics
 from collections.abc import Mapping
 from typing import Any
 
-from syllabary.shards import audio
-from syllabary.shards.dataset import index, wds
+from syllabary.shards import audio, dataset
 from syllabary.shards.errors import InputError
 from syllabary.workers.evaluation.scoring import FAMILIES, RATE, Original, Unscored, checked, estoi, require_package
 from syllabary.workers.training.data.epoch_order import epoch_order
@@ -16,7 +15,7 @@ NUM_UTTERANCES, MAX_S = 24, 15.0
 
 
 def held_out_estoi(shards: str, tokenizer: str) -> tuple[float | None, str]:
-    """The mean over at most ``NUM_UTTERANCES`` of the valid split, and it in words; None, and why, when not measured.
+    """Measure the mean over at most ``NUM_UTTERANCES`` of the valid split, and word it; None, and why, if not measured.
 
     Utterances longer than ``MAX_S`` are left out: the time this takes must not depend on the corpus.
     """
@@ -35,7 +34,7 @@ def held_out_estoi(shards: str, tokenizer: str) -> tuple[float | None, str]:
 
 
 def _utterances(shards: str) -> list[dict[str, Any]]:
-    rows = index.read_index(shards, splits=["valid"]).to_pylist()
+    rows = dataset.read_index(shards, splits=["valid"]).to_pylist()
     short = [row for row in rows if row["num_samples"] <= MAX_S * row["sample_rate"]]
     return [short[int(place)] for place in epoch_order(0, 0, len(short))[:NUM_UTTERANCES]]
 
@@ -49,7 +48,7 @@ def _scores(shards: str, uri: str, rows: list[dict[str, Any]]) -> list[float | N
 
 def _score(tokenizer: Any, shards: str, row: Mapping[str, Any]) -> float | None:
     """ESTOI of one utterance; None where it has none (silence, or less than 30 frames of speech)."""
-    samples, rate = audio.decode(wds.read_utterance(shards, row))
+    samples, rate = audio.decode(dataset.read_utterance(shards, row))
     decoded = tokenizer.decode(tokenizer.encode(samples, rate).tokens, len(samples), rate)
     original = Original(audio.resample(samples, rate, RATE))
     try:

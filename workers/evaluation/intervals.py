@@ -1,4 +1,4 @@
-"""Means over utterances with their uncertainty: a bootstrap over speakers, since utterances of one speaker are alike.
+"""Means over utterances and their uncertainty, by a bootstrap over speakers: utterances of one speaker are alike.
 
 mean = sum_i w_i v_i / sum_i w_i          over the utterances i; speakers are drawn with replacement, and an
                                           interval holds the middle 95 % of the means of the draws

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from syllabary.shards import audio, outputs, store
+from syllabary.shards import audio, outputs
 from syllabary.shards.errors import FormatError, InputError, StorageError
+from syllabary.shards.store import Folder
 from syllabary.workers.evaluation.baselines import Codec, Degraded, Speech
 from syllabary.workers.evaluation.scoring import RATE, Measured, Original, Samples, require_package
 from syllabary.workers.recipes.bitrates import rates_of
@@ -35,12 +36,12 @@ def peer_directories(peers: Iterable[str]) -> dict[str, str]:
     Raises:
         InputError: not NAME=DIR, a name twice, no checkpoint of a known model there, or an unknown builtin.
     """
-    found: dict[str, str] = {}
+    directories: dict[str, str] = {}
     for peer in peers:
         name, equals, folder = peer.partition("=")
-        if not equals or not name.replace("_", "").isalnum() or name in found:
+        if not equals or not name.replace("_", "").isalnum() or name in directories:
             raise InputError("--peer", value=peer, expected="NAME=DIR, each name once", fix="name=<checkpoint folder>")
-        found[name] = folder
+        directories[name] = folder
         if _model_type(folder) not in (*CODEC_TYPES, WAVLM, TOKENIZER):
             expected = f"model_type one of {', '.join((*CODEC_TYPES, WAVLM))} in its config.json, or a tokenizer"
             raise InputError(
@@ -48,13 +49,13 @@ def peer_directories(peers: Iterable[str]) -> dict[str, str]:
             )
         if _model_type(folder) != TOKENIZER:
             require_package("transformers", f"--peer {name}")
-    return found
+    return directories
 
 
 def _model_type(folder: str) -> str | None:
     """What config.json says: a model of transformers, or a tokenizer of ours."""
     try:
-        values = outputs.read_json(store.join(folder, "config.json"))
+        values = Folder(folder).read_json("config.json")
     except (StorageError, FormatError):
         return None
     kind = TOKENIZER if values.get("kind") == TOKENIZER else values.get("model_type")
@@ -63,14 +64,14 @@ def _model_type(folder: str) -> str | None:
 
 def peer_digest(folder: str) -> str:
     """sha256 of a checkpoint's configuration and the names and sizes of its files."""
-    files = [[entry.name, entry.size_bytes] for entry in store.list_files(folder)]
-    return outputs.digest([files, store.read_bytes(store.join(folder, "config.json")).decode()])
+    files = [[entry.name, entry.size_bytes] for entry in Folder(folder).list()]
+    return outputs.digest([files, Folder(folder).read("config.json").decode()])
 
 
 def wavlm_folder(peers: Iterable[str]) -> str | None:
     """Where the WavLM checkpoint lies, if one is given."""
-    found = [folder for folder in peer_directories(peers).values() if _model_type(folder) == WAVLM]
-    return found[0] if found else None
+    folders = [folder for folder in peer_directories(peers).values() if _model_type(folder) == WAVLM]
+    return folders[0] if folders else None
 
 
 def load_peers(peers: Iterable[str]) -> tuple[Codec, ...]:
@@ -80,10 +81,10 @@ def load_peers(peers: Iterable[str]) -> tuple[Codec, ...]:
         InputError: a checkpoint that does not load.
         FormatError: a damaged tokenizer.
     """
-    found = {name: (folder, _model_type(folder)) for name, folder in peer_directories(peers).items()}
+    checkpoints = {name: (folder, _model_type(folder)) for name, folder in peer_directories(peers).items()}
     return tuple(
         OtherTokenizer(name, folder) if kind == TOKENIZER else NeuralCodec(name, Path(folder))
-        for name, (folder, kind) in found.items() if kind != WAVLM
+        for name, (folder, kind) in checkpoints.items() if kind != WAVLM
     )  # fmt: skip
 
 

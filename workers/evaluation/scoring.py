@@ -1,4 +1,4 @@
-"""Scores of one utterance against its original: what each metric is, and its value. Everything at 16 kHz.
+"""Score one utterance against its original: the metrics and how each is computed. Everything at 16 kHz.
 
 Metrics come in families that are computed together (pitch gives two). A family that fails on one utterance raises
 :class:`Unscored` and the others go on. The packages are those of the extra ``evaluate``.
@@ -26,7 +26,7 @@ _PITCH_STEP_S, _PITCH_FLOOR, _PITCH_CEILING = 0.01, 60.0, 500.0
 
 
 class Unscored(Exception):  # noqa: N818 - a finding, not an error
-    """A metric has no value on this utterance; the message says why."""
+    """Raised where a metric has no value on this utterance; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Measured:
 
 
 class Family(NamedTuple):
-    """Metrics that are computed in one go.
+    """Metrics that are computed together.
 
     Attributes:
         metrics: their names, as in the catalogue.
@@ -183,15 +183,15 @@ def mel_distance(original: Original, degraded: Samples) -> Mapping[str, Measured
 
 def pitch(original: Original, degraded: Samples) -> Mapping[str, Measured]:
     """F0 RMSE in cents and voicing error in percent; no F0 RMSE where no frame is voiced in both."""
-    reference, found = original.pitch, pitch_of(degraded)
-    num = min(len(reference), len(found))
-    reference, found = reference[:num], found[:num]
+    reference, tracked = original.pitch, pitch_of(degraded)
+    num = min(len(reference), len(tracked))
+    reference, tracked = reference[:num], tracked[:num]
     if not num:
         raise Unscored("pitch: too short")
-    voiced = (reference > 0) & (found > 0)
-    measured = {"voicing_error": Measured(100 * float(((reference > 0) != (found > 0)).mean()))}
+    voiced = (reference > 0) & (tracked > 0)
+    measured = {"voicing_error": Measured(100 * float(((reference > 0) != (tracked > 0)).mean()))}
     if voiced.any():
-        cents = 1200 * np.log2(found[voiced] / reference[voiced])
+        cents = 1200 * np.log2(tracked[voiced] / reference[voiced])
         measured["f0_rmse"] = Measured(float(np.sqrt(np.mean(cents**2))))
     return measured
 
@@ -201,12 +201,12 @@ def pitch_of(samples: Samples) -> NDArray[np.float64]:
     import parselmouth
 
     try:
-        found = parselmouth.Sound(samples.astype(np.float64), RATE).to_pitch_ac(
+        track = parselmouth.Sound(samples.astype(np.float64), RATE).to_pitch_ac(
             time_step=_PITCH_STEP_S, pitch_floor=_PITCH_FLOOR, pitch_ceiling=_PITCH_CEILING
         )
     except parselmouth.PraatError as error:
         raise Unscored(f"pitch: {_text(error)}") from error
-    return np.asarray(found.selected_array["frequency"], np.float64)
+    return np.asarray(track.selected_array["frequency"], np.float64)
 
 
 def log_mel(samples: Samples, num_bands: int = 80, window: int = 400, hop: int = 160) -> NDArray[np.float64]:

@@ -63,9 +63,9 @@ class Scorer:
     @staticmethod
     def _measure(family: str, wavlm: str | None) -> Measure:
         module, _, name = FAMILIES[family].measure.partition(":")
-        found: Any = getattr(import_module(f"syllabary.workers.evaluation.{module}"), name)
-        is_function = inspect.isfunction(found)
-        return cast(Measure, found if is_function else found(wavlm) if family == "wavlm" else found())
+        measure: Any = getattr(import_module(f"syllabary.workers.evaluation.{module}"), name)
+        is_function = inspect.isfunction(measure)
+        return cast(Measure, measure if is_function else measure(wavlm) if family == "wavlm" else measure())
 
 
 class NaturalnessModel:
@@ -118,7 +118,7 @@ class VoiceModel(nn.Module):
     """
 
     NUM_BANDS, WINDOW, HOP = 40, 400, 160
-    FRAMES, STEP = 160, 77  # 1.6 s, 1.3 a second
+    FRAMES, STEP = 160, 77  # 1.6 s, 1.3 per second
     LOUDNESS_DB = -30.0
 
     def __init__(self) -> None:
@@ -176,20 +176,20 @@ class Recogniser:
 
     def __call__(self, original: Original, degraded: Samples) -> Mapping[str, Measured]:
         """WER and CER in percent, weighted by the reference's words and characters."""
-        found = self.recognise(degraded)
+        heard = self.recognise(degraded)
         measured: dict[str, Measured] = {}
         references = {"": original.transcript, "_self": self._recognise_original(original)}
         for suffix, reference in references.items():
             if reference is None or not word_errors.words_of(reference):
                 continue
-            for name, rate in word_errors.error_rates(reference, found).items():
+            for name, rate in word_errors.error_rates(reference, heard).items():
                 measured[name + suffix] = Measured(100 * rate.rate, rate.length)
         if not measured:
             raise Unscored("words: the recogniser hears no word in the original")
         return measured
 
     def recognise(self, samples: Samples) -> str:
-        """What is said, as the recogniser writes it."""
+        """Recognise the words of a waveform."""
         lines = self._model.transcribe_without_streaming(samples.tolist(), RATE).lines
         return " ".join(line.text for line in lines)
 

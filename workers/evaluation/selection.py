@@ -1,4 +1,4 @@
-"""Which utterances an evaluation is made of, in which order, and what is known of them."""
+"""Select and order the utterances of an evaluation, with what is known of each."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from syllabary.shards import outputs
-from syllabary.shards.dataset import index
+from syllabary.shards import dataset, outputs
 from syllabary.shards.errors import InputError
 from syllabary.workers.control.jobs import EvaluateJob
 from syllabary.workers.evaluation.transcripts import read_transcripts
@@ -29,23 +28,23 @@ class Selection:
 
     @property
     def digest(self) -> str:
-        """sha256 over ids and audio of the utterances, and their transcripts."""
+        """sha256 over the utterances' ids, audio and transcripts."""
         return outputs.digest([[i.utterance_id, i.row["sha256"], i.transcript] for i in self.items])
 
     def table(self, numbers: list[int]) -> pa.Table:
         """Index rows of some of the items."""
-        return pa.Table.from_pylist([dict(self.items[n].row) for n in numbers], schema=index.INDEX_SCHEMA)
+        return pa.Table.from_pylist([dict(self.items[n].row) for n in numbers], schema=dataset.INDEX_SCHEMA)
 
 
 def select(job: EvaluateJob) -> Selection:
-    """The held-out utterances, speaker after speaker in turn, so that any first N of them are spread.
+    """Select held-out utterances, taking speakers in turn, so that the first N cover many speakers.
 
     Raises:
         InputError: no utterance, none as long as half a second, transcripts of none of them.
         NotFoundError, FormatError: no shards, no table of transcripts.
     """
     outputs.read_claim(job.shards, "shards")
-    rows = index.read_index(job.shards, splits=job.splits).to_pylist()
+    rows = dataset.read_index(job.shards, splits=job.splits).to_pylist()
     long_enough = [row for row in rows if row["num_samples"] >= _MIN_S * row["sample_rate"]]
     if not long_enough:
         raise InputError(
@@ -63,14 +62,14 @@ def select(job: EvaluateJob) -> Selection:
 
 
 def _transcripts(uri: str, chosen: list[dict[str, Any]]) -> dict[str, str]:
-    found = read_transcripts(uri, chosen)
-    if not found:
+    transcripts = read_transcripts(uri, chosen)
+    if not transcripts:
         example = (
             f"utterance_id as {chosen[0]['utterance_id']!r}, or path as {chosen[0]['source']!r} and whole stretches"
         )
         what = f"no transcript of any of the {len(chosen)} utterances"
         raise InputError(what, value=uri, expected=example, fix="or leave --transcripts out")
-    return found
+    return transcripts
 
 
 def _in_turn(rows: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:

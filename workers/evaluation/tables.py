@@ -1,4 +1,4 @@
-"""From the results of the utterances to tables and summaries: scores, ledger, means, differences, worst cases."""
+"""Make tables and summaries of the utterances' results: scores, ledger, means, differences, worst cases."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ def ledger_rows(
 
 
 def _row(item: Item, result: Mapping[str, Any], system: str, metric: str) -> Row:
-    found = result["scores"].get(system, {}).get(metric)
-    if found is not None:
-        return Row(item, system, metric, float(found[0]), float(found[1]), None)
+    measured = result["scores"].get(system, {}).get(metric)
+    if measured is not None:
+        return Row(item, system, metric, float(measured[0]), float(measured[1]), None)
     reasons = [
         problem["reason"]
         for problem in result["problems"]
@@ -97,7 +97,7 @@ def _columns(row: Row) -> dict[str, Any]:
 
 
 def failures_of(rows: Iterable[Row]) -> tuple[Failure, ...]:
-    """Every row without a value that should have one: what is merely without transcript is no failure."""
+    """Rows that should have a value and have none; those that only lack a transcript do not count."""
     return tuple(
         Failure(utterance_id=row.item.utterance_id, system=row.system, metric=row.metric, reason=row.reason)
         for row in rows
@@ -106,7 +106,7 @@ def failures_of(rows: Iterable[Row]) -> tuple[Failure, ...]:
 
 
 def absent_metrics(rows: Sequence[Row], metrics: Sequence[Metric]) -> tuple[AbsentMetric, ...]:
-    """Metrics without a single value, each with the commonest reason."""
+    """Metrics without any value, each with its most common reason."""
     absent = []
     for metric in metrics:
         own = [row for row in rows if row.metric == metric.name]
@@ -120,7 +120,7 @@ def absent_metrics(rows: Sequence[Row], metrics: Sequence[Metric]) -> tuple[Abse
 
 
 def summaries(rows: Iterable[Row], seed: int) -> tuple[Score, ...]:
-    """Mean and interval of every system by every metric that it has a value of."""
+    """Mean and interval of every system by every metric for which it has a value."""
     groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
         if row.value is not None:
@@ -138,7 +138,7 @@ def differences(
     """Ours minus every other system, paired by utterance."""
     values = {(row.system, row.metric, row.item.number): row for row in rows if row.value is not None}
     numbers = sorted({number for _, _, number in values})
-    found = []
+    changes = []
     for system in systems:
         for metric in metrics if system.name != OURS else ():
             pairs = [
@@ -149,18 +149,18 @@ def differences(
             ]
             if pairs:
                 deltas = [float(ours.value or 0) - float(other.value or 0) for ours, other in pairs]
-                found.append(_difference(system.name, metric, _estimate(deltas, [o for o, _ in pairs], seed)))
-    return tuple(found)
+                changes.append(_difference(system.name, metric, _estimate(deltas, [o for o, _ in pairs], seed)))
+    return tuple(changes)
 
 
-def _difference(baseline: str, metric: Metric, found: Estimate) -> Difference:
+def _difference(baseline: str, metric: Metric, change: Estimate) -> Difference:
     return Difference(
         system=OURS,
         baseline=baseline,
         metric=metric.name,
-        **_fields(found),
-        exceeds=found.excludes_zero,
-        better=is_better(found.mean, metric),
+        **_fields(change),
+        exceeds=change.excludes_zero,
+        better=is_better(change.mean, metric),
     )
 
 
@@ -174,8 +174,13 @@ def _estimate(values: Sequence[float | None], rows: Sequence[Row], seed: int) ->
     return estimate(numbers, [row.weight or 1.0 for row in rows], [str(row.item.row["speaker"]) for row in rows], seed)
 
 
-def _fields(found: Estimate) -> dict[str, Any]:
-    return {"mean": found.mean, "low": found.low, "high": found.high, "num_utterances": found.num_utterances}
+def _fields(interval: Estimate) -> dict[str, Any]:
+    return {
+        "mean": interval.mean,
+        "low": interval.low,
+        "high": interval.high,
+        "num_utterances": interval.num_utterances,
+    }
 
 
 def worst_cases(rows: Iterable[Row], metrics: Sequence[Metric]) -> tuple[WorstCase, ...]:

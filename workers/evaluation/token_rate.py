@@ -1,4 +1,4 @@
-"""What tokens cost and how much of the code they use: entropies, code lengths, bytes of a real archive part.
+"""The rate of tokens and how much of the code they use: entropies, code lengths, bytes of a real archive part.
 
 zeroth order    H = - sum_i p_i log2 p_i                         per token position, or per dim
 with context    bits = - sum_t log2 p(x_t | what came before)    p learned on the way, so a coder reaches it
@@ -32,7 +32,7 @@ PART = "evaluation"
 
 
 class GivenPlace(NamedTuple):
-    """Bits of a frame that its place does not tell, all dims together; share of the digits' variance between clips."""
+    """Bits of a frame that its place does not predict, over all dims; share of the digits' variance between clips."""
 
     bits: float | None
     between_clips: float | None
@@ -126,7 +126,7 @@ def rate_card(
 
 
 def given_place(digits: Sequence[NDArray[np.uint8]], levels: int) -> GivenPlace:
-    """What is left of digits [F, D] of clips of one length once the place of a frame is known."""
+    """Measure what is left of digits [F, D] of clips of one length once the place of a frame is known."""
     places = torch.from_numpy(np.concatenate([np.arange(len(clip)) for clip in digits]))
     groups, joined = group_by_place(places), torch.from_numpy(np.concatenate(digits))
     bits = entropy_given_place(joined, levels, groups)

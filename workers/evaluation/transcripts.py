@@ -1,4 +1,4 @@
-"""What is said in an utterance, where somebody wrote it down: a table of transcripts against an index of utterances.
+"""Transcripts of utterances: a table of transcripts matched to an index of utterances.
 
 The table is tab-separated with a header. Either it has the columns ``utterance_id`` and ``text``; or ``path`` (the
 recording, as the index's ``source``), ``start_sec``, ``end_sec`` and ``text``, one row a stretch of the recording.
@@ -32,7 +32,7 @@ class Stretch:
 
 
 def read_transcripts(uri: str, rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """The transcript of each utterance of the index ``rows`` that has one, by utterance_id.
+    """Read the transcript of each utterance of the index ``rows`` that has one, by utterance_id.
 
     Raises:
         NotFoundError: no such table.
@@ -43,8 +43,8 @@ def read_transcripts(uri: str, rows: Iterable[Mapping[str, Any]]) -> dict[str, s
         texts = {row["utterance_id"]: row["text"] for row in table}
         return {row["utterance_id"]: texts[row["utterance_id"]] for row in rows if texts.get(row["utterance_id"])}
     stretches = _by_recording(uri, table)
-    found = {row["utterance_id"]: _within(row, stretches.get(row["source"], [])) for row in rows}
-    return {utterance_id: text for utterance_id, text in found.items() if text}
+    transcripts = {row["utterance_id"]: _within(row, stretches.get(row["source"], [])) for row in rows}
+    return {utterance_id: text for utterance_id, text in transcripts.items() if text}
 
 
 def _read_table(uri: str) -> list[dict[str, str]]:
@@ -67,7 +67,7 @@ def _by_recording(uri: str, table: list[dict[str, str]]) -> dict[str, list[Stret
             stretches[row["path"]].append(Stretch(float(row["start_sec"]), float(row["end_sec"]), row["text"] or ""))
         except (TypeError, ValueError) as error:
             raise FormatError(f"line {number} of {uri}", value=row, expected="seconds and text") from error
-    return {path: sorted(found, key=lambda stretch: stretch.start_s) for path, found in stretches.items()}
+    return {path: sorted(own, key=lambda stretch: stretch.start_s) for path, own in stretches.items()}
 
 
 def _within(row: Mapping[str, Any], stretches: list[Stretch]) -> str:

@@ -1,4 +1,4 @@
-"""One utterance of an evaluation: through every system, by every metric. The Ray actor of ``evaluate``.
+"""Evaluate one utterance with every system, by every metric: the Ray actor of ``evaluate``.
 
 What comes out follows from the utterance, the tokenizer and the options alone, and is published whole under the
 utterance's number: any number of processes may do the same utterance.
@@ -15,8 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from syllabary.shards import audio, outputs, store
-from syllabary.shards.dataset import wds
+from syllabary.shards import audio, dataset, store
 from syllabary.shards.errors import SyllabaryError
 from syllabary.workers.control.jobs import EvaluateJob
 from syllabary.workers.evaluation.baselines import Codec, Degraded, Speech, standard_baselines
@@ -52,7 +51,7 @@ class Item:
         return float(self.row["num_samples"] / self.row["sample_rate"])
 
     def to_json(self) -> str:
-        """As text, to pass on."""
+        """Encode as JSON, to pass on."""
         return json.dumps({"number": self.number, "row": self.row, "transcript": self.transcript, "probe": self.probe})
 
     @classmethod
@@ -68,7 +67,7 @@ def result_uri(out: str, number: int) -> str:
 
 @dataclass
 class Timer:
-    """CPU-seconds of this process and its children by what they went to."""
+    """Counts CPU-seconds of this process and its children by what they were spent on."""
 
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
@@ -97,7 +96,7 @@ class Ours:
         self._last: tuple[str, Encoded] | None = None
 
     def encode(self, speech: Speech) -> Encoded:
-        """Tokens of the utterance; asked again at once, the same."""
+        """Tokens of the utterance; kept for a second call."""
         if self._last is None or self._last[0] != speech.utterance_id:
             self._last = speech.utterance_id, self.tokenizer.encode(speech.stored, speech.stored_rate)
         return self._last[1]
@@ -121,7 +120,7 @@ def read_speech(shards_uri: str, row: Mapping[str, Any]) -> Speech:
     Raises:
         DamageError, FormatError: it is damaged.
     """
-    return Speech.of(str(row["utterance_id"]), *audio.decode(wds.read_utterance(shards_uri, row)))
+    return Speech.of(str(row["utterance_id"]), *audio.decode(dataset.read_utterance(shards_uri, row)))
 
 
 class UtteranceEvaluator:
@@ -150,13 +149,13 @@ class UtteranceEvaluator:
         timer = Timer()
         try:
             result = self.evaluate(item, timer)
-            store.publish_bytes(result_uri(self._job.out, item.number), outputs.pretty_json(result))
+            store.publish_bytes(result_uri(self._job.out, item.number), store.pretty_json(result))
         except SyllabaryError as error:
             return {"number": item.number, "error": f"{item.utterance_id}: {error}", "cpu_s": "{}"}
         return {"number": item.number, "error": "", "cpu_s": json.dumps(timer.seconds)}
 
     def evaluate(self, item: Item, timer: Timer) -> dict[str, Any]:
-        """Everything about one utterance, as it is published.
+        """Evaluate one utterance; returns its result as it is published.
 
         Raises:
             SyllabaryError: the utterance cannot be read.

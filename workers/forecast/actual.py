@@ -1,4 +1,4 @@
-"""What a run took, as far as its own files tell: for the plan's page, beside what was predicted.
+"""The cost of a run, read from its own files: for the plan's page, beside what was predicted.
 
 Outputs hold no times (the same input gives the same bytes). The trainings keep their pace apart in
 ``timings.parquet``; the wall-clock hours of the other stages are in the run's ``stage_timings.json``.
@@ -14,6 +14,7 @@ from syllabary.shards import outputs, store
 from syllabary.shards.archive.ledger import shards_in
 from syllabary.shards.archive.parts import part_name
 from syllabary.shards.errors import NotFoundError
+from syllabary.shards.store import Folder
 from syllabary.workers.control.run_layout import PipelineLayout
 from syllabary.workers.control.timings import read_timings
 from syllabary.workers.training.checkpoints import CheckpointStore
@@ -23,17 +24,17 @@ _HOUR = 3600
 
 
 def actual_of(run: str) -> dict[str, float]:
-    """The figures of a plan that the run at ``run`` tells, by the prediction's names; what is not there is left out.
+    """The figures of the run at ``run`` by the prediction's names; what is not there is left out.
 
     Raises:
         NotFoundError: nothing of ours is at ``run``.
     """
     outputs.read_claim(run, "run")
     layout = PipelineLayout(run)
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     for take in (_shards, _archive, _trainings, _stages):
-        found |= take(layout)
-    return {name: value for name, value in found.items() if value is not None}
+        figures |= take(layout)
+    return {name: value for name, value in figures.items() if value is not None}
 
 
 def restored_fraction(run: str) -> float | None:
@@ -44,9 +45,9 @@ def restored_fraction(run: str) -> float | None:
 
 
 def killed_attempts(run: str) -> dict[str, int]:
-    """How many attempts at each stage never ended: their time is in no figure. Stages without are left out."""
-    found = {stage: one.began - one.ended for stage, one in read_timings(run).items()}
-    return {stage: count for stage, count in found.items() if count > 0}
+    """Count attempts at each stage that never ended: their time is in no figure. Stages without are left out."""
+    killed = {stage: one.began - one.ended for stage, one in read_timings(run).items()}
+    return {stage: count for stage, count in killed.items() if count > 0}
 
 
 def _shards(layout: PipelineLayout) -> dict[str, Any]:
@@ -56,32 +57,33 @@ def _shards(layout: PipelineLayout) -> dict[str, Any]:
     return {
         "hours": done["input_s"] / _HOUR,
         "stored_h": done["stored_s"] / _HOUR,
-        "shards_bytes": _bytes_below(store.join(layout.shards, "shards")),
+        "shards_bytes": _bytes_below(Folder(layout.shards) / "shards"),
     }
 
 
 def _archive(layout: PipelineLayout) -> dict[str, Any]:
     if outputs.read_done(layout.archive) is None:
         return {}
-    parts = [store.join(layout.archive, part_name(shard)) for shard in shards_in(layout.archive)]
+    archive = Folder(layout.archive)
+    parts = [part_name(shard) for shard in shards_in(layout.archive)]
     claim = outputs.read_claim(layout.archive, "archive")["config"]
     groups = -(-claim["num_dims"] // claim["group_size"])
-    frames = sum(_frames(part) for part in parts)
-    return {"tokens": frames * groups, "archive_bytes": sum(store.size_bytes(part) for part in parts)}
+    frames = sum(_frames(archive, part) for part in parts)
+    return {"tokens": frames * groups, "archive_bytes": sum(store.size_bytes(archive.join(part)) for part in parts)}
 
 
-def _frames(part: str) -> int:
-    with store.open_read(part) as file:
+def _frames(archive: Folder, part: str) -> int:
+    with archive.open(part) as file:
         column = pq.read_table(file, columns=["num_frames"])["num_frames"]
     return int(column.to_numpy().sum())
 
 
 def _trainings(layout: PipelineLayout) -> dict[str, Any]:
     stages = {"pretrain_h": layout.pretrain, "codec_h": layout.codec}
-    found: dict[str, Any] = {name: _hours(uri) for name, uri in stages.items()}
-    kept = [CheckpointStore(uri).folder.uri for uri in stages.values()]
-    found["checkpoints_bytes"] = _bytes_below(*kept) or None
-    return found
+    figures: dict[str, Any] = {name: _hours(uri) for name, uri in stages.items()}
+    kept = [CheckpointStore(uri).folder for uri in stages.values()]
+    figures["checkpoints_bytes"] = _bytes_below(*kept) or None
+    return figures
 
 
 def _stages(layout: PipelineLayout) -> dict[str, Any]:
@@ -97,7 +99,7 @@ def _hours(run_uri: str) -> float | None:
     if outputs.read_done(run_uri) is None:
         return None
     try:
-        history = History.from_parquet(store.read_bytes(store.join(run_uri, TIMINGS)))
+        history = History.from_parquet(Folder(run_uri).read(TIMINGS))
     except NotFoundError:
         return None
     steps, paces = history.series("timing", "step_s")
@@ -105,8 +107,8 @@ def _hours(run_uri: str) -> float | None:
     return sum((step - last) * pace for step, last, pace in zip(steps, before, paces, strict=True)) / _HOUR
 
 
-def _bytes_below(*uris: str) -> int:
-    return sum(entry.size_bytes for uri in uris for entry in store.list_files(uri))
+def _bytes_below(*folders: Folder) -> int:
+    return sum(entry.size_bytes for folder in folders for entry in folder.list())
 
 
 TAKEN_FROM: dict[str, str] = {

@@ -15,10 +15,10 @@ from pydantic import ValidationError
 
 from syllabary.shards import outputs, store
 from syllabary.shards.errors import ConfigError, ConflictError, InputError, first_fault
-from syllabary.shards.folder import Folder
 from syllabary.shards.ingest.decoding.decoder import MOST_FRAMES_A_BYTE
 from syllabary.shards.ingest.recordings import Recording
 from syllabary.shards.ingest.sources.folder import list_recordings
+from syllabary.shards.store import Folder
 from syllabary.workers.control.jobs import PlanJob
 from syllabary.workers.control.log import say
 from syllabary.workers.forecast.actual import actual_of, killed_attempts, restored_fraction
@@ -41,7 +41,7 @@ def plan(job: PlanJob) -> dict[str, Any]:
     """Predict, or read the prediction stored at ``job.out``; compare it with ``job.run`` when given.
 
     Raises:
-        InputError: no corpus, two of them, or one whose length cannot be told.
+        InputError: no corpus, two of them, or one whose length is unknown.
         ConfigError: the rates are not those that a plan needs.
         ConflictError: the run is of another recipe.
         NotFoundError: no stored plan to compare a run with.
@@ -66,9 +66,9 @@ def _only_compares(job: PlanJob) -> bool:
 
 
 def _require_same_recipe(run: str, planned: Mapping[str, Any]) -> None:
-    found = outputs.read_claim(run, "run")["config"]
+    claimed = outputs.read_claim(run, "run")["config"]
     for section in planned:
-        if found.get(section) != planned[section]:
+        if claimed.get(section) != planned[section]:
             what = f"the run at {run} is of another recipe than the plan: {section} differs"
             raise ConflictError(what, fix="plan with the run's recipe, --config and --set")
 
@@ -96,7 +96,7 @@ def _predicted(job: PlanJob) -> dict[str, Any]:
 
 
 def rates_for(job: PlanJob, recipe: Recipe) -> tuple[StageRates, dict[str, Any]]:
-    """The stated rates, or those of a probe; and where they come from, as plan.json tells it.
+    """The stated rates, or those of a probe; and where they come from, for plan.json.
 
     Raises:
         ConfigError: the stated rates are not those that a plan needs.

@@ -1,7 +1,7 @@
 """The arithmetic of ``syllabary plan``: from rates and a recipe to hours, bytes, tokens and cost. Free of torch.
 
 Every figure is one line of :data:`FORMULAS`, and is computed by the function that carries it; nothing else is assumed.
-Hours are wall-clock hours, rates are seconds of audio a second of ONE worker: a core for ``shard``, and a GPU, or a
+Hours are wall-clock hours, rates are seconds of audio per second of ONE worker: a core for ``shard``, and a GPU, or a
 core where there is none, for the others.
 """
 
@@ -12,8 +12,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from syllabary.workers.recipes.bitrates import rates_of
-from syllabary.workers.recipes.recipe import Recipe
-from syllabary.workers.recipes.training import CodecTrainConfig, TrainConfig
+from syllabary.workers.recipes.recipe import CodecTrainConfig, Recipe, TrainConfig
 
 Stage = Literal["shard", "pretrain", "codec", "tokenize", "restore"]
 STAGES: tuple[Stage, ...] = ("shard", "pretrain", "codec", "tokenize", "restore")
@@ -51,7 +50,7 @@ class Value(BaseModel):
 
 
 class Corpus(Value):
-    """What is to be tokenized.
+    """The corpus to be tokenized.
 
     ``stored_fraction`` of its ``hours`` is kept by the ingest; ``flac_bytes_per_s`` is of a second that is kept.
     """
@@ -80,7 +79,7 @@ class Machine(Value):
 
 
 class StageRates(Value):
-    """Seconds of audio a second of one worker. ``adversarial`` is stage 2 once the discriminators train, too.
+    """Seconds of audio per second of one worker. ``adversarial`` is stage 2 once the discriminators train, too.
 
     Of a stage 2 by its bottleneck first, ``codec`` is the first phase and ``adversarial`` the second.
     """
@@ -104,7 +103,7 @@ class Sizes(Value):
 
 
 class Prediction(Value):
-    """What a plan says; the formula of each field is in :data:`FORMULAS`."""
+    """The figures of a plan; the formula of each field is in :data:`FORMULAS`."""
 
     stored_h: float
     shard_h: float
@@ -173,7 +172,7 @@ def training_audio_h(recipe: Recipe, train: TrainConfig, steps: int | None = Non
 
 
 def archive_bytes_per_s(recipe: Recipe) -> float:
-    """Bytes of the archive a second of audio, at most."""
+    """Bytes of the archive per second of audio, at most."""
     return rates_of(recipe.model).payload_bits_per_s / 8 * TOKEN_BYTES_RATIO + OTHER_BYTES_PER_S
 
 

@@ -18,26 +18,26 @@ _BYTES = {"shards_bytes": "shards", "archive_bytes": "archive", "checkpoints_byt
 def page(values: Mapping[str, Any]) -> str:
     """Markdown of the content of plan.json."""
     corpus, machine = values["corpus"], values["machine"]
-    found = Prediction.model_validate(values["predicted"])
+    predicted = Prediction.model_validate(values["predicted"])
     lines = [
         f"# Plan: {corpus['name']}, recipe `{values['recipe']['name']}`", "",
         f"{corpus['hours']:,.1f} hours of audio on {machine['name']}: {machine['cores']:,} cores, "
         f"{machine['gpus']:,} GPUs.", "",
         *_table(("what", "hours", "formula"), [
-            *((name, _hours(getattr(found, key)), FORMULAS[key]) for key, name in _STAGES.items()),
-            ("all, one after the other", _hours(found.total_h), "sum"),
+            *((name, _hours(getattr(predicted, key)), FORMULAS[key]) for key, name in _STAGES.items()),
+            ("all, one after the other", _hours(predicted.total_h), "sum"),
         ]),
         *_table(("what", "figure", "formula"), [
-            ("core-hours", f"{found.core_hours:,.1f}", FORMULAS["core_hours"]),
-            ("GPU-hours", f"{found.gpu_hours:,.1f}", FORMULAS["gpu_hours"]),
-            ("cost", f"{found.cost:,.2f}", FORMULAS["cost"]),
-            ("tokens", f"{found.tokens:,.0f}", FORMULAS["tokens"]),
-            *((f"{name}, bytes", _bytes(getattr(found, key)), FORMULAS[key]) for key, name in _BYTES.items()),
+            ("core-hours", f"{predicted.core_hours:,.1f}", FORMULAS["core_hours"]),
+            ("GPU-hours", f"{predicted.gpu_hours:,.1f}", FORMULAS["gpu_hours"]),
+            ("cost", f"{predicted.cost:,.2f}", FORMULAS["cost"]),
+            ("tokens", f"{predicted.tokens:,.0f}", FORMULAS["tokens"]),
+            *((f"{name}, bytes", _bytes(getattr(predicted, key)), FORMULAS[key]) for key, name in _BYTES.items()),
         ]),
         "## From what", "",
-        f"Rates are {values['rates_origin']}, in seconds of audio a second of one worker.", "",
+        f"Rates are {values['rates_origin']}, in seconds of audio per second of one worker.", "",
         *_table(("value", "is"), _inputs(values)),
-        *_actual(values, found),
+        *_actual(values, predicted),
     ]  # fmt: skip
     return "\n".join(lines).rstrip() + "\n"
 
@@ -69,10 +69,10 @@ def _of(values: Mapping[str, Any], rate: str) -> str:
     return f": {what}" if what else ""
 
 
-def _actual(values: Mapping[str, Any], found: Prediction) -> list[str]:
+def _actual(values: Mapping[str, Any], prediction: Prediction) -> list[str]:
     if "actual" not in values:
         return []
-    predicted = found.model_dump() | {"hours": values["corpus"]["hours"]}
+    predicted = prediction.model_dump() | {"hours": values["corpus"]["hours"]}
     if values.get("restored_fraction") is not None:
         predicted["restore_h"] *= values["restored_fraction"]
     rows = [

@@ -27,15 +27,14 @@ import torch
 from numpy.typing import NDArray
 
 from syllabary.model.codec import Codec
-from syllabary.shards import store
 from syllabary.shards.ingest import ingest
 from syllabary.shards.ingest.cutting import write_shard
 from syllabary.shards.ingest.sources.folder import list_recordings
+from syllabary.shards.store import Folder
 from syllabary.workers.cluster.memory import RESERVED_BYTES, bounded_memory, free_bytes
 from syllabary.workers.control.log import say
 from syllabary.workers.forecast.formulas import StageRates, clip_s
-from syllabary.workers.recipes.recipe import Recipe
-from syllabary.workers.recipes.training import CodecTrainConfig, TrainConfig
+from syllabary.workers.recipes.recipe import CodecTrainConfig, Recipe, TrainConfig
 from syllabary.workers.tokenizer.directory import save_tokenizer
 from syllabary.workers.tokenizer.tokenizer import Tokenizer
 from syllabary.workers.training.bottleneck_first import PhasedCodecStage
@@ -92,7 +91,7 @@ def what_is_probed(recipe: Recipe) -> dict[str, str]:
 def _codec_in_words(codec: CodecTrainConfig) -> tuple[str, str]:
     """What the two rates of stage 2 are rates of."""
     if codec.method == "bottleneck_first":
-        crops = f"{codec.vocoder.crops_per_clip} crops of {codec.vocoder.crop_s:g} s a clip"
+        crops = f"{codec.vocoder.crops_per_clip} crops of {codec.vocoder.crop_s:g} s per clip"
         return "first phase: bottleneck to log-mel", f"second phase: vocoder on {crops}, with discriminators"
     encoder = "frozen encoder, run in every step" if codec.train_encoder == "frozen" else "encoder fine-tuned"
     if codec.cache_latents:
@@ -121,7 +120,7 @@ def _bounded(device: torch.device, what: str) -> AbstractContextManager[None]:
 
 
 def _told(kind: str, rate: float) -> float:
-    say("plan", f"{kind}: {rate:,.3g} s of audio a second of one worker")
+    say("plan", f"{kind}: {rate:,.3g} s of audio per second of one worker")
     return rate
 
 
@@ -259,4 +258,4 @@ def _save_random_encoder(recipe: Recipe, folder: str) -> None:
 
     torch.manual_seed(0)
     state = {name: value.contiguous() for name, value in Codec(recipe.model).encoder.state_dict().items()}
-    store.publish_bytes(store.join(folder, ENCODER_FILE), save(state))
+    Folder(folder).publish(ENCODER_FILE, save(state))

@@ -20,8 +20,7 @@ from syllabary.shards import outputs, store
 from syllabary.shards.audio import encode_flac
 from syllabary.shards.errors import InputError, StorageError
 from syllabary.workers.control.jobs import FetchDemoJob
-from syllabary.workers.control.log import say
-from syllabary.workers.control.progress import Progress
+from syllabary.workers.control.log import Progress, say
 
 RATE = 16_000
 VOICES = {  # package language -> (folder in the package, speaker, language)

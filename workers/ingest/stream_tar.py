@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from syllabary.shards import outputs, store
-from syllabary.shards.dataset.index import committed_shards
+from syllabary.shards.dataset import committed_shards
 from syllabary.shards.errors import ConflictError, DamageError
 from syllabary.shards.ingest import ingest
 from syllabary.shards.ingest.config import IngestConfig
@@ -19,10 +19,10 @@ from syllabary.shards.ingest.sources.listing import Source
 from syllabary.shards.ingest.sources.parquet import ParquetStream, parquet_files
 from syllabary.shards.ingest.sources.streamed import Stream, Streamed, head_mark
 from syllabary.shards.ingest.sources.tar import TarStream
+from syllabary.shards.store import Folder
 from syllabary.workers.cluster.session import ray_session
 from syllabary.workers.control.jobs import ShardJob
-from syllabary.workers.control.log import say
-from syllabary.workers.control.progress import Progress
+from syllabary.workers.control.log import Progress, say
 from syllabary.workers.ingest.tasks import run_all, write_streamed_shard
 
 STAGE = "shard"
@@ -64,7 +64,7 @@ def _stream(job: ShardJob, config: IngestConfig, source: Source, size_bytes: int
             return feed, _write(feed, job.out, size_bytes)
     except DamageError:
         for part in ("index", "ledger", "shards"):
-            store.delete(store.join(job.out, part))
+            Folder(job.out).delete(part)
         raise
 
 

@@ -93,7 +93,7 @@ def _run_all(function: Callable[..., Result], arguments: Iterable[tuple[Any, ...
 
 
 def _stop(running: list[Any]) -> None:
-    """After a failure: no task starts any more, and none is still writing when the error is told."""
+    """After a failure: no task starts any more, and none is still writing when the error is raised."""
     import ray
 
     for reference in running:

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-from syllabary.shards import store
 from syllabary.shards.about import origin
 from syllabary.shards.about.origin import Origin
 from syllabary.shards.ingest import ingest
@@ -17,10 +16,10 @@ from syllabary.shards.ingest.recordings import Recording
 from syllabary.shards.ingest.sources.listing import Source, list_source, tell_source
 from syllabary.shards.ingest.splits import split_of
 from syllabary.shards.outputs import read_done
+from syllabary.shards.store import Folder
 from syllabary.workers.cluster.session import ray_session
 from syllabary.workers.control.jobs import ShardJob
-from syllabary.workers.control.log import say
-from syllabary.workers.control.progress import Progress
+from syllabary.workers.control.log import Progress, say
 from syllabary.workers.ingest.stream_tar import shard_stream
 from syllabary.workers.ingest.tasks import run_all, write_planned_shard
 from syllabary.workers.recipes.named import resolve
@@ -44,10 +43,10 @@ def write_shards(job: ShardJob) -> dict[str, Any]:
 
 
 def _tell_origin(job: ShardJob) -> None:
-    """Note what the job says of the speech beside the shards, over what an earlier run was told."""
+    """Store the job's title, licence and origin beside the shards; they replace those of an earlier run."""
     told = Origin.read(job.out) | Origin(job.title, job.licence, job.origin)
     if told != Origin():
-        store.publish_bytes(store.join(job.out, origin.NAME), told.encode())
+        Folder(job.out).publish(origin.NAME, told.encode())
 
 
 def _shard_files(job: ShardJob, config: IngestConfig, source: Source) -> tuple[dict[str, Any], int]:

@@ -1,4 +1,4 @@
-"""What there is in an archive, in memory: every column of every row but tokens and salience, searched by Arrow.
+"""Hold an archive's rows in memory: every column of every row but tokens and salience, searched by Arrow.
 
 Tokens are read when somebody wants to hear them. An archive may grow meanwhile: its parts are listed again, and new
 ones are read.
@@ -16,11 +16,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from syllabary.shards import store
 from syllabary.shards.archive.parts import PARTS
 from syllabary.shards.archive.reader import ArchiveReader
 from syllabary.shards.archive.where import Condition, parse_where
 from syllabary.shards.errors import InputError, NotFoundError, SyllabaryError
+from syllabary.shards.store import Folder
 
 Row = dict[str, Any]
 SHARD = "shard"
@@ -32,7 +32,7 @@ _KEPT_SEARCHES = 16
 
 @dataclass(frozen=True)
 class Query:
-    """What is looked for: words that all stand somewhere in the row, an expression, one speaker, one recording."""
+    """A search: words that all stand somewhere in the row, an expression, one speaker, one recording."""
 
     words: str = ""
     where: str = ""
@@ -88,24 +88,24 @@ class Snapshot:
 
     def recording(self, recording_id: str) -> list[Row]:
         """The rows of a recording, by time. Raises NotFoundError, InputError: too many of them for a page."""
-        found = self.rows.filter(pc.equal(self.rows["recording_id"], recording_id))
-        if not len(found):
+        own = self.rows.filter(pc.equal(self.rows["recording_id"], recording_id))
+        if not len(own):
             raise NotFoundError("no such recording", value=recording_id[:200])
-        if len(found) > MOST_ROWS_OF_A_RECORDING:
+        if len(own) > MOST_ROWS_OF_A_RECORDING:
             what = "a recording of too many utterances for this page"
-            raise InputError(what, value=len(found), expected=f"at most {MOST_ROWS_OF_A_RECORDING}")
-        rows: list[Row] = found.sort_by("start_sample").to_pylist()
+            raise InputError(what, value=len(own), expected=f"at most {MOST_ROWS_OF_A_RECORDING}")
+        rows: list[Row] = own.sort_by("start_sample").to_pylist()
         return rows
 
     def _kept(self, query: Query, what: str, make: Callable[[], pa.Table]) -> pa.Table:
         """What an equal search found before: the pages of one search are slices of it."""
         key = (query, what)
-        if (found := self._found.get(key)) is None:
-            found = make()
+        if (kept := self._found.get(key)) is None:
+            kept = make()
             while len(self._found) >= _KEPT_SEARCHES:
                 self._found.pop(next(iter(self._found)), None)
-            self._found[key] = found
-        return found
+            self._found[key] = kept
+        return kept
 
     def _search(self, query: Query) -> pa.Table:
         rows = self.rows
@@ -120,10 +120,10 @@ class Snapshot:
 
     def _holding(self, rows: pa.Table, word: str) -> pa.ChunkedArray:
         hits = [pc.fill_null(pc.match_substring(rows[name], word, ignore_case=True), False) for name in self.texts]
-        found = hits[0]
+        mask = hits[0]
         for hit in hits[1:]:
-            found = pc.or_(found, hit)
-        return found
+            mask = pc.or_(mask, hit)
+        return mask
 
 
 def _grouped(rows: pa.Table, name: str) -> pa.Table:
@@ -176,20 +176,20 @@ class Catalogue:
 
     def tokens(self, rows: Sequence[Row]) -> list[Row]:
         """The rows with their ``tokens`` and ``salience``. Raises DamageError, NotFoundError: gone since."""
-        found: dict[str, Row] = {}
+        by_id: dict[str, Row] = {}
         for shard in dict.fromkeys(row[SHARD] for row in rows):
             ids = [row["utterance_id"] for row in rows if row[SHARD] == shard]
             condition = Condition(pc.field("utterance_id").isin(ids), frozenset({"utterance_id"}))
             for table in self.reader.scan(condition, ["utterance_id", "tokens", "salience"], [shard]):
-                found.update((row["utterance_id"], row) for row in table.to_pylist())
-        missing = [row["utterance_id"] for row in rows if row["utterance_id"] not in found]
+                by_id.update((row["utterance_id"], row) for row in table.to_pylist())
+        missing = [row["utterance_id"] for row in rows if row["utterance_id"] not in by_id]
         if missing:
             raise NotFoundError("an utterance that was in the archive is gone", value=missing[0])
-        return [row | found[row["utterance_id"]] for row in rows]
+        return [row | by_id[row["utterance_id"]] for row in rows]
 
     def _look(self) -> None:
         try:
-            entries = store.list_files(store.join(self.reader.uri, PARTS), suffix=".parquet")
+            entries = (Folder(self.reader.uri) / PARTS).list(suffix=".parquet")
         except SyllabaryError as error:
             self._snapshot = replace(self._snapshot, faults=(str(error),))
             return

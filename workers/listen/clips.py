@@ -205,7 +205,7 @@ class Clip:
 
 
 def payload_bits(packing: Packing) -> float:
-    """What a frame can tell at most, in bits."""
+    """The most bits that a frame can hold."""
     return packing.num_dims * math.log2(packing.levels)
 
 

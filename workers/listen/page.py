@@ -216,7 +216,7 @@ def _window(request: Request) -> tuple[int, int]:
 
 def _utterances(shown: Shown, request: Request) -> Response:
     snapshot = shown.catalogue.newest()
-    found, (offset, limit) = snapshot.find(_query(request)), _window(request)
+    matches, (offset, limit) = snapshot.find(_query(request)), _window(request)
     bits = payload_bits(shown.catalogue.reader.format.packing)
     rows = [
         {
@@ -228,9 +228,9 @@ def _utterances(shown: Shown, request: Request) -> Response:
             "duration_s": row["num_samples"] / row["sample_rate"],
             "bytes": -(-int(row["num_frames"] * bits) // 8),
         }
-        for row in found.slice(offset, limit).to_pylist()
+        for row in matches.slice(offset, limit).to_pylist()
     ]
-    return JSONResponse({"version": snapshot.version, "total": len(found), "offset": offset, "rows": rows})
+    return JSONResponse({"version": snapshot.version, "total": len(matches), "offset": offset, "rows": rows})
 
 
 def _groups(shown: Shown, request: Request) -> Response:
@@ -240,7 +240,7 @@ def _groups(shown: Shown, request: Request) -> Response:
     if by not in names:
         raise InputError("grouped by", value=by[:40], expected=", ".join(names))
     snapshot = shown.catalogue.newest()
-    found, (offset, limit) = snapshot.groups(_query(request), names[by]), _window(request)
+    groups, (offset, limit) = snapshot.groups(_query(request), names[by]), _window(request)
     bits = payload_bits(shown.catalogue.reader.format.packing)
     rows = [
         {
@@ -250,9 +250,9 @@ def _groups(shown: Shown, request: Request) -> Response:
             "duration_s": row["duration_s"],
             "bytes": -(-int(row["frames"] * bits) // 8),
         }
-        for row in found.slice(offset, limit).to_pylist()
+        for row in groups.slice(offset, limit).to_pylist()
     ]
-    return JSONResponse({"version": snapshot.version, "total": len(found), "offset": offset, "rows": rows})
+    return JSONResponse({"version": snapshot.version, "total": len(groups), "offset": offset, "rows": rows})
 
 
 def _clip(shown: Shown, request: Request) -> Response:
@@ -269,8 +269,8 @@ def _sound(shown: Shown, request: Request) -> Response:
     size = clip.size_bytes
     headers = {"accept-ranges": "bytes"}
     start, stop, status = 0, size, 200
-    if found := _RANGE.fullmatch(request.headers.get("range", "")):
-        first, last = found.groups()
+    if asked := _RANGE.fullmatch(request.headers.get("range", "")):
+        first, last = asked.groups()
         start = int(first) if first else max(size - int(last or 0), 0)
         stop = min(int(last) + 1, size) if first and last else size
         if start >= stop:

@@ -1,4 +1,4 @@
-"""What can be heard of an utterance: as its tokens give it back, and as it was spoken where that is at hand.
+"""Make the takes of an utterance: as its tokens give it back, and as it was spoken where that is at hand.
 
 A take is a function from a row of the archive to its samples, int16 [num_samples] at the row's own rate.
 """
@@ -18,9 +18,8 @@ import pyarrow.compute as pc
 import soundfile
 from numpy.typing import NDArray
 
-from syllabary.shards import audio, store
+from syllabary.shards import audio, dataset, store
 from syllabary.shards.archive.parts import SOURCE_SUFFIX, ArchiveFormat
-from syllabary.shards.dataset import index, wds
 from syllabary.shards.errors import DamageError, FormatError, InputError, NotFoundError
 from syllabary.workers.listen.catalogue import Catalogue, Row
 from syllabary.workers.tokenizer.directory import at_hand, stated_encoder_digest
@@ -82,7 +81,7 @@ def from_shards(shards: str) -> Take:
         NotFoundError, FormatError: there are none; the take itself: it does not hold the utterance, or is damaged.
     """
     names = ["utterance_id", "shard", "offset", "size_bytes", "sha256"]
-    rows: pa.Table = index.read_index(shards).select(names)
+    rows: pa.Table = dataset.read_index(shards).select(names)
 
     def place(row: Row) -> int:
         return int(pc.index(rows["utterance_id"], row["utterance_id"]).as_py())
@@ -91,7 +90,7 @@ def from_shards(shards: str) -> Take:
         at = place(row)
         if at < 0:
             raise NotFoundError("the shards do not hold the utterance", value=row["utterance_id"])
-        samples, rate = audio.decode(wds.read_utterance(shards, rows.slice(at, 1).to_pylist()[0]))
+        samples, rate = audio.decode(dataset.read_utterance(shards, rows.slice(at, 1).to_pylist()[0]))
         return _fitting(row, samples, rate)
 
     return Kept(read, lambda row: place(row) >= 0)
@@ -159,10 +158,10 @@ def tokenizer_of(archive: str, form: ArchiveFormat, given: str | None) -> tuple[
         InputError: the one given has another encoder.
     """
     if given is not None:
-        if (found := stated_encoder_digest(given)) != form.encoder_digest:
+        if (stated := stated_encoder_digest(given)) != form.encoder_digest:
             fix = "give the one that the archive was made with, or leave --tokenizer out"
             raise InputError(
-                "the tokenizer is another one", value=found[:16], expected=form.encoder_digest[:16], fix=fix
+                "the tokenizer is another one", value=stated[:16], expected=form.encoder_digest[:16], fix=fix
             )
         return given, ""
     if uri := at_hand(archive, form.encoder_digest):

@@ -64,13 +64,13 @@ class Tries:
             return self._clips[key]
 
     def _clip(self, samples: audio.Samples, rate: int, name: str) -> Clip:
-        found = self._tokenizer.encode(samples, rate)
-        sound = audio.to_int16(self._tokenizer.decode(found.tokens, len(samples), rate))
+        encoded = self._tokenizer.encode(samples, rate)
+        sound = audio.to_int16(self._tokenizer.decode(encoded.tokens, len(samples), rate))
         spoken = audio.to_int16(samples)
         row: Row = {
             "utterance_id": name, "start_sample": 0, "num_samples": len(samples), "sample_rate": rate,
-            "num_frames": len(found.tokens), "tokens": found.tokens.reshape(-1).tolist(),
-            "salience": found.salience.tolist(), SHARD: "",
+            "num_frames": len(encoded.tokens), "tokens": encoded.tokens.reshape(-1).tolist(),
+            "salience": encoded.salience.tolist(), SHARD: "",
         }  # fmt: skip
         takes = {RESTORED: lambda _: sound, ORIGINAL: lambda _: spoken}
         return Clip(name, [row], 0, len(samples), rate, self._form, takes)

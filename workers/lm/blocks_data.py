@@ -15,6 +15,7 @@ from syllabary.shards import outputs, store
 from syllabary.shards.archive.packing import Packing
 from syllabary.shards.blocks.blocks import METADATA_KEY
 from syllabary.shards.errors import DamageError, FormatError, InputError, NotFoundError
+from syllabary.shards.store import Folder
 
 COLUMNS = ("input_ids", "labels", "position_ids", "place", "document_ids")
 Batch = dict[str, Tensor]
@@ -46,7 +47,7 @@ class Vocabulary:
             raise InputError(what, value=claim["config"]["output_format"], expected="parquet", fix=fix)
         if outputs.read_done(blocks) is None:
             raise InputError("the blocks are not complete", value=blocks, fix="run `syllabary pack` again first")
-        metadata = outputs.read_json(store.join(blocks, "blocks.json"))
+        metadata = Folder(blocks).read_json("blocks.json")
         metadata.pop("archives", None)
         return cls.of_metadata(metadata)
 
@@ -99,7 +100,7 @@ class BlockSource:
 
     def __init__(self, blocks: str, split: str, seed: int) -> None:
         self._seed = seed
-        self._parts = [entry.uri for entry in store.list_files(store.join(blocks, split), suffix=".parquet")]
+        self._parts = [entry.uri for entry in (Folder(blocks) / split).list(suffix=".parquet")]
         if not self._parts:
             fix = "pack with --splits speaker and a higher --valid-percent" if split != "train" else "pack more"
             raise NotFoundError(f"no blocks of the split {split}", value=blocks, fix=fix)

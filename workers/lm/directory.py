@@ -12,7 +12,7 @@ from torch import Tensor
 
 from syllabary.shards import outputs
 from syllabary.shards.errors import DamageError, FormatError
-from syllabary.shards.folder import Folder
+from syllabary.shards.store import Folder
 from syllabary.workers.lm.blocks_data import Vocabulary
 from syllabary.workers.lm.speech_lm import SpeechLm, make_model
 
@@ -59,22 +59,22 @@ def load_model(uri: str, device: torch.device) -> LoadedLm:
         DamageError: weights and configuration do not fit.
     """
     folder = Folder(uri)
-    found = folder.read_json(CONFIG)
-    if found.get("kind") != KIND or found.get("format_version") != 1:
+    description = folder.read_json(CONFIG)
+    if description.get("kind") != KIND or description.get("format_version") != 1:
         fix = "give the model folder of `syllabary lm-train`"
-        raise FormatError("not a language model", value=found.get("kind"), expected=KIND, fix=fix)
-    vocabulary = Vocabulary.of_metadata(found["blocks"])
-    model = make_model(vocabulary, **found["sizes"])
+        raise FormatError("not a language model", value=description.get("kind"), expected=KIND, fix=fix)
+    vocabulary = Vocabulary.of_metadata(description["blocks"])
+    model = make_model(vocabulary, **description["sizes"])
     try:
         state = safetensors.torch.load(folder.read(WEIGHTS))
         missing, unexpected = model.load_state_dict(state, strict=False)
     except (safetensors.SafetensorError, RuntimeError, ValueError) as error:
         raise DamageError(f"weights do not load ({error})", value=uri) from error
     wrong = [name for name in (*missing, *unexpected) if name != "lm_head.weight"]
-    if wrong or outputs.digest(_digests(state)) != found["weights_digest"]:
+    if wrong or outputs.digest(_digests(state)) != description["weights_digest"]:
         raise DamageError("weights have changed", value=uri, fix="restore the folder from a backup")
     model.to(device)  # type: ignore[arg-type]
-    return LoadedLm(model.eval(), vocabulary, str(found["weights_digest"]))
+    return LoadedLm(model.eval(), vocabulary, str(description["weights_digest"]))
 
 
 def _digests(state: dict[str, Tensor]) -> dict[str, Any]:

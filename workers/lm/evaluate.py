@@ -17,12 +17,12 @@ import torch
 
 from syllabary.model.measures.context import context_bits
 from syllabary.model.measures.usage import entropy_bits
-from syllabary.shards import outputs, store
+from syllabary.shards import outputs
 from syllabary.shards.blocks.blocks import IGNORED
 from syllabary.shards.errors import ConflictError, InputError
+from syllabary.shards.store import Folder
 from syllabary.workers.control.jobs import LmEvalJob
-from syllabary.workers.control.log import say
-from syllabary.workers.control.progress import Progress
+from syllabary.workers.control.log import Progress, say
 from syllabary.workers.control.run_layout import LM_FIGURES
 from syllabary.workers.lm.blocks_data import Batch, BlockSource, Vocabulary, frames_of
 from syllabary.workers.lm.directory import load_model
@@ -50,7 +50,7 @@ def lm_eval(job: LmEvalJob) -> dict[str, Any]:
     kind: Kind = "speech" if vocabulary.with_text else "all"
     nats, num_labels = held_out_nats(loss, source, count, job.batch_size, device, kind=kind, say_progress=True)
     shuffled, num_shuffled = held_out_nats(loss, source, count, job.batch_size, device, kind=kind, shuffle=True)
-    found = entropies([run for i in range(count) for run in frames_of(source.block(i), vocabulary)], vocabulary)
+    bounds = entropies([run for i in range(count) for run in frames_of(source.block(i), vocabulary)], vocabulary)
     tokens_per_s = vocabulary.frames_per_s * vocabulary.packing.num_groups
     result = {
         "split": job.split,
@@ -59,7 +59,7 @@ def lm_eval(job: LmEvalJob) -> dict[str, Any]:
         "bits_per_token": nats / num_labels / math.log(2),
         "bits_per_s": nats / num_labels / math.log(2) * tokens_per_s,
         "shuffled_bits_per_s": shuffled / num_shuffled / math.log(2) * tokens_per_s,
-        **found,
+        **bounds,
     }
     if vocabulary.with_text:
         text, num_text = held_out_nats(loss, source, count, job.batch_size, device, kind="text")
@@ -73,7 +73,7 @@ def lm_eval(job: LmEvalJob) -> dict[str, Any]:
     if job.out is not None:
         inputs = {"encoder_digest": vocabulary.metadata["encoder_digest"]}
         outputs.claim(job.out, "report", inputs=inputs, config={"split": job.split, "limit": job.limit})
-        store.publish_bytes(store.join(job.out, LM_FIGURES), outputs.pretty_json(result))
+        Folder(job.out).publish_json(LM_FIGURES, result)
     return result
 
 

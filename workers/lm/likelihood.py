@@ -1,4 +1,4 @@
-"""How many bits a language model needs for given utterances, each a document of its own."""
+"""Measure the bits that a language model needs for given utterances, each a document of its own."""
 
 from __future__ import annotations
 

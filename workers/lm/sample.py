@@ -12,9 +12,9 @@ from transformers import LogitsProcessor, LogitsProcessorList
 
 from syllabary.shards import audio, outputs
 from syllabary.shards.errors import ConflictError, InputError
-from syllabary.shards.folder import Folder
+from syllabary.shards.store import Folder
 from syllabary.workers.control.jobs import LmSampleJob
-from syllabary.workers.control.progress import Progress
+from syllabary.workers.control.log import Progress
 from syllabary.workers.lm.blocks_data import Vocabulary
 from syllabary.workers.lm.directory import load_model
 from syllabary.workers.lm.speech_lm import SpeechLm

@@ -36,8 +36,8 @@ class SpeechLm(LlamaForCausalLM):
         """The hidden states [batch, position, width]; an id attends to the ids before it in its own document."""
         attend = (document_ids[:, :, None] == document_ids[:, None, :]).tril()
         embedded = self.model.embed_tokens(input_ids) + self.place_embedding(place)
-        found = self.model(inputs_embeds=embedded, position_ids=position_ids, attention_mask=attend[:, None])
-        return found.last_hidden_state
+        output = self.model(inputs_embeds=embedded, position_ids=position_ids, attention_mask=attend[:, None])
+        return output.last_hidden_state
 
     def forward(self, input_ids: Tensor | None = None, position_ids: Tensor | None = None, **values: Any) -> Any:
         """The call that transformers' generation makes, for one document from its beginning: the place follows from
@@ -107,7 +107,7 @@ def label_nats(hidden: Tensor, labels: Tensor, place: Tensor, head: Tensor, voca
     hidden, labels, place = hidden[counted], labels[counted], place[counted]
     offset, ends = vocabulary["id_offset"], torch.tensor(vocabulary.ends, device=labels.device)
     num_text_ids = vocabulary.num_text_ids
-    found: list[Tensor] = []
+    nats: list[Tensor] = []
     sizes = vocabulary.packing.position_sizes
     kinds: dict[tuple[int, bool], list[int]] = {}
     for number, size in enumerate(sizes):
@@ -122,5 +122,5 @@ def label_nats(hidden: Tensor, labels: Tensor, place: Tensor, head: Tensor, voca
                 targets = torch.where(labels[own] == one, size + num_text_ids + number, targets)
         if targets.numel() and not (int(targets.min()) >= 0 and int(targets.max()) < len(weights)):
             raise ValueError("a label that its place cannot hold")
-        found.append(nn.functional.cross_entropy((hidden[own] @ weights.T).float(), targets, reduction="none"))
-    return torch.cat(found)
+        nats.append(nn.functional.cross_entropy((hidden[own] @ weights.T).float(), targets, reduction="none"))
+    return torch.cat(nats)

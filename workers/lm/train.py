@@ -23,8 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from syllabary.shards import outputs, store
 from syllabary.shards.errors import ConfigError, DamageError
 from syllabary.workers.control.jobs import LmTrainJob
-from syllabary.workers.control.log import say
-from syllabary.workers.control.progress import Reached
+from syllabary.workers.control.log import Reached, say
 from syllabary.workers.lm.blocks_data import BlockSource, Vocabulary
 from syllabary.workers.lm.directory import save_model
 from syllabary.workers.lm.evaluate import held_out_nats, shuffled_batch
@@ -42,7 +41,7 @@ _NOT_OF_THE_RESULT = {"blocks", "out", "num_workers", "threads_per_worker", "dev
 
 @dataclass(frozen=True)
 class Ranks:
-    """How the ranks of a run are placed."""
+    """The placement of a run's ranks."""
 
     num_workers: int
     threads_per_worker: int

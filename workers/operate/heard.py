@@ -1,4 +1,4 @@
-"""What can be heard of a run: held-out utterances as they were spoken, and as tokenizers give them back.
+"""Collect the sounds of a run: held-out utterances as they were spoken, and as tokenizers give them back.
 
 Below ``OUT/before`` lies what the tokenizer that the run began with makes of them: their tokens, and their sound again.
 """
@@ -10,10 +10,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from syllabary.shards import audio
-from syllabary.shards.dataset import index, wds
+from syllabary.shards import audio, dataset
 from syllabary.shards.errors import InputError
-from syllabary.shards.folder import Folder
+from syllabary.shards.store import Folder
 from syllabary.workers.control.run_layout import PipelineLayout
 from syllabary.workers.report.summary_page import Heard, heard
 from syllabary.workers.tokenizer.encode_files import token_file_of
@@ -26,10 +25,10 @@ ORIGINAL, TRAINED = "original", "this run's tokenizer"
 
 
 def listen(run: PipelineLayout, begun_with: str | None) -> list[Heard]:
-    """The first restored utterances of at most ``MAX_S`` seconds, with all that there is to hear of each.
+    """Collect the first restored utterances of at most ``MAX_S`` seconds, with every sound that there is of each.
 
     Args:
-        run: whose restored audio.
+        run: whose restored audio it is.
         begun_with: URI of the tokenizer that it began with, to be heard beside its own; None for none.
     """
     restored = Folder(run.restored)
@@ -37,16 +36,16 @@ def listen(run: PipelineLayout, begun_with: str | None) -> list[Heard]:
     rows = [row for row in pq.read_table(manifest).to_pylist() if row["file"] is not None]
     short = [row for row in rows if row["num_samples"] <= MAX_S * row["sample_rate"]][:MOST]
     tokenizer = None if begun_with is None else Tokenizer.load(begun_with)
-    entries = index.find_utterances(run.shards, [row["utterance_id"] for row in short])
-    found = []
+    entries = dataset.find_utterances(run.shards, [row["utterance_id"] for row in short])
+    utterances = []
     for row in short:
-        original = wds.read_utterance(run.shards, entries[row["utterance_id"]])
+        original = dataset.read_utterance(run.shards, entries[row["utterance_id"]])
         sounds = {ORIGINAL: original}
         if tokenizer is not None:
             sounds[f"{begun_with}, as it is"] = _before(run, tokenizer, row, original)
         sounds[TRAINED] = restored.read(row["file"])
-        found.append(heard(row["utterance_id"], row["speaker"], sounds))
-    return found
+        utterances.append(heard(row["utterance_id"], row["speaker"], sounds))
+    return utterances
 
 
 def _before(run: PipelineLayout, tokenizer: Tokenizer, row: dict[str, Any], original: bytes) -> bytes:
@@ -70,7 +69,7 @@ def tokenizer_begun_with(claim: dict[str, Any]) -> str | None:
     if not isinstance(init, dict) or init["kind"] != "tokenizer":
         return None
     uri = str(init["uri"])
-    found = Tokenizer.load(uri).digests
-    if (found.encoder, found.decoder) != (init["encoder_digest"], init["decoder_digest"]):
+    digests = Tokenizer.load(uri).digests
+    if (digests.encoder, digests.decoder) != (init["encoder_digest"], init["decoder_digest"]):
         raise InputError("the tokenizer that the run began with has changed", value=uri, fix="run into another --out")
     return uri

@@ -1,4 +1,4 @@
-"""``syllabary show RECIPE``: what a recipe is, and what it costs, derived in one place.
+"""``syllabary show RECIPE``: a recipe and its cost, derived in one place.
 
 Parameters and arithmetic are counted on torch's meta device (no memory, no time): parameters by part, and GFLOP
 (2 x multiply-adds of convolutions and matrix products) per second of audio, over one window of audio.
@@ -82,12 +82,12 @@ def gflop_of(config: ModelConfig) -> dict[str, float]:
         codec = Codec(config).eval()
         waveform, values = torch.zeros(1, int(num_samples)), torch.zeros(1, config.encoder.latent_dim, frames)
     seconds = int(num_samples) / config.encoder.sample_rate
-    found = {}
+    gflop = {}
     for name, part, argument in (("encode", codec.encoder, waveform), ("decode", codec.generator, values)):
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             part(argument, num_samples)
-        found[name] = counter.get_total_flops() / seconds / 1e9
-    return found
+        gflop[name] = counter.get_total_flops() / seconds / 1e9
+    return gflop
 
 
 def describe(recipe: Recipe, figures: dict[str, Any]) -> str:
@@ -122,15 +122,15 @@ def _in_words(count: int) -> str:
 
 def _stages(module: nn.Module) -> list[tuple[str, nn.Module]]:
     """The children of a front end or generator, lists and halves by their items, none without parameters."""
-    found: list[tuple[str, nn.Module]] = []
+    stages: list[tuple[str, nn.Module]] = []
     for name, child in module.named_children():
         if isinstance(child, nn.ModuleList):
-            found += [(f"{name}.{i}", item) for i, item in enumerate(child)]
+            stages += [(f"{name}.{i}", item) for i, item in enumerate(child)]
         elif isinstance(child, Trunk | Vocoder):
-            found += [(f"{name}.{inner}", item) for inner, item in _stages(child)]
+            stages += [(f"{name}.{inner}", item) for inner, item in _stages(child)]
         else:
-            found.append((name, child))
-    return [(name, child) for name, child in found if _count(child)]
+            stages.append((name, child))
+    return [(name, child) for name, child in stages if _count(child)]
 
 
 def _count(module: nn.Module) -> int:

@@ -1,7 +1,7 @@
 """``syllabary status URI``: what an output folder holds, how far it is, and what failed.
 
 Reads claims, commits, ledgers and summaries; no audio, no tokens, no weights. A folder that is being written may be
-looked at: what is committed at that moment is what is told.
+looked at: what is committed at that moment is reported.
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from syllabary.shards import outputs, store
+from syllabary.shards import dataset, outputs, store
 from syllabary.shards.archive.ledger import QUARANTINED, TOKENIZED, read_ledger, shards_in
-from syllabary.shards.dataset import index
 from syllabary.shards.errors import NotFoundError, StorageError, SyllabaryError
-from syllabary.shards.folder import Folder
 from syllabary.shards.ingest import ledger as ingest_ledger
 from syllabary.shards.ingest.planning import read_plans
+from syllabary.shards.store import Folder
 from syllabary.workers.control.jobs import StatusJob
 from syllabary.workers.control.run_layout import LM_FIGURES, POINTER, PipelineLayout
 from syllabary.workers.operate.status_table import (
@@ -46,8 +45,8 @@ def status(job: StatusJob) -> dict[str, Any]:
         NotFoundError: nothing is there, or nothing of ours.
         StorageError: the store fails or refuses.
     """
-    found = look(job.uri)
-    return {"outputs": [asdict(one) for one in found], "text": as_table(found)}
+    statuses = look(job.uri)
+    return {"outputs": [asdict(one) for one in statuses], "text": as_table(statuses)}
 
 
 def look(uri: str) -> list[Status]:
@@ -115,7 +114,7 @@ def _state(uri: str) -> str:
 
 def _shards(blank: Status) -> Status:
     outputs.read_claim(blank.uri, "shards")
-    committed = index.committed_shards(blank.uri)
+    committed = dataset.committed_shards(blank.uri)
     planned = sum(len(generation) for generation in read_plans(blank.uri)) or None
     done = outputs.read_done(blank.uri)
     rows = done["ledger"] if done else ingest_ledger.totals(ingest_ledger.read_ledger(blank.uri, committed))
@@ -157,11 +156,11 @@ def _archive_ledgers(uri: str, parts: list[str]) -> tuple[float, tuple[Failure, 
     rows = pa.concat_tables(tables)
     seconds = pc.divide(pc.cast(rows["num_samples"], pa.float64()), pc.cast(rows["sample_rate"], pa.float64()))
     sums = rows.select(["status", "reason"]).append_column("duration_s", seconds).group_by(["status", "reason"])
-    found = sums.aggregate([("duration_s", "sum"), ("duration_s", "count")]).to_pylist()
-    tokenized_s = sum(row["duration_s_sum"] for row in found if row["status"] == TOKENIZED)
+    counts = sums.aggregate([("duration_s", "sum"), ("duration_s", "count")]).to_pylist()
+    tokenized_s = sum(row["duration_s_sum"] for row in counts if row["status"] == TOKENIZED)
     failures = [
         Failure(f"quarantined: {row['reason']}", row["duration_s_count"], round(row["duration_s_sum"], 3))
-        for row in found if row["status"] == QUARANTINED
+        for row in counts if row["status"] == QUARANTINED
     ]  # fmt: skip
     return round(tokenized_s, 3), tuple(sorted(failures, key=lambda f: (-f.count, f.reason)))
 
@@ -221,7 +220,7 @@ def _so_far(blank: Status, folder: str, unit: str) -> Status:
 
 def _packed(blank: Status) -> Status:
     splits = outputs.read_done(blank.uri) or {}
-    told = [f"{split} {found['num_documents']:,} documents" for split, found in splits.items()]
+    told = [f"{split} {counts['num_documents']:,} documents" for split, counts in splits.items()]
     return replace(blank, state=_state(blank.uri), progress=", ".join(told))
 
 

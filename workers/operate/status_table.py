@@ -1,4 +1,4 @@
-"""What one output is found to hold, and the table of several: plain text, or with colours on a terminal."""
+"""The status of one output, and the table of several: plain text, or with colours on a terminal."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from syllabary.shards.folder import Folder
+from syllabary.shards.store import Folder
 
 COMPLETE, UNFINISHED, DAMAGED = "complete", "unfinished", "damaged"
 _MOST_FAILURES = 20
@@ -41,7 +41,7 @@ _LOOK_AT = {"restored": "listen to {uri}/audio", "evaluation": "open {uri}/repor
 
 @dataclass(frozen=True)
 class Failure:
-    """Why something of an output failed: how many items for that reason, and their seconds where known."""
+    """A reason for which items of an output failed: how many, and their seconds where known."""
 
     reason: str
     count: int
@@ -54,7 +54,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Status:
-    """What one folder holds.
+    """The status of one folder.
 
     Attributes:
         uri: of the folder.
@@ -87,32 +87,32 @@ class Status:
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> Status:
-        """From its dictionary."""
+        """Read from its dictionary."""
         return cls(**{**values, "failures": tuple(Failure(**one) for one in values["failures"])})
 
 
-def next_step(found: Status, run: Status | None = None) -> str:
-    """What to do next with an output; ``run`` is the pipeline run that it is a stage of, which does the rest itself."""
-    uri = shlex.quote(found.uri)
-    if found.state == DAMAGED:
-        check = f"syllabary verify --archive {uri} names what; " if found.holds == "archive" else ""
+def next_step(status: Status, run: Status | None = None) -> str:
+    """What to do next with an output; ``run`` is the pipeline run whose stage it is, which continues by itself."""
+    uri = shlex.quote(status.uri)
+    if status.state == DAMAGED:
+        check = f"syllabary verify --archive {uri} names what; " if status.holds == "archive" else ""
         return f"{check}put a copy of what is damaged there, or delete the folder and make it anew"
-    if found.state == UNFINISHED:
-        again = _AGAIN.get(found.holds) if run is None else None
+    if status.state == UNFINISHED:
+        again = _AGAIN.get(status.holds) if run is None else None
         return f"syllabary {again.format(uri=uri)}, as before: it goes on" if again else ""
-    if found.holds in _LOOK_AT:
-        return _LOOK_AT[found.holds].format(uri=uri)
-    used_by_the_run = run is not None and found.holds in ("shards", "pretrain", "codec")
-    after = None if used_by_the_run else _AFTER_COMPLETE.get(found.holds)
+    if status.holds in _LOOK_AT:
+        return _LOOK_AT[status.holds].format(uri=uri)
+    used_by_the_run = run is not None and status.holds in ("shards", "pretrain", "codec")
+    after = None if used_by_the_run else _AFTER_COMPLETE.get(status.holds)
     return f"syllabary {after.format(uri=uri)}" if after else ""
 
 
-def as_table(found: Sequence[Status]) -> str:
-    """One line per output, and below it why what failed, failed, and what to do next."""
-    names = _names(found)
+def as_table(statuses: Sequence[Status]) -> str:
+    """One line per output, and below it the reasons of failures and what to do next."""
+    names = _names(statuses)
     width = max(len(name) for name in (*names, "output"))
     lines = [f"{'output':<{width}}  {'holds':<10} {'state':<10} {'audio':>12} {'bytes':>17}  progress"]
-    for name, one in zip(names, found, strict=True):
+    for name, one in zip(names, statuses, strict=True):
         line = (
             f"{name:<{width}}  {one.holds:<10} {one.state:<10} {_audio(one):>12} {one.size_bytes:>17,}  {one.progress}"
         )
@@ -123,8 +123,8 @@ def as_table(found: Sequence[Status]) -> str:
     return "\n".join(lines)
 
 
-def print_table(found: Sequence[Status]) -> None:
-    """The same for a terminal, as wide as it is."""
+def print_table(statuses: Sequence[Status]) -> None:
+    """Print the table on a terminal, as wide as it is."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -136,7 +136,7 @@ def print_table(found: Sequence[Status]) -> None:
         table.add_column(title, justify="right", no_wrap=True)
     for title in ("progress", "next"):
         table.add_column(title, overflow="fold", ratio=1)
-    for name, one in zip(_names(found), found, strict=True):
+    for name, one in zip(_names(statuses), statuses, strict=True):
         progress = Text("\n".join([one.progress] if one.progress else []))
         for failed in _failed(one):
             progress.append(("\n" if progress else "") + failed, style="red")
@@ -146,9 +146,9 @@ def print_table(found: Sequence[Status]) -> None:
     Console().print(table)
 
 
-def _names(found: Sequence[Status]) -> list[str]:
-    root = found[0].uri
-    return [root, *(f"  {one.uri[len(root) + 1 :]}" for one in found[1:])]
+def _names(statuses: Sequence[Status]) -> list[str]:
+    root = statuses[0].uri
+    return [root, *(f"  {one.uri[len(root) + 1 :]}" for one in statuses[1:])]
 
 
 def _audio(one: Status) -> str:

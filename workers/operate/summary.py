@@ -10,8 +10,8 @@ from typing import Any
 
 from syllabary.shards import outputs, store
 from syllabary.shards.errors import InputError
-from syllabary.shards.folder import Folder
 from syllabary.shards.ingest import ledger as ingest_ledger
+from syllabary.shards.store import Folder
 from syllabary.workers.control.jobs import SummaryJob
 from syllabary.workers.control.log import say
 from syllabary.workers.control.run_layout import PipelineLayout
@@ -65,10 +65,10 @@ def _history(run: str) -> History:
 
 
 def _done(uri: str) -> dict[str, Any]:
-    found = outputs.read_done(uri)
-    if found is None:
+    done = outputs.read_done(uri)
+    if done is None:
         raise InputError("stage is not complete", value=uri, fix="run the pipeline again: it goes on there")
-    return found
+    return done
 
 
 def _corpus(recipe: Recipe, done: dict[str, dict[str, Any]]) -> dict[str, str]:
@@ -100,8 +100,8 @@ def _figures(learned: dict[str, list[Validation]], estoi: float | None) -> dict[
     """What says whether the tokens carry speech, as numbers; one that does not exist is left out."""
     last = learned["codec"][-1].values
     names = ("between_clips", "level_entropy_given_place", "token_gain")
-    found = {name: last[name] for name in names if name in last}
-    return found if estoi is None else found | {"estoi": estoi}
+    figures = {name: last[name] for name in names if name in last}
+    return figures if estoi is None else figures | {"estoi": estoi}
 
 
 def warnings_in_force(done: dict[str, dict[str, Any]]) -> str:

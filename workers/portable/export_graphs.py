@@ -19,12 +19,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from syllabary.model.codec import make_generator
+from syllabary.model.codec import Fsq, make_generator
 from syllabary.model.encoder import Encoder
-from syllabary.model.fsq import Fsq
 from syllabary.model.portable.graphs import DecoderGraph, EncoderGraph
 from syllabary.shards.errors import ConflictError, InputError
-from syllabary.shards.folder import Folder
+from syllabary.shards.store import Folder
 from syllabary.workers.control.extras import require_extras
 from syllabary.workers.control.log import say
 from syllabary.workers.recipes.bitrates import packing_of
@@ -127,12 +126,12 @@ def _present(out: Folder, about: dict[str, Any]) -> dict[str, Any] | None:
     """What is there already; None where nothing is. Raises ConflictError: other graphs are."""
     if not out.exists(GRAPHS):
         return None
-    found = out.read_json(GRAPHS)
+    description = out.read_json(GRAPHS)
     keys = ("kind", "format", "encoder_digest", "decoder_digest")
-    if [found.get(key) for key in keys] != [about[key] for key in keys]:
-        value = str(found.get("encoder_digest"))[:16]
+    if [description.get(key) for key in keys] != [about[key] for key in keys]:
+        value = str(description.get("encoder_digest"))[:16]
         raise ConflictError(f"other graphs are at {out.uri}, encoder digest", value=value, fix="use another --out")
-    return dict(found)
+    return dict(description)
 
 
 def _graphs(files: TokenizerFiles) -> dict[str, tuple[nn.Module, Tensor, dict[int, Any]]]:

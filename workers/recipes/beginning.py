@@ -1,4 +1,4 @@
-"""What a training may begin with instead of nothing, told from its configuration alone. Free of torch."""
+"""Check what a training may begin with instead of nothing, by its configuration alone. Free of torch."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from syllabary.shards import outputs, store
 from syllabary.shards.errors import ConfigError, InputError
+from syllabary.shards.store import Folder
 from syllabary.workers.recipes.recipe import Recipe, validate
 
 CONFIG_FILE = "config.json"
@@ -15,7 +16,7 @@ Part = Literal["encoder", "decoder"]
 
 
 def fitting_kind(uri: str, recipe: Recipe) -> Kind:
-    """What is at ``uri``, when a training by ``recipe`` can begin with it.
+    """The kind of what is at ``uri``, when a training by ``recipe`` can begin with it.
 
     Raises:
         ConfigError: its encoder or decoder is not this recipe's; names the first value that differs.
@@ -30,21 +31,21 @@ def fitting_kind(uri: str, recipe: Recipe) -> Kind:
 
 
 def claimed(uri: str, recipe: Recipe) -> dict[str, str]:
-    """What is begun with, for the claim of a run: its URI, its kind, the digests that a tokenizer states.
+    """Describe what is begun with, for the claim of a run: its URI, its kind, the digests that a tokenizer states.
 
     Raises as :func:`fitting_kind` does.
     """
     kind = fitting_kind(uri, recipe)
-    found = {"uri": store.normalize(uri), "kind": str(kind)}
+    claim = {"uri": store.normalize(uri), "kind": str(kind)}
     if kind == "tokenizer":
-        description = outputs.read_json(store.join(uri, CONFIG_FILE))
-        found |= {key: str(description.get(key)) for key in ("encoder_digest", "decoder_digest")}
-    return found
+        description = Folder(uri).read_json(CONFIG_FILE)
+        claim |= {key: str(description.get(key)) for key in ("encoder_digest", "decoder_digest")}
+    return claim
 
 
 def described(uri: str) -> tuple[Kind, dict[str, Any]]:
     """Kind of what is at ``uri``, and its model's configuration. Raises as :func:`fitting_kind` does of no recipe."""
-    description = outputs.read_json(store.join(uri, CONFIG_FILE))
+    description = Folder(uri).read_json(CONFIG_FILE)
     if description.get("kind") == "tokenizer":
         return "tokenizer", description["model"]
     kind = outputs.read_claim(uri).get("kind")

@@ -31,7 +31,7 @@ class Rates:
 
 
 def packing_of(config: ModelConfig) -> Packing:
-    """How the configuration's level indices become tokens."""
+    """The packing of the configuration's level indices into tokens."""
     fsq = config.fsq
     return Packing(config.encoder.latent_dim, fsq.levels, fsq.group_size, fsq.digit_order)
 

@@ -1,45 +1,187 @@
-"""The named recipes, each a function that returns a whole configuration, and a recipe by its name. Free of torch."""
+"""The named recipes, each a function that returns a whole configuration, and a recipe by its name. Free of torch.
+
+Before them stand the models that they choose from, largest first. Costs and sizes of each: ``syllabary show RECIPE``.
+Channels and strides of a decoder mirror those of its encoder.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from syllabary.model.config import (
+    CodecLossConfig,
+    ConformerConfig,
+    DaamConfig,
+    DiscriminatorConfig,
+    EncoderConfig,
+    HifiganDecoderConfig,
+    IstftDecoderConfig,
+    JepaConfig,
+    ModelConfig,
+    PredictorConfig,
+    SpectralFrontEndConfig,
+    WaveformFrontEndConfig,
+)
 from syllabary.shards.errors import ConfigError
 from syllabary.shards.ingest.config import IngestConfig
-from syllabary.workers.recipes import models as model_ladder
-from syllabary.workers.recipes.recipe import Recipe, overlaid, varied
-from syllabary.workers.recipes.training import (
+from syllabary.workers.recipes.recipe import (
     AugmentConfig,
     BottleneckConfig,
     CodecTrainConfig,
     OptimizerConfig,
     PretrainConfig,
+    Recipe,
     VocoderConfig,
+    overlaid,
+    varied,
 )
+
+SAMPLE_RATE_16K = 16_000
+STRIDES_16K = (8, 8, 5, 5, 4)
+SHORT_KERNEL = 7  # of the Conformers' depthwise convolutions: a clip has 12 to 38 frames, the paper's kernel 31
+FORMANT_GAIN = 1.0  # of spectral decoders (decision 0023)
+NEAR = 12  # frames on either side that a Conformer attends to: no farther than a training clip of 6 s shows it
+
+
+def paper_model() -> ModelConfig:
+    """The paper's, to the parameter: 24 kHz, symmetric DAAM init, masks after the encoder."""
+    return ModelConfig(encoder=EncoderConfig(daam=DaamConfig(init="paper")))
+
+
+def base16k_model() -> ModelConfig:
+    """16 kHz, the same 2.5 Hz. A third of the paper's arithmetic goes into bands that LibriLight does not have, most of
+    the rest into first stages at kilohertz rates: those are narrowed here, and the slow, wide ones kept.
+    """
+    return ModelConfig(
+        encoder=EncoderConfig(
+            sample_rate=SAMPLE_RATE_16K,
+            front_end=WaveformFrontEndConfig(channels=(32, 48, 128, 320, 512, 512), strides=STRIDES_16K),
+            conformer=ConformerConfig(conv_kernel=SHORT_KERNEL),
+        ),
+        jepa=JepaConfig(predictor=PredictorConfig(conv_kernel=SHORT_KERNEL)),
+        decoder=HifiganDecoderConfig(channels=(512, 512, 320, 128, 64, 32), strides=STRIDES_16K[::-1]),
+    )
+
+
+def small_model(strides: tuple[int, ...] = STRIDES_16K) -> ModelConfig:
+    """The paper's at an eighth of its channels, with 2 residual blocks and 2 Conformer layers, at 16 kHz."""
+    return ModelConfig(
+        encoder=EncoderConfig(
+            sample_rate=SAMPLE_RATE_16K,
+            front_end=WaveformFrontEndConfig(channels=(8, 16, 32, 48, 64, 64), strides=strides, num_residual_blocks=2),
+            conformer=ConformerConfig(num_layers=2, conv_kernel=SHORT_KERNEL),
+        ),
+        jepa=JepaConfig(predictor=PredictorConfig(hidden_dim=128, conv_kernel=SHORT_KERNEL)),
+        decoder=HifiganDecoderConfig(channels=(64, 64, 48, 32, 16, 8), strides=strides[::-1]),
+        discriminator=DiscriminatorConfig(channel_divisor=8),
+    )
+
+
+def tiny_paper_model() -> ModelConfig:
+    """As ``small``, with a smaller decoder and predictor and clips of at most 4.8 s."""
+    small = small_model()
+    conformer = ConformerConfig(num_layers=2, num_heads=4, conv_kernel=SHORT_KERNEL)
+    encoder = small.encoder.model_copy(update={"window_s": 4.8, "conformer": conformer})
+    decoder = HifiganDecoderConfig(
+        channels=(64, 48, 32, 32, 16, 8),
+        strides=STRIDES_16K[::-1],
+        mrf_kernels=(3, 7),
+        mrf_dilations=((1, 3), (1, 3)),
+    )
+    return ModelConfig(
+        encoder=encoder,
+        decoder=decoder,
+        jepa=JepaConfig(predictor=PredictorConfig(hidden_dim=64, num_heads=4, conv_kernel=SHORT_KERNEL)),
+        discriminator=DiscriminatorConfig(periods=(2, 5), num_scales=1, channel_divisor=16),
+    )
+
+
+def fast16k_model() -> ModelConfig:
+    """Beyond the paper: spectral front end and inverse-STFT decoder at 16 kHz and the same 2.5 Hz; most of its 43 M
+    parameters work at 12.5 and 2.5 Hz."""
+    return _spectral(
+        SpectralFrontEndConfig(channels=(256, 384, 512), num_blocks=(3, 6, 2), attention_layers=(0, 3, 1)),
+        IstftDecoderConfig(channels=(512, 512, 384, 384), num_blocks=(2, 4, 4, 6), attention_layers=(0, 2, 0, 0)),
+        ConformerConfig(num_layers=4, conv_kernel=SHORT_KERNEL, positions="rotary", reach=NEAR),
+    )
+
+
+def fast16k_small_model() -> ModelConfig:
+    """``fast16k`` at a size that learns on a CPU in hours."""
+    return _spectral(
+        SpectralFrontEndConfig(channels=(128, 256, 384), num_blocks=(3, 4, 2), attention_layers=(0, 2, 1)),
+        IstftDecoderConfig(channels=(384, 384, 256, 256), num_blocks=(2, 3, 3, 6), attention_layers=(0, 2, 0, 0)),
+        ConformerConfig(num_layers=2, conv_kernel=SHORT_KERNEL, positions="rotary", reach=NEAR),
+        channel_divisor=8,
+    )
+
+
+def tiny_model() -> ModelConfig:
+    """``fast16k`` small enough to learn in minutes on two cores; clips of at most 6 s."""
+    return _spectral(
+        SpectralFrontEndConfig(channels=(96, 192, 256), num_blocks=(2, 3, 1), attention_layers=(0, 1, 1)),
+        IstftDecoderConfig(channels=(256, 256, 160, 160), num_blocks=(1, 2, 2, 3), attention_layers=(0, 1, 0, 0)),
+        ConformerConfig(num_layers=1, conv_kernel=SHORT_KERNEL, positions="rotary", reach=NEAR),
+        channel_divisor=16,
+        window_s=6.0,
+    )
+
+
+def _spectral(
+    front_end: SpectralFrontEndConfig,
+    decoder: IstftDecoderConfig,
+    conformer: ConformerConfig,
+    *,
+    channel_divisor: int = 4,
+    window_s: float = 15.0,
+) -> ModelConfig:
+    """Both spectral halves at 16 kHz, with judges of spectra and periods and losses on mel spectra alone."""
+    return ModelConfig(
+        encoder=EncoderConfig(sample_rate=SAMPLE_RATE_16K, window_s=window_s, front_end=front_end, conformer=conformer),
+        jepa=JepaConfig(
+            predictor=PredictorConfig(conv_kernel=SHORT_KERNEL, positions="rotary", reach=NEAR), mask_at="input"
+        ),
+        decoder=decoder.model_copy(update={"formant_gain": FORMANT_GAIN}),
+        discriminator=DiscriminatorConfig(
+            num_scales=0,
+            spectral_ffts=(1024, 512, 256),
+            spectral_power=0.3,
+            unit_gain=True,
+            channel_divisor=channel_divisor,
+        ),
+        losses=CodecLossConfig(
+            waveform_weight=0.0,
+            mrstft_weight=0.0,
+            mel_weight=2.0,
+            adversarial_weight=1.0,
+            feature_matching_weight=2.0,
+            relative_matching=True,
+        ),
+    )
 
 
 def paper() -> Recipe:
     """The paper's tokenizer at 24 kHz: 2.5 frames/s, 47.5 tokens/s, 640 bit/s; 191 M parameters; encoder fine-tuned."""
     codec = CodecTrainConfig(train_encoder="finetune", standardize_latents=False)
-    return Recipe(name="paper", model=model_ladder.paper_model(), codec=codec)
+    return Recipe(name="paper", model=paper_model(), codec=codec)
 
 
 def base16k() -> Recipe:
     """The paper's architecture at 16 kHz, narrower where rates are high: over four times cheaper, the same 2.5 Hz."""
-    return Recipe(name="base16k", model=model_ladder.base16k_model(), ingest=_INGEST_16K)
+    return Recipe(name="base16k", model=base16k_model(), ingest=_INGEST_16K)
 
 
 def small() -> Recipe:
     """The paper's architecture at an eighth of its channels, 16 kHz: the base of the ablations below."""
-    return Recipe(name="small", model=model_ladder.small_model(), ingest=_INGEST_16K)
+    return Recipe(name="small", model=small_model(), ingest=_INGEST_16K)
 
 
 def fast16k() -> Recipe:
     """Beyond the paper: spectral front end, inverse-STFT decoder, bottleneck first; same latents, FSQ and packing."""
     return Recipe(
         name="fast16k",
-        model=model_ladder.fast16k_model(),
+        model=fast16k_model(),
         ingest=_INGEST_16K,
         pretrain=_spectral_pretrain(num_steps=24_000),
         codec=_spectral_codec(num_steps=29_000),
@@ -50,7 +192,7 @@ def fast16k_small() -> Recipe:
     """fast16k at a size that learns on a CPU in hours."""
     return Recipe(
         name="fast16k_small",
-        model=model_ladder.fast16k_small_model(),
+        model=fast16k_small_model(),
         ingest=_INGEST_16K,
         pretrain=_spectral_pretrain(num_steps=3_000, micro_batch_size=8),
         codec=_spectral_codec(num_steps=8_000),
@@ -62,7 +204,7 @@ def speech16k() -> Recipe:
     codec = _spectral_codec(num_steps=5_400)
     return Recipe(
         name="speech16k",
-        model=model_ladder.fast16k_small_model(),
+        model=fast16k_small_model(),
         ingest=_INGEST_16K.model_copy(update={"valid_percent": 4.0, "test_percent": 12.0, "shard_size_mb": 32.0}),
         pretrain=_spectral_pretrain(num_steps=3_000, micro_batch_size=8),
         codec=codec.model_copy(
@@ -84,7 +226,7 @@ def tiny() -> Recipe:
     """fast16k small enough to learn in minutes on two cores: 16 kHz, 2.5 frames/s."""
     return Recipe(
         name="tiny",
-        model=model_ladder.tiny_model(),
+        model=tiny_model(),
         ingest=_TINY_INGEST,
         pretrain=_tiny_pretrain(),
         codec=_tiny_codec(),
@@ -95,7 +237,7 @@ def tiny_paper() -> Recipe:
     """The paper's architecture and training made small enough for minutes on two cores: 16 kHz, 2.5 frames/s."""
     return Recipe(
         name="tiny_paper",
-        model=model_ladder.tiny_paper_model(),
+        model=tiny_paper_model(),
         ingest=_TINY_INGEST.model_copy(update={"max_utterance_s": 4.8}),
         pretrain=_tiny_paper_pretrain(),
         codec=_tiny_paper_codec(),
@@ -149,13 +291,13 @@ def small_group4() -> Recipe:
 
 def small_5hz() -> Recipe:
     """Ablation of small: 5 frames per second, 1,280 bit/s."""
-    model = model_ladder.small_model(strides=(8, 8, 5, 5, 2))
+    model = small_model(strides=(8, 8, 5, 5, 2))
     return Recipe(name="small_5hz", model=model, ingest=_INGEST_16K)
 
 
 def small_12hz() -> Recipe:
     """Ablation of small: 12.5 frames per second, 3,200 bit/s."""
-    model = model_ladder.small_model(strides=(8, 4, 5, 4, 2))
+    model = small_model(strides=(8, 4, 5, 4, 2))
     return Recipe(name="small_12hz", model=model, ingest=_INGEST_16K)
 
 

@@ -22,8 +22,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from syllabary.shards import outputs, store
+from syllabary.shards import store
 from syllabary.shards.errors import FormatError, VersionError, first_fault
+from syllabary.shards.store import Folder
 
 FORMAT_VERSION = 1
 REPORT, PAGE = "report.json", "report.html"
@@ -164,8 +165,8 @@ class Rate(Part):
         as_uint16: 16 bits per token.
         token_entropy: zeroth order for each token position. With fewer frames than ids it is biased low.
         digit_entropy: zeroth order for each dim: few symbols, hardly biased.
-        digit_entropy_given_place: the same once the place of a frame is known, over utterances cut to one length: of
-            tokens that tell the time 0, though they use every level. None with too few utterances, or in older reports.
+        digit_entropy_given_place: the same once the place of a frame is known, over utterances cut to one length: 0
+            for tokens that only encode the time, though they use every level. None with too few utterances.
         between_clips: share of the digits' variance that lies between those utterances at one place; None likewise.
         context_entropy: the code length of an adaptive model that has seen only what came before: a rate that a coder
             really reaches.
@@ -250,7 +251,7 @@ class SeamCheck(Part):
 
 
 class Behaviour(Part):
-    """How the tokens behave. ``repair`` says in words what repairing means."""
+    """The behaviour of the tokens. ``repair`` says in words what repairing means."""
 
     agreement: tuple[Agreement, ...]
     resilience: tuple[Resilience, ...]
@@ -309,7 +310,7 @@ class Sound(Part):
 class Sample(Part):
     """One utterance to listen to, as the original and through every system (``sounds``).
 
-    ``salience`` holds one value 0..1 a frame, ``frame_s`` seconds each. ``scores`` repeats its rows of the scores:
+    ``salience`` holds one value 0..1 per frame, ``frame_s`` seconds each. ``scores`` repeats its rows of the scores:
     system to metric to value. ``reason`` says why it is here: "typical", or the metric it is among the worst of.
     """
 
@@ -364,7 +365,7 @@ class ReportCard(Part):
 
 def publish_card(out: str, card: ReportCard) -> None:
     """Write ``report.json``."""
-    store.publish_bytes(store.join(out, REPORT), outputs.pretty_json(card.model_dump(mode="json")))
+    Folder(out).publish_json(REPORT, card.model_dump(mode="json"))
 
 
 def read_card(out: str) -> ReportCard:
@@ -376,10 +377,10 @@ def read_card(out: str) -> ReportCard:
         FormatError: a damaged one.
     """
     uri = store.join(out, REPORT)
-    values = outputs.read_json(uri)
+    values = store.read_json(uri)
     if values.get("format_version") != FORMAT_VERSION:
-        found = values.get("format_version")
-        raise VersionError(f"unknown report version in {uri}", value=found, expected=str(FORMAT_VERSION))
+        version = values.get("format_version")
+        raise VersionError(f"unknown report version in {uri}", value=version, expected=str(FORMAT_VERSION))
     try:
         return ReportCard.model_validate_json(json.dumps(values))
     except ValidationError as error:

@@ -20,6 +20,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from syllabary.shards import store
+from syllabary.shards.store import Folder
 from syllabary.workers.control.jobs import ReportJob
 from syllabary.workers.control.log import say
 from syllabary.workers.report import plots, words
@@ -70,7 +71,7 @@ def render(out: str, max_sound_mb: float = MAX_SOUND_MB) -> bytes:
         FormatError: a damaged one.
     """
     card = read_card(out)
-    players = build_players(card, lambda path: store.read_bytes(store.join(out, path)), max_sound_mb)
+    players = build_players(card, Folder(out).read, max_sound_mb)
     return render_page(card, read_scores(out), players)
 
 
@@ -173,16 +174,16 @@ def contents(card: ReportCard) -> list[tuple[str, str]]:
 def facts(card: ReportCard) -> list[tuple[str, str]]:
     """The handful of figures that stand under the title."""
     name = words.ours(card).name
-    found = [("Payload", f"{card.rate.payload:,.0f} bit/s"), ("Stored", f"{card.rate.stored:,.0f} bit/s")]
+    pairs = [("Payload", f"{card.rate.payload:,.0f} bit/s"), ("Stored", f"{card.rate.stored:,.0f} bit/s")]
     if (given := card.rate.digit_entropy_given_place) is not None:
-        found.insert(1, ("Beside the time", f"{given:,.0f} bit/s"))
+        pairs.insert(1, ("Beside the time", f"{given:,.0f} bit/s"))
     for metric in words.key_metrics(card):
         if metric.name in HEADLINE and (score := card.score(name, metric.name)):
-            found.append((metric.label, words.with_unit(metric, score.mean)))
+            pairs.append((metric.label, words.with_unit(metric, score.mean)))
     for point in card.cost.points if card.cost else ():
         if point.batch_size == 1:
-            found.append((f"{point.direction.capitalize()}s at", f"{times(point.real_time_factor)} real time"))
-    return found
+            pairs.append((f"{point.direction.capitalize()}s at", f"{times(point.real_time_factor)} real time"))
+    return pairs
 
 
 def times(real_time_factor: float) -> str:
@@ -244,7 +245,7 @@ def _levels(card: ReportCard, metric: Metric) -> list[tuple[str, float]]:
 
 def absences(card: ReportCard) -> list[tuple[str, list[str]]]:
     """(reason, metrics): what nothing has a value of, one line a reason."""
-    labels, found = {metric.name: metric.label for metric in METRICS}, dict[str, list[str]]()
+    labels, by_reason = {metric.name: metric.label for metric in METRICS}, dict[str, list[str]]()
     for absent in card.absent:
-        found.setdefault(absent.reason, []).append(labels.get(absent.metric, absent.metric))
-    return list(found.items())
+        by_reason.setdefault(absent.reason, []).append(labels.get(absent.metric, absent.metric))
+    return list(by_reason.items())

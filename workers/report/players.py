@@ -112,10 +112,10 @@ def _original_first(card: ReportCard) -> list[System]:
 
 def _scores(card: ReportCard, sample: Sample, system: System) -> str:
     """The values of the first key metrics that this take has."""
-    found = sample.scores.get(system.name, {})
+    scores = sample.scores.get(system.name, {})
     parts = [
-        f"{SHORT_LABELS.get(m.name, m.label)} {with_unit(m, found[m.name])}"
+        f"{SHORT_LABELS.get(m.name, m.label)} {with_unit(m, scores[m.name])}"
         for m in key_metrics(card)
-        if m.name in found
+        if m.name in scores
     ]
     return " · ".join(parts[:NUM_SCORES])

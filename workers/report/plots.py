@@ -107,20 +107,22 @@ def _row_name(row: int, label: str, style: str) -> Markup:
 
 def spread(card: ReportCard, metric: Metric, values: Values) -> Markup | None:
     """Every utterance's value, one row per system: strokes, or a histogram when they are many. None without values."""
-    rows = [(s, sorted(found)) for s in card.systems if (found := values.get((s.name, metric.name)))]
+    rows = [(s, sorted(ordered)) for s in card.systems if (ordered := values.get((s.name, metric.name)))]
     if not rows:
         return None
-    x = svg.x_scale(_bulk([value for _, found in rows for value in found]), left=ROWS_LEFT)
+    x = svg.x_scale(_bulk([value for _, ordered in rows for value in ordered]), left=ROWS_LEFT)
     marks, styles = [], style_of(card)
-    for row, (system, found) in enumerate(rows):
+    for row, (system, ordered) in enumerate(rows):
         style, shape = styles[system.name]
         floor = svg.TOP + ROW * (row + 1) - 3
         marks += [_row_name(row, system.label, style), svg.line(x.start, floor, x.end, floor, "grid")]
-        marks.append(_strip(found, x, floor, style) if len(found) <= STRIP_AT_MOST else _bars(found, x, floor, style))
+        marks.append(
+            _strip(ordered, x, floor, style) if len(ordered) <= STRIP_AT_MOST else _bars(ordered, x, floor, style)
+        )
         if score := card.score(system.name, metric.name):
             told = f"{system.label}: mean {score.mean:.3g} of {score.num_utterances} utterances"
             marks.append(svg.mark(x(score.mean), floor, shape, f"{_dot(shape)} {style}", size=3.5, title=told))
-    summary = "; ".join(f"{s.label} from {found[0]:.3g} to {found[-1]:.3g}" for s, found in rows)
+    summary = "; ".join(f"{s.label} from {ordered[0]:.3g} to {ordered[-1]:.3g}" for s, ordered in rows)
     return svg.panel(
         f"{metric.label}: {better(metric)}", summary, marks, x=x, y=None, x_label=axis_label(metric),
         height=_rows_height(len(rows)),
@@ -160,13 +162,13 @@ def paired(card: ReportCard, metric: Metric, differences: Sequence[Difference]) 
     height = _rows_height(len(differences))
     marks = [svg.line(x(0), svg.TOP - 4, x(0), height - svg.BOTTOM, "zero")]
     labels, styles = {system.name: system.label for system in card.systems}, style_of(card)
-    for row, found in enumerate(differences):
-        style, middle = styles[found.baseline][0], svg.TOP + ROW * row + 9
-        marks.append(_row_name(row, labels[found.baseline], style))
-        if found.low is not None and found.high is not None:
-            marks.append(svg.line(x(found.low), middle, x(found.high), middle, f"whisker {style}"))
-        kind = "dot" if found.exceeds else "dot open"
-        marks.append(svg.mark(x(found.mean), middle, 0, f"{kind} {style}", title=f"{found.mean:+.3g}"))
+    for row, difference in enumerate(differences):
+        style, middle = styles[difference.baseline][0], svg.TOP + ROW * row + 9
+        marks.append(_row_name(row, labels[difference.baseline], style))
+        if difference.low is not None and difference.high is not None:
+            marks.append(svg.line(x(difference.low), middle, x(difference.high), middle, f"whisker {style}"))
+        kind = "dot" if difference.exceeds else "dot open"
+        marks.append(svg.mark(x(difference.mean), middle, 0, f"{kind} {style}", title=f"{difference.mean:+.3g}"))
     side = "right" if metric.direction == "higher" else "left"
     unit = "points" if metric.unit == "%" else metric.unit
     summary = "; ".join(f"ours minus {labels[d.baseline]}: {d.mean:+.3g}" for d in differences)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from syllabary.shards import store
 from syllabary.shards.errors import FormatError
+from syllabary.shards.store import Folder
 from syllabary.workers.report.card import SCORES, SCORES_COLUMNS
 
 
@@ -17,9 +17,9 @@ def read_scores(report: str) -> pa.Table:
         NotFoundError: there are none.
         FormatError: damaged ones.
     """
-    uri = store.join(report, SCORES)
-    data = store.read_bytes(uri)
+    folder = Folder(report)
+    data = folder.read(SCORES)
     try:
         return pq.read_table(pa.BufferReader(data), columns=list(SCORES_COLUMNS)).select(list(SCORES_COLUMNS))
     except (pa.ArrowException, OSError, KeyError) as error:
-        raise FormatError("damaged scores", value=uri, fix="evaluate again") from error
+        raise FormatError("damaged scores", value=folder.join(SCORES), fix="evaluate again") from error

@@ -1,4 +1,4 @@
-"""What the report page says in words: figures with sensible digits, and a verdict drawn from the numbers by rule.
+"""Put the report page into words: figures with sensible digits, and a verdict drawn from the numbers by rule.
 
 The bounds are a convention of ours, set beside codecs whose scores on read speech are known: Codec2 700C has a word
 error rate of 58 % and ESTOI 0.56, Codec2 3200 has 21 % and 0.71. The strictest ruler decides.
@@ -91,17 +91,17 @@ def verdict(card: ReportCard) -> Verdict:
 
 def _intelligibility(card: ReportCard) -> tuple[str | None, list[str]]:
     """The lowest level that a ruler gives, and what each ruler says."""
-    found, reasons = [], []
+    figures, reasons = [], []
     name, metrics = ours(card).name, {metric.name: metric for metric in card.metrics}
     if wer := _word_errors(card):
         share = _share(metrics[wer.metric], wer.mean)
-        found.append(sum(share >= bound for bound in WER_BOUNDS))
+        figures.append(sum(share >= bound for bound in WER_BOUNDS))
         against = " against what a recogniser hears in the original" if wer.metric == WORD_ERRORS[1] else ""
         reasons.append(f"a word error rate of {_percent(share)}{against}{_originals(card, wer)}")
     if estoi := card.score(name, "estoi"):
-        found.append(sum(estoi.mean < bound for bound in ESTOI_BOUNDS))
+        figures.append(sum(estoi.mean < bound for bound in ESTOI_BOUNDS))
         reasons.append(f"an ESTOI of {figure(metrics['estoi'], estoi.mean)}{_originals(card, estoi)}")
-    return (LEVELS[max(found)] if found else None), reasons
+    return (LEVELS[max(figures)] if figures else None), reasons
 
 
 def _word_errors(card: ReportCard) -> Score | None:

@@ -1,4 +1,4 @@
-"""What users hand to a tokenizer, checked: devices, rates, waveforms, tokens and lengths, each refused in one line."""
+"""Check what users hand to a tokenizer: devices, rates, waveforms, tokens and lengths, each refused in one line."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _RATE_RANGE = (1_000, 768_000)
 def checked_device(device: str) -> torch.device:
     """The device of that name, when this machine has it. Raises InputError."""
     try:
-        found = torch.device(device)
+        named = torch.device(device)
     except RuntimeError as error:
         raise InputError("unknown device", value=device, expected="cpu, cuda or cuda:N") from error
     num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if found.type not in ("cpu", "cuda") or (found.type == "cuda" and (found.index or 0) >= num_gpus):
+    if named.type not in ("cpu", "cuda") or (named.type == "cuda" and (named.index or 0) >= num_gpus):
         raise InputError("device is not available here", value=device, expected="cpu", fix="use --device cpu")
-    return found
+    return named
 
 
 def checked_rate(sample_rate: int) -> int:
@@ -108,15 +108,15 @@ def checked_packing(packing: Packing | str | None, own: Packing) -> Packing:
     if packing is None:
         return own
     try:
-        found = packing if isinstance(packing, Packing) else Packing.parse(str(packing))
+        parsed = packing if isinstance(packing, Packing) else Packing.parse(str(packing))
     except ValueError as error:
         raise InputError(str(error), fix="give the row's column `packing`") from error
-    if (found.num_dims, found.levels) != (own.num_dims, own.levels):
+    if (parsed.num_dims, parsed.levels) != (own.num_dims, own.levels):
         expected = f"{own.num_dims} dims of {own.levels}"
         raise InputError(
-            "packing of other latents", value=str(found), expected=expected, fix="use the tokenizer that wrote them"
+            "packing of other latents", value=str(parsed), expected=expected, fix="use the tokenizer that wrote them"
         )
-    return found
+    return parsed
 
 
 def checked_digits(tokens: ArrayLike, packing: Packing | str | None, own: Packing) -> NDArray[np.uint8]:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
-import numpy as np
-import soundfile
-
 from syllabary.shards import store
-from syllabary.shards.audio import encode_flac
+from syllabary.shards.audio import encode
 from syllabary.shards.errors import ConflictError, InputError
 from syllabary.workers.control.jobs import DecodeJob
-from syllabary.workers.control.progress import Progress
+from syllabary.workers.control.log import Progress
 from syllabary.workers.tokenizer.encode_files import target_uris
 from syllabary.workers.tokenizer.token_file import TokenFile, read_token_file
 from syllabary.workers.tokenizer.tokenizer import Tokenizer
@@ -26,7 +22,7 @@ def decode_files(job: DecodeJob) -> dict[str, Any]:
     progress = Progress("decode", sum(c.num_samples / c.sample_rate for c in contents), "s of audio")
     for content, target in zip(contents, targets, strict=True):
         wav = tokenizer.decode(content.tokens, content.num_samples, content.sample_rate)
-        store.publish_bytes(target, _audio_bytes(wav, content.sample_rate, job.audio_format))
+        store.publish_bytes(target, encode(wav, content.sample_rate, job.audio_format))
         progress.add(content.num_samples / content.sample_rate)
     progress.finish()
     return {"files": targets, "decoder_digest": tokenizer.decoder_digest}
@@ -52,11 +48,3 @@ def _matching(uri: str, tokenizer: Tokenizer) -> TokenFile:
     except InputError as error:
         raise InputError(f"{uri}: {error}") from error
     return content
-
-
-def _audio_bytes(wav: np.ndarray, sample_rate: int, audio_format: str) -> bytes:
-    if audio_format == "flac":
-        return encode_flac(wav, sample_rate)
-    buffer = io.BytesIO()
-    soundfile.write(buffer, wav, sample_rate, format="WAV", subtype="PCM_16")
-    return buffer.getvalue()

@@ -35,8 +35,8 @@ from syllabary.shards.errors import (
     first_fault,
     require_version,
 )
-from syllabary.shards.folder import Folder
 from syllabary.shards.outputs import digest
+from syllabary.shards.store import Folder
 from syllabary.workers.recipes.bitrates import rates_of
 
 _CARD = """# Syllabary tokenizer: {name}
@@ -293,7 +293,7 @@ def rounded_weights(what: str, state: State, stored_as: Stored) -> dict[str, Ten
     Raises:
         InputError: values that are not finite, or too large for the type; ``what`` and the weight are named.
     """
-    found = {}
+    rounded = {}
     for name in sorted(state):
         exact = state[name].detach().to("cpu", torch.float32)
         if not bool(torch.isfinite(exact).all()):
@@ -301,15 +301,15 @@ def rounded_weights(what: str, state: State, stored_as: Stored) -> dict[str, Ten
                 f"{what} weight {name} holds values that are not finite",
                 fix="the training run diverged: use an earlier checkpoint",
             )
-        found[name] = exact.to(_TYPES[stored_as]).float().contiguous().clone()
-        if not bool(torch.isfinite(found[name]).all()):
+        rounded[name] = exact.to(_TYPES[stored_as]).float().contiguous().clone()
+        if not bool(torch.isfinite(rounded[name]).all()):
             raise InputError(
                 f"{what} weight {name} does not fit into {stored_as}, its largest value",
                 value=float(exact.abs().max()),
                 expected=f"at most {torch.finfo(_TYPES[stored_as]).max:g}",
                 fix="use bfloat16 or float32",
             )
-    return found
+    return rounded
 
 
 def _encoder_shapes(config: ModelConfig) -> dict[str, list[int]]:
@@ -340,27 +340,27 @@ def _require_fit(
 def _require_vacant(folder: Folder, digests: Digests) -> None:
     if not folder.exists(CONFIG):
         return
-    found = _read_description(folder)
-    if (found.get("encoder_digest"), found.get("decoder_digest")) != (digests.encoder, digests.decoder):
+    present = _read_description(folder)
+    if (present.get("encoder_digest"), present.get("decoder_digest")) != (digests.encoder, digests.decoder):
         raise ConflictError(
             f"another tokenizer is at {folder.uri}: encoder digest",
-            value=str(found.get("encoder_digest"))[:16],
+            value=str(present.get("encoder_digest"))[:16],
             expected=digests.encoder[:16],
             fix="use another --out",
         )
 
 
 def _read_description(folder: Folder) -> dict[str, Any]:
-    found = folder.read_json(CONFIG)
-    if found.get("kind") != "tokenizer":
+    description = folder.read_json(CONFIG)
+    if description.get("kind") != "tokenizer":
         raise FormatError(
             f"not a tokenizer directory: {folder.uri} has kind",
-            value=found.get("kind"),
+            value=description.get("kind"),
             expected="tokenizer",
             fix="give the directory that `syllabary export` wrote",
         )
-    require_version(found.get("format_version"), FORMAT_VERSION, f"tokenizer format version at {folder.uri}")
-    return found
+    require_version(description.get("format_version"), FORMAT_VERSION, f"tokenizer format version at {folder.uri}")
+    return description
 
 
 def _read_config(uri: str, description: Mapping[str, Any]) -> ModelConfig:

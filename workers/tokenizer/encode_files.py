@@ -14,8 +14,7 @@ from syllabary.shards.errors import ConflictError, FormatError, InputError
 from syllabary.shards.ingest.decoding.whole import Whole, decode_whole
 from syllabary.shards.ingest.recordings import RecordingError
 from syllabary.workers.control.jobs import EncodeJob
-from syllabary.workers.control.log import say
-from syllabary.workers.control.progress import Progress
+from syllabary.workers.control.log import Progress, say
 from syllabary.workers.tokenizer.checks import checked_waveform
 from syllabary.workers.tokenizer.token_file import SUFFIX, TokenFile, write_token_file
 from syllabary.workers.tokenizer.tokenizer import Tokenizer
@@ -26,7 +25,7 @@ def encode_files(job: EncodeJob) -> dict[str, Any]:
 
     Every file is read before the first one is encoded, and again when its turn comes, so that nothing is written when
     any of them is no speech, and not all of them are held at once. What comes out of a file is held against what it
-    promises, as the ingest does: all links of a chain are encoded, and what was mended is told and in ``notes``.
+    promises, as the ingest does: all links of a chain are encoded, and what was mended is reported and in ``notes``.
 
     Raises:
         FormatError: a file is not audio, damaged, or ends before or behind what it promises; names the file.
@@ -34,27 +33,27 @@ def encode_files(job: EncodeJob) -> dict[str, Any]:
     """
     targets = target_uris(job.files, job.out, SUFFIX)
     tokenizer = Tokenizer.load(job.tokenizer, decoder=False, device=job.device)
-    durations = [len(found.samples) / found.rate for found in map(_read, job.files)]
+    durations = [len(audio.samples) / audio.rate for audio in map(_read, job.files)]
     progress = Progress("encode", sum(durations), "s of audio")
     written = []
     for uri, target in zip(job.files, targets, strict=True):
-        found = _read(uri)
-        for note in found.notes:
+        audio = _read(uri)
+        for note in audio.notes:
             say("encode", f"{uri}: {note}")
-        content = token_file_of(tokenizer, found.samples, found.rate)
+        content = token_file_of(tokenizer, audio.samples, audio.rate)
         write_token_file(target, content)
         told = {"tokens": target, "num_frames": len(content.tokens), "num_samples": content.num_samples}
-        written.append(told | ({"notes": list(found.notes)} if found.notes else {}))
-        progress.add(len(found.samples) / found.rate)
+        written.append(told | ({"notes": list(audio.notes)} if audio.notes else {}))
+        progress.add(len(audio.samples) / audio.rate)
     progress.finish()
     return {"files": written, "encoder_digest": tokenizer.encoder_digest}
 
 
 def token_file_of(tokenizer: Tokenizer, wav: NDArray[np.float32], sample_rate: int) -> TokenFile:
     """A waveform [num_samples] as the content of a token file. Raises InputError as ``Tokenizer.encode`` does."""
-    found = tokenizer.encode(wav, sample_rate)
+    encoded = tokenizer.encode(wav, sample_rate)
     digest = tokenizer.encoder_digest
-    return TokenFile(found.tokens, found.salience, found.num_samples, sample_rate, found.margin, digest)
+    return TokenFile(encoded.tokens, encoded.salience, encoded.num_samples, sample_rate, encoded.margin, digest)
 
 
 def target_uris(files: tuple[str, ...], out: str | None, suffix: str) -> list[str]:
@@ -85,8 +84,8 @@ def _read(uri: str) -> Whole:
     store.file_entry(uri)  # says what is missing
     with tempfile.TemporaryDirectory(prefix="syllabary-") as folder:
         try:
-            found = decode_whole(store.fetch_to(uri, Path(folder), "audio"))
-            return found._replace(samples=checked_waveform(found.samples, found.rate))
+            audio = decode_whole(store.fetch_to(uri, Path(folder), "audio"))
+            return audio._replace(samples=checked_waveform(audio.samples, audio.rate))
         except RecordingError as error:
             raise FormatError(f"{uri}: {error}") from error
         except InputError as error:

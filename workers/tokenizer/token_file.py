@@ -86,10 +86,10 @@ def read_token_file(uri: str) -> TokenFile:
 def _metadata(header: dict[str, Any]) -> dict[str, str]:
     """What ``write_token_file`` wrote beside the tensors; empty for a foreign file."""
     try:
-        found = json.loads(header.get("__metadata__", {}).get("syllabary", "{}"))
+        values = json.loads(header.get("__metadata__", {}).get("syllabary", "{}"))
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return values if isinstance(values, dict) else {}
 
 
 def _token_file(uri: str, tensors: dict[str, NDArray[np.generic]], metadata: dict[str, str]) -> TokenFile:

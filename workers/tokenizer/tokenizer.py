@@ -24,16 +24,14 @@ from jaxtyping import Float, Float32, UInt8, UInt16
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from syllabary.model.config import ModelConfig
-from syllabary.model.framing import Framing, Span
-from syllabary.model.fsq import Fsq
-from syllabary.model.measures.loudness import loudness_gain
+from syllabary.model.codec import Fsq
+from syllabary.model.config import Framing, ModelConfig, Span
+from syllabary.model.encoder import loudness_gain
 from syllabary.shards.archive.packing import Packing
 from syllabary.shards.audio import resample, resampled_length
 from syllabary.shards.errors import InputError
 from syllabary.shards.store import BUILTIN, builtin_names
 from syllabary.workers.recipes.bitrates import packing_of
-from syllabary.workers.tokenizer.canonical import canonical_arithmetic
 from syllabary.workers.tokenizer.checks import (
     checked_device,
     checked_digits,
@@ -49,8 +47,14 @@ from syllabary.workers.tokenizer.directory import (
     load_tokenizer,
     save_tokenizer,
 )
-from syllabary.workers.tokenizer.networks import build_encoder, build_generator
-from syllabary.workers.tokenizer.streaming import cut_to, decoded_chunks, resampled_chunks
+from syllabary.workers.tokenizer.networks import (
+    build_encoder,
+    build_generator,
+    canonical_arithmetic,
+    cut_to,
+    decoded_chunks,
+    resampled_chunks,
+)
 
 __all__ = ["Encoded", "Tokenizer", "save_tokenizer"]
 

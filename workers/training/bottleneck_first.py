@@ -1,4 +1,4 @@
-"""Stage 2 by its bottleneck first (beyond the paper): tokens learn log-mel spectra, then a vocoder learns waveforms.
+"""Stage 2 with its bottleneck first (beyond the paper): tokens learn log-mel spectra, then a vocoder learns waveforms.
 
 Phase 1, ``codec.bottleneck``: encoder, FSQ routed by clip, trunk and mel head, no adversary. Phase 2,
 ``codec.vocoder``: the moving average of all that stays at rest, and the vocoder learns on short crops of its features,
@@ -19,17 +19,16 @@ from torch import Tensor
 
 from syllabary.model.averaging import Averaged
 from syllabary.model.bottleneck import Bottleneck, bottleneck_mel, mel_l1, mel_loss_in_time, random_crops
-from syllabary.model.codec import Codec
+from syllabary.model.codec import Codec, Routing
 from syllabary.model.config import IstftDecoderConfig
 from syllabary.model.cpu.accelerate import accelerate
 from syllabary.model.discriminators import DiscriminatorOutput, Discriminators
-from syllabary.model.fsq import Routing
 from syllabary.model.losses import discriminator_loss, generator_losses, mean_score, spread_loss
 from syllabary.model.spectral.istft import Generator, Vocoder
 from syllabary.model.spectral.mel import mel_windows
 from syllabary.model.spectral.pitch import pitch_loss
 from syllabary.model.spectral.source import NUM_SOURCE_CHANNELS
-from syllabary.shards.folder import Folder
+from syllabary.shards.store import Folder
 from syllabary.workers.training.codec import (
     CodecStage,
     Share,
@@ -64,7 +63,7 @@ from syllabary.workers.training.watches.training_warnings import JUDGED_BY_EAR, 
 
 
 def train_codec_rank(job: RankJob) -> None:
-    """What each Ray Train worker runs: the method that the recipe names."""
+    """Train the codec on one rank, by the method that the recipe names."""
     is_joint = job.recipe.codec.method == "joint"
     run_rank(job, job.recipe.codec, CodecStage if is_joint else PhasedCodecStage)
 
@@ -125,10 +124,10 @@ class PhasedCodecStage:
         norms: dict[str, float] = {}
         for batch, of_clips, of_crops in zip(batches, whole, cropped, strict=True):
             if step <= first:
-                found, norms = self._bottleneck_step(step, batch.to(device), of_clips)
+                terms, norms = self._bottleneck_step(step, batch.to(device), of_clips)
             else:
-                found, norms = self._vocoder_step(step - first, batch.to(device), of_clips, of_crops)
-            for name, value in found.items():
+                terms, norms = self._vocoder_step(step - first, batch.to(device), of_clips, of_crops)
+            for name, value in terms.items():
                 sums[name] = sums.get(name, 0) + value
         self._follow(is_first_phase=step <= first)
         means = sum_over_ranks(torch.stack(list(sums.values()))).tolist()
@@ -155,9 +154,9 @@ class PhasedCodecStage:
             self._bottleneck.live.encoder.eval()  # at rest: no dropout either
         rate = learning_rate(self._config.optimizer, step, steps)
         set_learning_rate(engine, rate)
-        found = engine(batch.heard, batch.num_samples, self._routing(step / steps))
-        spread = spread_loss(found.latents, found.num_frames)
-        spectral, terms = self._spectral_losses(found.mel, found.pitch, batch)
+        output = engine(batch.heard, batch.num_samples, self._routing(step / steps))
+        spread = spread_loss(output.latents, output.num_frames)
+        spectral, terms = self._spectral_losses(output.mel, output.pitch, batch)
         total = spectral + self._config.bottleneck.spread_weight * spread
         backward(engine, total * share.scale)
         stats = _parts({"total": total} | terms | {"spread": spread}, share)
@@ -207,12 +206,12 @@ class PhasedCodecStage:
         norms = step_engine(self.engines["vocoder"])
         for name, steps in (("discriminators", learns), ("bottleneck", self._trunk_learns)):
             if steps:
-                found = step_engine(self.engines[name])
-                norms |= {f"{name.removesuffix('s')}_{key}": value for key, value in found.items()}
+                stepped = step_engine(self.engines[name])
+                norms |= {f"{name.removesuffix('s')}_{key}": value for key, value in stepped.items()}
         return norms
 
     def _set_vocoder_rates(self, step: int) -> dict[str, float]:
-        """Set the rates of vocoder, which is told, trunk and discriminators: all follow the vocoder's schedule."""
+        """Set the rates of vocoder (returned), trunk and discriminators: all follow the vocoder's schedule."""
         config, steps = self._config.vocoder, self._config.num_steps - self._config.bottleneck_steps
         rate = learning_rate(config.optimizer, step, steps)
         set_learning_rate(self.engines["vocoder"], rate)
@@ -294,7 +293,7 @@ class PhasedCodecStage:
         return {"mel": head["mel_head"]} | heard | head
 
     def warnings(self, validations: Sequence[Validation]) -> list[Warned]:
-        """A code that says little, and tokens that carry no speech or are not listened to."""
+        """Warn of a code that holds little, and of tokens that carry no speech or that the decoder ignores."""
         learns = self._config.bottleneck.encoder_lr_fraction > 0
         # The headline jumps where the vocoder takes over from the head, so learning is judged by the head's.
         warned = codec_warnings(self._job.recipe, validations, self.headline, loss="mel_head", learns=learns)
@@ -304,17 +303,17 @@ class PhasedCodecStage:
         return [warning for warning in warned if warning.name not in unjudged]
 
     def _vocoder_is_new(self, step: int) -> bool:
-        """Whether what is heard is still the vocoder's first attempts, by which tokens cannot be judged."""
+        """Whether the sound is still the vocoder's first attempts, by which tokens cannot be judged."""
         config = self._config
         return 0 < step - config.bottleneck_steps <= config.vocoder.optimizer.warmup_steps
 
     def illustrate(self, step: int) -> None:
-        """Reconstructions of the first held-out clips, once the vocoder has begun."""
+        """Publish reconstructions of the first held-out clips, once the vocoder has begun."""
         if step > self._config.bottleneck_steps:
             illustrate(self._played, self._setup, step, self._config.num_samples_kept)
 
     def publish(self) -> Mapping[str, Any]:
-        """Averaged encoder and generator, the configuration they were trained by, and the head for those who go on."""
+        """Publish averaged encoder and generator, their configuration, and the mel head for further training."""
         head = {k: v.detach().cpu().contiguous() for k, v in self._bottleneck.average.head.state_dict().items()}
         Folder(self._job.run_uri).publish(HEAD_FILE, to_safetensors(head))
         return publish_codec(self._averaged, self._job)
@@ -336,7 +335,7 @@ def _averaged_codec(codec: Codec, bottleneck: Bottleneck, vocoder: Vocoder, *, f
 
 
 def _mask(num_frames: Tensor, latents: Tensor) -> Tensor | None:
-    from syllabary.model.padding import frame_mask
+    from syllabary.model.layers import frame_mask
 
     return frame_mask(num_frames, latents.shape[-1], latents.device)
 

@@ -23,8 +23,7 @@ from typing import Any
 
 from syllabary.shards import store
 from syllabary.shards.errors import FormatError, NotFoundError, StorageError, SyllabaryError
-from syllabary.shards.folder import Folder
-from syllabary.shards.outputs import pretty_json
+from syllabary.shards.store import Folder, pretty_json
 
 MANIFEST = "manifest.json"
 _FORMAT_VERSION = 1
@@ -42,7 +41,7 @@ class StoredFile:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a checkpoint says of itself.
+    """The manifest of a checkpoint.
 
     Attributes:
         step: optimizer steps done.
@@ -101,7 +100,7 @@ class CheckpointStore:
         return self.folder / f"step-{step:08d}"
 
     def steps(self) -> list[int]:
-        """Steps with a manifest, ascending; nothing of them is verified."""
+        """Steps with a manifest, ascending, without verifying them."""
         names = [f.name.split("/") for f in self.folder.list(suffix=MANIFEST)]
         return sorted(step for n in names if len(n) == 2 and (step := _step_of(n[0])) is not None)
 
@@ -113,7 +112,7 @@ class CheckpointStore:
         return stored
 
     def commit(self, manifest: Manifest) -> None:
-        """Make the checkpoint exist. Every file must be stored before."""
+        """Commit the checkpoint by its manifest. Every file must be stored before."""
         self.of_step(manifest.step).publish(MANIFEST, manifest.to_json())
 
     def discard(self, step: int) -> None:
@@ -162,8 +161,8 @@ class CheckpointStore:
         store.sweep_temporary(self.folder.uri)
         committed = set(self.steps())
         folders = {f.name.split("/")[0] for f in self.folder.list()}
-        found = sorted(step for f in folders if (step := _step_of(f)) is not None)
-        doomed = [step for step in found if step not in committed or keep is None or step > keep]
+        steps = sorted(step for f in folders if (step := _step_of(f)) is not None)
+        doomed = [step for step in steps if step not in committed or keep is None or step > keep]
         for step in doomed:
             self.discard(step)
         return len(doomed)

@@ -1,4 +1,4 @@
-"""Claim the output folder of a training, skip a complete run, and say what a run was made from."""
+"""Claim the output folder of a training, skip a complete run, and record what a run is made from."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from syllabary.shards import outputs
 from syllabary.shards.errors import InputError
-from syllabary.workers.recipes.training import TrainConfig
+from syllabary.workers.recipes.recipe import TrainConfig
 
 # Where and how fast a run is computed does not change what it computes, so these may differ when it is resumed.
 _NOT_OF_THE_RESULT = {
@@ -17,7 +17,7 @@ _NOT_OF_THE_RESULT = {
 
 
 def training_section(train: TrainConfig) -> dict[str, Any]:
-    """What the result of training depends on in its configuration."""
+    """The part of a training configuration that its result depends on."""
     section = {k: v for k, v in train.model_dump(mode="json").items() if k not in _NOT_OF_THE_RESULT}
     return section | {"global_batch_size": train.num_workers * train.micro_batch_size * train.grad_accum_steps}
 
@@ -42,7 +42,7 @@ def claim_run(
 
 
 def shards_digest(shards: str) -> str:
-    """What the shards at a URI are: the digest of their claim and summary. Raises InputError, NotFoundError."""
+    """The digest of the shards at a URI, from their claim and summary. Raises InputError, NotFoundError."""
     claim, done = outputs.read_claim(shards, "shards"), outputs.read_done(shards)
     if done is None:
         raise InputError("the shards are not complete", value=shards, fix="run `syllabary shard` again first")
@@ -50,7 +50,7 @@ def shards_digest(shards: str) -> str:
 
 
 def read_summary(out: str) -> dict[str, Any]:
-    """done.json of a run that has just ended. Raises InputError when it is not there."""
+    """Read done.json of a run that has just ended. Raises InputError when it is not there."""
     done = outputs.read_done(out)
     if done is None:
         raise InputError("the run ended without its done.json", value=out, fix="run again: it resumes")

@@ -1,4 +1,4 @@
-"""Stage 2 on one rank: the generator's engine and the discriminators' (PAPER section stage 2).
+"""Stage 2 on one rank: the engines of generator and discriminators (PAPER section stage 2).
 
 Both engines step from the same weights: a micro-batch first gives the discriminators their gradient (on detached
 speech), then the generator its own through discriminators whose parameters are frozen, so that none of it leaks into
@@ -21,11 +21,10 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from syllabary.model.bottleneck import Bottleneck, bottleneck_mel, mel_l1
-from syllabary.model.codec import Codec
+from syllabary.model.codec import Codec, Fsq, Routing
 from syllabary.model.config import ModelConfig
 from syllabary.model.cpu.accelerate import accelerate
 from syllabary.model.discriminators import DiscriminatorOutput, Discriminators
-from syllabary.model.fsq import Fsq, Routing
 from syllabary.model.losses import (
     GeneratorLosses,
     discriminator_loss,
@@ -41,9 +40,9 @@ from syllabary.model.spectral.pitch import pitch_errors, track_pitch
 from syllabary.shards import audio
 from syllabary.shards.archive.packing import Packing
 from syllabary.shards.errors import ConfigError
-from syllabary.shards.folder import Folder
+from syllabary.shards.store import Folder
 from syllabary.workers.recipes.beginning import CONFIG_FILE
-from syllabary.workers.recipes.training import WatchConfig
+from syllabary.workers.recipes.recipe import WatchConfig
 from syllabary.workers.training.curves import spectrograms
 from syllabary.workers.training.data.clips import Batch
 from syllabary.workers.training.driver import RankJob
@@ -103,7 +102,7 @@ def validate_codec(
     *,
     is_heard: bool = True,
 ) -> dict[str, float]:
-    """Losses, use of the code, and what of it is speech, on this rank's held-out clips, joined over all ranks.
+    """Measure losses, use of the code, and how much of it is speech, on the held-out clips of all ranks.
 
     The headline is measured with the right tokens and with wrong ones. Collective.
 
@@ -136,7 +135,7 @@ def validate_codec(
 def _speech(
     codec: Codec, batches: list[Batch], device: torch.device, config: ModelConfig, watch: WatchConfig
 ) -> dict[str, float]:
-    """What of latents and digits is speech and not the place in the clip. Collective."""
+    """How much of latents and digits is speech rather than the place in the clip. Collective."""
     hop = config.encoder.framing.hop_length
     frames = held_out_frames(codec.encoder, batches, device, hop, watch.min_clips)
     digits = Fsq(config.fsq, config.encoder.latent_dim)(frames.latents.T[None]).level_indices[0].T
@@ -146,7 +145,7 @@ def _speech(
 def _losses(
     codec: Codec, batches: list[Batch], device: torch.device, digits: list[Tensor], config: ModelConfig
 ) -> dict[str, float]:
-    """Losses of what is heard, over all held-out clips. Collective."""
+    """Losses of the decoded sound, over all held-out clips. Collective."""
     means, mel, first = Means(("mrstft", "waveform", "mel")), bottleneck_mel(config).to(device), 0
     for batch in batches:
         batch, chosen = batch.to(device), slice(first, first + len(batch.slots))
@@ -164,7 +163,7 @@ def _losses(
 
 
 def heard_mrstft(codec: Codec, config: ModelConfig) -> Headline:
-    """The multi-resolution STFT loss of what a codec says."""
+    """The multi-resolution STFT loss of a codec's sound."""
 
     def loss(values: Tensor, batch: Batch) -> Tensor:
         return mrstft_loss(decode(codec, values, batch), batch.waveform, batch.num_samples, config.losses)
@@ -173,7 +172,7 @@ def heard_mrstft(codec: Codec, config: ModelConfig) -> Headline:
 
 
 def heard_mel(codec: Codec, mel: LogMel) -> Headline:
-    """The L1 of log-mel spectra of what a codec says."""
+    """The L1 of log-mel spectra of a codec's sound."""
 
     def loss(values: Tensor, batch: Batch) -> Tensor:
         spoken = decode(codec, values, batch)
@@ -183,7 +182,7 @@ def heard_mel(codec: Codec, mel: LogMel) -> Headline:
 
 
 def head_mel(bottleneck: Bottleneck, mel: LogMel) -> Headline:
-    """The same of the spectra that the mel head gives."""
+    """The L1 of the log-mel spectra that the mel head gives."""
 
     def loss(values: Tensor, batch: Batch) -> Tensor:
         num_frames = -(-batch.num_samples // (batch.waveform.shape[-1] // values.shape[-1]))
@@ -200,7 +199,7 @@ def heard_pitch(trunk: Trunk, batch: Batch) -> Tensor:
 
 @torch.no_grad()
 def validate_heads(bottleneck: Bottleneck, mel: LogMel, batches: list[Batch], device: torch.device) -> dict[str, float]:
-    """What the heads say from tokens of the held-out clips. Collective.
+    """Measure what the heads predict from tokens of the held-out clips. Collective.
 
     ``mel_head``: L1 of the spectra. ``voicing_wrong``: share of positions that are voiced in one and not in the other.
     ``pitch_wrong``: share, of those voiced in both, that are more than a semitone off.
@@ -208,11 +207,11 @@ def validate_heads(bottleneck: Bottleneck, mel: LogMel, batches: list[Batch], de
     sums = torch.zeros(6, dtype=torch.float64)
     for batch in batches:
         batch = batch.to(device)
-        found = bottleneck(batch.waveform, batch.num_samples, Routing())
-        apart = mel_l1(found.mel, mel(batch.waveform), batch.num_samples, mel.hop_length)
+        output = bottleneck(batch.waveform, batch.num_samples, Routing())
+        apart = mel_l1(output.mel, mel(batch.waveform), batch.num_samples, mel.hop_length)
         count = float(batch.num_samples.sum())
         trunk = bottleneck.trunk
-        wrong = pitch_errors(found.pitch, heard_pitch(trunk, batch), batch.num_samples, trunk.samples_per_position)
+        wrong = pitch_errors(output.pitch, heard_pitch(trunk, batch), batch.num_samples, trunk.samples_per_position)
         sums += torch.tensor([count * float(apart), count, *map(float, wrong)], dtype=torch.float64)
     apart_sum, total, *wrong_sums = sum(gather_from_ranks(sums)).tolist()  # type: ignore[union-attr]
     voicing, positions, pitch, voiced = wrong_sums
@@ -322,8 +321,8 @@ class CodecStage:
         sums: dict[str, Tensor] = {}
         norms: dict[str, float] = {}
         for batch, share in zip(batches, shares_of(batches, self._setup.device), strict=True):
-            found = self._micro_step(batch.to(self._setup.device), share, adversarial)
-            for name, value in found.items():
+            terms = self._micro_step(batch.to(self._setup.device), share, adversarial)
+            for name, value in terms.items():
                 sums[name] = sums.get(name, 0) + value.double() * share.weight
             norms = self._step_engines(adversarial)
         means = sum_over_ranks(torch.stack(list(sums.values()))).tolist()
@@ -407,16 +406,16 @@ class CodecStage:
             )
 
     def warnings(self, validations: Sequence[Validation]) -> list[Warned]:
-        """A code that says little, and tokens that carry no speech or are not listened to."""
+        """Warn of a code that holds little, and of tokens that carry no speech or that the decoder ignores."""
         name, learns = self.headline, not self._is_frozen
         return codec_warnings(self._job.recipe, validations, name, loss=name, learns=learns)
 
     def illustrate(self, step: int) -> None:
-        """Reconstructions of the first held-out clips: FLAC and spectrograms."""
+        """Publish reconstructions of the first held-out clips: FLAC and spectrograms."""
         illustrate(self._codec, self._setup, step, self._config.num_samples_kept)
 
     def publish(self) -> Mapping[str, Any]:
-        """Encoder and generator, and the configuration they were trained by."""
+        """Publish encoder and generator, and the configuration they were trained by."""
         return publish_codec(self._codec, self._job)
 
     def marks(self) -> list[tuple[int, str]]:
@@ -425,7 +424,7 @@ class CodecStage:
 
 
 def publish_codec(codec: Codec, job: RankJob) -> Mapping[str, Any]:
-    """Store the codec's weights and the recipe in the run's folder; returns what done.json says of them."""
+    """Store the codec's weights and the recipe in the run's folder; returns their entries for done.json."""
     state = {k: v.detach().cpu().contiguous() for k, v in codec.state_dict().items()}
     run = Folder(job.run_uri)
     run.publish(CODEC_FILE, to_safetensors(state))

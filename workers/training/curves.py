@@ -19,7 +19,7 @@ _VALID = "#c0504d"
 
 
 def loss_curve(history: History, name: str, *, title: str, unit: str, marks: Sequence[tuple[int, str]] = ()) -> bytes:
-    """One metric over the steps as PNG: each logged step and its running mean for training, dots for validation.
+    """Draw one metric over the steps as PNG: each logged step and its running mean for training, dots for validation.
 
     Args:
         history: the run's numbers.
@@ -39,7 +39,7 @@ def loss_curve(history: History, name: str, *, title: str, unit: str, marks: Seq
 
 
 def overview(history: History, *, title: str) -> bytes:
-    """All metrics of training and validation, one small panel each, as PNG."""
+    """Draw all metrics of training and validation as PNG, one small panel each."""
     names = sorted({*history.names("train"), *history.names("valid")})
     columns = 4
     rows = max(1, -(-len(names) // columns))
@@ -56,7 +56,7 @@ def overview(history: History, *, title: str) -> bytes:
 
 
 def dims(history: History, *, title: str) -> bytes:
-    """What each validation said of each latent dim as PNG, one panel a figure: dims upwards, validations rightwards."""
+    """Draw each validation's figures of each latent dim as PNG, one panel per figure: dims over validations."""
     families: dict[str, list[list[float]]] = {}
     for name, values in history.by_name("dims").items():
         families.setdefault(name.partition("[")[0], []).append(values)
@@ -70,7 +70,7 @@ def dims(history: History, *, title: str) -> bytes:
 
 
 def spectrograms(clips: Sequence[tuple[str, np.ndarray]], sample_rate: int) -> bytes:
-    """Log-magnitude spectrograms of clips below each other, on one scale, as PNG.
+    """Draw log-magnitude spectrograms of clips below each other, on one scale, as PNG.
 
     Args:
         clips: (title, samples float32 [num_samples]) pairs.

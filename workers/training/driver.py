@@ -1,4 +1,4 @@
-"""The driver's side of training: a Ray Train job, started again when a rank dies, ended with one line when it must.
+"""The driver's side of training: a Ray Train job that is restarted when a rank dies and fails with one line.
 
 Ray Train places the ranks and makes their process group. It restarts a group for any exception, also one that no
 restart can mend, so the restarts are made here: a :class:`SyllabaryError` of a rank ends the job at once, anything else
@@ -20,8 +20,7 @@ from typing import Any, Literal, Protocol, TypeVar
 from syllabary.shards.errors import JobError, SyllabaryError
 from syllabary.workers.cluster.devices import ClusterGpus, Device, choose_device
 from syllabary.workers.cluster.session import ray_session
-from syllabary.workers.control.log import say
-from syllabary.workers.control.progress import Reached, tell
+from syllabary.workers.control.log import Reached, say, tell
 from syllabary.workers.recipes.recipe import Recipe
 from syllabary.workers.training.checkpoints import CheckpointStore
 
@@ -30,7 +29,7 @@ _START_TIMEOUT_VARIABLE = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 
 
 class Ranks(Protocol):
-    """How the ranks of a run are placed: what a training configuration says of it."""
+    """The fields of a training configuration that decide how the ranks of a run are placed."""
 
     @property
     def num_workers(self) -> int: ...  # noqa: D102
@@ -58,7 +57,7 @@ J = TypeVar("J", bound=AnyRankJob)
 
 @dataclass(frozen=True)
 class RankJob:
-    """What every rank gets: small values and the mailbox, an actor that takes what rank 0 says.
+    """What every rank gets: small values and the mailbox, an actor that collects the lines of rank 0.
 
     ``device`` is what the driver made of the configuration's "auto"; a rank that no driver started decides by itself.
     """
@@ -73,7 +72,7 @@ class RankJob:
 
 
 class Mailbox:
-    """What rank 0 says, on its way to the driver (a Ray actor)."""
+    """Carries lines and progress from rank 0 to the driver (a Ray actor)."""
 
     def __init__(self) -> None:
         self._said: list[str | Reached] = []
@@ -83,7 +82,7 @@ class Mailbox:
         self._said.append(said)
 
     def take(self) -> list[str | Reached]:
-        """All that was said since the last call."""
+        """Return everything put in since the last call."""
         said, self._said = self._said, []
         return said
 
@@ -112,7 +111,7 @@ def train_on_ray(stage: str, rank_main: Callable[[J], None], train: Ranks, make_
 
 
 def device_of_all_ranks(stage: str, train: Ranks, gpus: ClusterGpus) -> Device:
-    """What the ranks train on: a GPU for each of them, or the CPU; said in one line.
+    """Choose what the ranks train on, a GPU for each of them or the CPU, and log the choice.
 
     Ray hides no GPU from a process that asked for none, so a rank must not look for one by itself.
 
@@ -147,7 +146,7 @@ def _last(checkpoints: CheckpointStore) -> int:
 
 
 def _fit_once(rank_main: Callable[[J], None], train: Ranks, job: J, storage: str) -> str | None:
-    """One group of ranks from start to end: None when it finished, else what killed it in a few words."""
+    """Run one group of ranks; returns None when it finished, else what ended it in a few words."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
@@ -185,7 +184,7 @@ def _beside_the_driver() -> Any:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """What the rank raised, out of Ray's wrapping."""
+    """The error that the rank raised, without Ray's wrapping."""
     return getattr(error, "_base_exc", error)
 
 
@@ -196,7 +195,7 @@ def _first_line(error: BaseException) -> str:
 
 @contextmanager
 def _relayed(mailbox: Any, stage: str) -> Iterator[None]:
-    """Tell what arrives in the mailbox while the block runs."""
+    """Log what arrives in the mailbox while the block runs."""
     import ray
 
     stop = threading.Event()

@@ -2,6 +2,11 @@
 
 Weights stay fp32 and whole on every rank (ZeRO 0 to 2, autocast for lower precisions), so that an EMA of them and the
 export read them directly. All of this rests on torch's AdamW: DeepSpeed's own CPU Adam is compiled on first use.
+
+fp16's smallest number is 6e-8, so the loss is multiplied and the gradient divided again (:class:`LossScale`). DeepSpeed
+has a scaler for autocast, which is switched off here (0.19.8): under ZeRO 1 and 2 it clips and measures the gradient
+while it is still multiplied, an overflow leaves the step out but never lowers the factor, so that every step after it
+is left out too, and no checkpoint holds the factor, so that a resumed run goes on with another one.
 """
 
 from __future__ import annotations
@@ -10,7 +15,8 @@ import contextlib
 import logging
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -20,12 +26,14 @@ from torch import Tensor, nn
 from torch.distributed import distributed_c10d
 
 from syllabary.shards.errors import ConfigError
-from syllabary.workers.recipes.training import OptimizerConfig, TrainConfig
-from syllabary.workers.training.fp16 import left_out, take_over_scaling
+from syllabary.workers.recipes.recipe import OptimizerConfig, TrainConfig
 
 T = TypeVar("T")
 _BUCKET_NUMEL = 1 << 22
 _DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
+FIRST_FACTOR, HIGHEST_FACTOR, LOWEST_FACTOR = 2.0**16, 2.0**24, 1.0
+GROWTH_STEPS = 2000
+_STATE = "syllabary_loss_scale"
 
 
 def select_device(train: TrainConfig) -> torch.device:
@@ -210,8 +218,8 @@ def step_engine(engine: Any) -> dict[str, float]:
     overflowed = engine.scaling and norm is not None and not math.isfinite(norm)
     with left_out(engine.optimizer) if overflowed else contextlib.nullcontext():
         engine.step()
-    found = float(engine.get_global_grad_norm()) if norm is None else norm
-    return engine.scaling.judge(found) if engine.scaling else {"gradient_norm": found}
+    measured = float(engine.get_global_grad_norm()) if norm is None else norm
+    return engine.scaling.judge(measured) if engine.scaling else {"gradient_norm": measured}
 
 
 def _whole_norm(engine: Any) -> float:
@@ -286,3 +294,72 @@ def rows_of_all_ranks(parts: list[Tensor]) -> Tensor:
     """The rows of every rank's tensors [rows, ...], in rank order; a rank may have none."""
     mine = torch.cat(parts) if parts else None
     return torch.cat([rows for rows in gather_from_ranks(mine) if rows is not None])
+
+
+@dataclass
+class LossScale:
+    """The factor of one engine's loss, the same on every rank (Micikevicius et al. 2018, section 3.2).
+
+    Attributes:
+        factor: a power of two, so that dividing by it rounds nothing.
+        good_steps: steps without an overflow since it last changed.
+    """
+
+    factor: float = FIRST_FACTOR
+    good_steps: int = 0
+
+    def update(self, *, overflowed: bool) -> None:
+        """Halve the factor after an overflow, double it after ``GROWTH_STEPS`` steps without one."""
+        self.good_steps = 0 if overflowed else self.good_steps + 1
+        if overflowed:
+            self.factor /= 2
+        elif self.good_steps == GROWTH_STEPS:
+            self.factor, self.good_steps = min(2 * self.factor, HIGHEST_FACTOR), 0
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether gradients overflow without any help from the factor: no failure of the scale but of the training."""
+        return self.factor < LOWEST_FACTOR
+
+    def unscale(self, grads: list[Tensor]) -> None:
+        """Divide gradients by the factor, in place."""
+        torch._foreach_mul_(grads, 1 / self.factor)
+
+    def judge(self, norm: float) -> dict[str, float]:
+        """Update the scale, and report a step whose gradient had ``norm`` (not finite: it overflowed)."""
+        overflowed = not math.isfinite(norm)
+        self.update(overflowed=overflowed)
+        report = {"loss_scale": self.factor}
+        return report if overflowed and not self.is_exhausted else report | {"gradient_norm": norm}
+
+
+def take_over_scaling(engine: Any, *, is_fp16: bool) -> None:
+    """Leave scaling to :class:`LossScale` and switch DeepSpeed's scalers off; ``engine`` gets a ``scaling``.
+
+    DeepSpeed gives its ZeRO optimizers a scaler by what the process has ever asked for, not by their configuration.
+    """
+    engine.torch_autocast_z0_gradscaler = None
+    if engine.zero_optimization_stage() > 0:
+        engine.optimizer.torch_autocast_gradscaler = None
+    engine.scaling = LossScale() if is_fp16 else None
+
+
+@contextlib.contextmanager
+def left_out(optimizer: Any) -> Iterator[None]:
+    """Within the block the optimizer's step does nothing: an engine then counts its step and applies none."""
+    optimizer.step = lambda *args, **kwargs: None
+    try:
+        yield
+    finally:
+        del optimizer.step
+
+
+def scaling_state(engine: Any) -> dict[str, Any]:
+    """The state of the scaling for a checkpoint, in DeepSpeed's client_state."""
+    return {_STATE: asdict(engine.scaling)} if engine.scaling else {}
+
+
+def restore_scaling(engine: Any, client_state: Mapping[str, Any]) -> None:
+    """Put the scaling where the checkpoint left it."""
+    if engine.scaling:
+        engine.scaling = LossScale(**client_state[_STATE])

@@ -17,8 +17,7 @@ import torch
 from syllabary.shards import store
 from syllabary.shards.errors import DamageError, StorageError
 from syllabary.workers.training.checkpoints import CheckpointStore, StoredFile
-from syllabary.workers.training.engine import gather_from_ranks, world
-from syllabary.workers.training.fp16 import restore_scaling, scaling_state
+from syllabary.workers.training.engine import gather_from_ranks, restore_scaling, scaling_state, world
 from syllabary.workers.training.history import History
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from syllabary.shards import outputs
 from syllabary.shards.errors import InputError
-from syllabary.shards.folder import Folder
+from syllabary.shards.store import Folder
 from syllabary.workers.control.jobs import ExportJob
 from syllabary.workers.control.log import say
 from syllabary.workers.recipes.beginning import CONFIG_FILE

@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from syllabary.shards.folder import Folder
+from syllabary.shards.store import Folder
 
 Split = Literal["train", "valid", "dims", "timing"]
 SCHEMA = pa.schema([("step", pa.int64()), ("split", pa.string()), ("name", pa.string()), ("value", pa.float64())])
@@ -61,19 +61,19 @@ class History:
 
     def validations(self) -> list[Validation]:
         """What each validation found, in the order of the steps."""
-        found: dict[int, dict[str, float]] = {}
+        by_step: dict[int, dict[str, float]] = {}
         for row in self.rows:
             if row.split == "valid":
-                found.setdefault(row.step, {})[row.name] = row.value
-        return [Validation(step, values) for step, values in found.items()]
+                by_step.setdefault(row.step, {})[row.name] = row.value
+        return [Validation(step, values) for step, values in by_step.items()]
 
     def by_name(self, split: Split) -> dict[str, list[float]]:
         """The values of every name of a split, names sorted."""
-        found: dict[str, list[float]] = {}
+        by_name: dict[str, list[float]] = {}
         for row in self.rows:
             if row.split == split:
-                found.setdefault(row.name, []).append(row.value)
-        return dict(sorted(found.items()))
+                by_name.setdefault(row.name, []).append(row.value)
+        return dict(sorted(by_name.items()))
 
     def to_parquet(self, splits: Iterable[Split] = ("train", "valid", "dims", "timing")) -> bytes:
         """The rows of some splits as one Parquet file: same rows, same bytes."""

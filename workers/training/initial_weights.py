@@ -12,7 +12,7 @@ from safetensors.torch import load as from_safetensors
 from torch import Tensor, nn
 
 from syllabary.shards import outputs
-from syllabary.shards.folder import Folder
+from syllabary.shards.store import Folder
 from syllabary.workers.recipes.beginning import described, fitting_kind
 from syllabary.workers.recipes.recipe import Recipe
 from syllabary.workers.recipes.shipped import NOTHING

@@ -15,14 +15,14 @@ import torch.nn.functional as F
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
+from syllabary.model.codec import Fsq
 from syllabary.model.cpu.accelerate import accelerate
-from syllabary.model.fsq import Fsq
 from syllabary.model.jepa import Jepa
+from syllabary.model.layers import frame_mask, valid_mask, zero_invalid
 from syllabary.model.masking import sample_mask
 from syllabary.model.measures.place import PlaceGroups, relative_loss
-from syllabary.model.padding import frame_mask, valid_mask, zero_invalid
 from syllabary.shards.errors import InputError
-from syllabary.shards.folder import Folder
+from syllabary.shards.store import Folder
 from syllabary.workers.recipes.beginning import CONFIG_FILE
 from syllabary.workers.recipes.recipe import Recipe
 from syllabary.workers.training.data.clips import Batch
@@ -94,7 +94,7 @@ def validate_jepa(
         InputError: the clips are too short for any masked frame.
     """
     jepa.eval()
-    found, latents, gates = _Predictions(), [], []
+    predictions, latents, gates = _Predictions(), [], []
     for batch, mask in clips:
         batch, masked = batch.to(device), mask.to(device)
         encoded = jepa.target_encoder(batch.waveform, batch.num_samples)
@@ -102,27 +102,27 @@ def validate_jepa(
         latents.append(encoded.latents.transpose(1, 2)[valid].float().cpu())
         gates.append(encoded.gate[valid].cpu())
         predicted = _predict(jepa, batch, masked, encoded.num_frames)
-        found.add(predicted, encoded.latents.float(), masked, encoded.num_frames)
+        predictions.add(predicted, encoded.latents.float(), masked, encoded.num_frames)
     rows = rows_of_all_ranks(latents)
     return {
-        **_losses(found, recipe.model.jepa.mask_ratio),
+        **_losses(predictions, recipe.model.jepa.mask_ratio),
         "ema_distance": ema_distance(jepa),
         **latent_health(rows),
         **per_dim("latent_std", rows.std(dim=0, correction=0)),
-        **_speech(jepa, [batch for batch, _ in clips], device, found, recipe),
+        **_speech(jepa, [batch for batch, _ in clips], device, predictions, recipe),
         **gate_health(rows_of_all_ranks(gates)),
         **daam_spread(jepa.context_encoder),
     }
 
 
 def _speech(
-    jepa: Jepa, batches: list[Batch], device: torch.device, found: _Predictions, recipe: Recipe
+    jepa: Jepa, batches: list[Batch], device: torch.device, predictions: _Predictions, recipe: Recipe
 ) -> dict[str, float]:
     """What of the target's latents is speech and not the place in the clip, and how well that is predicted."""
     hop, min_clips = recipe.model.encoder.framing.hop_length, recipe.pretrain.watch.min_clips
     frames = held_out_frames(jepa.target_encoder, batches, device, hop, min_clips)
     health = place_health(frames, _digits(frames.latents, recipe), recipe.model.fsq.levels)
-    return _relative(found, frames.latents, frames.groups) | health | input_health(frames)
+    return _relative(predictions, frames.latents, frames.groups) | health | input_health(frames)
 
 
 def _predict(jepa: Jepa, batch: Batch, masked: Tensor, num_frames: Tensor) -> Tensor:
@@ -132,11 +132,11 @@ def _predict(jepa: Jepa, batch: Batch, masked: Tensor, num_frames: Tensor) -> Te
     return jepa.predictor(zero_invalid(context, valid), valid).float()
 
 
-def _losses(found: _Predictions, mask_ratio: float) -> dict[str, float]:
+def _losses(predictions: _Predictions, mask_ratio: float) -> dict[str, float]:
     """Loss and cosine over masked frames, and how far the predictions vary. Collective."""
-    error, cosine, count = sum(gather_from_ranks(found.sums)).tolist()  # type: ignore[union-attr]
+    error, cosine, count = sum(gather_from_ranks(predictions.sums)).tolist()  # type: ignore[union-attr]
     _require_masked_frames(count, mask_ratio)
-    rows = [predicted[masked] for predicted, masked in zip(found.predicted, found.masked, strict=True)]
+    rows = [predicted[masked] for predicted, masked in zip(predictions.predicted, predictions.masked, strict=True)]
     spread = float(rows_of_all_ranks(rows).std(dim=0, correction=0).mean())
     return {
         "loss": error / count,
@@ -146,14 +146,14 @@ def _losses(found: _Predictions, mask_ratio: float) -> dict[str, float]:
     }
 
 
-def _relative(found: _Predictions, latents: Tensor, groups: PlaceGroups) -> dict[str, float]:
+def _relative(predictions: _Predictions, latents: Tensor, groups: PlaceGroups) -> dict[str, float]:
     """The loss over the targets' variance between clips: of the predictions, and of those for another clip.
 
     ``relative_loss_other`` judges each clip's predictions by the next clip's targets at the same places: what a
     predictor gets that is given another clip's context. Where it equals ``relative_loss``, the context says nothing.
     Either is left out when it does not exist. Collective.
     """
-    losses = {"relative_loss": found.sums[[0, 2]], "relative_loss_other": _other_clips(found)}
+    losses = {"relative_loss": predictions.sums[[0, 2]], "relative_loss_other": _other_clips(predictions)}
     relative: dict[str, float] = {}
     for name, sums in losses.items():
         error, count = sum(gather_from_ranks(sums)).tolist()  # type: ignore[union-attr]
@@ -162,16 +162,16 @@ def _relative(found: _Predictions, latents: Tensor, groups: PlaceGroups) -> dict
     return relative
 
 
-def _other_clips(found: _Predictions) -> Tensor:
+def _other_clips(predictions: _Predictions) -> Tensor:
     """Squared error of this rank's predictions as those of the next clip's targets, and the frames it sums over [2].
 
     The next one of all clips, whichever rank has it. Collective.
     """
     sums = torch.zeros(2, dtype=torch.float64)
-    everyone, places = clips_of_all_ranks(found.wanted)
+    everyone, places = clips_of_all_ranks(predictions.wanted)
     if len(everyone) < 2:
         return sums
-    for predicted, masked, place in zip(found.predicted, found.masked, places, strict=True):
+    for predicted, masked, place in zip(predictions.predicted, predictions.masked, places, strict=True):
         other = everyone[(place + 1) % len(everyone)]
         shared = min(len(predicted), len(other))
         error = (predicted[:shared] - other[:shared]).square().mean(dim=1)[masked[:shared]]
@@ -235,11 +235,11 @@ class JepaStage:
         norm: dict[str, float] = {}
         for batch, mask, count in zip(batches, masks, counts, strict=True):
             batch = batch.to(self._setup.device)
-            found = engine(batch.waveform, batch.num_samples, mask)
+            output = engine(batch.waveform, batch.num_samples, mask)
             # DeepSpeed divides by ranks and micro-batches; undone here, what is left is the share of masked frames.
-            backward(engine, found.total * (count * world()[1] * len(batches) / total))
+            backward(engine, output.total * (count * world()[1] * len(batches) / total))
             norm = step_engine(engine)
-            stats = torch.stack([found.loss.detach(), found.prediction_std, found.target_std])
+            stats = torch.stack([output.loss.detach(), output.prediction_std, output.target_std])
             sums += stats.double() * (count / total)
         self._jepa.update_target()
         loss, prediction_std, target_std = sum_over_ranks(sums).tolist()

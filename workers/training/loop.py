@@ -1,4 +1,4 @@
-"""The loop that both training stages share: resume, step, log, validate, checkpoint, finish.
+"""The training loop of both stages: resume, step, log, validate, checkpoint, finish.
 
 Everything random is reseeded at each step from (seed, step, rank), and the loader's state is a position: a run killed
 anywhere and started again takes the same steps. On CPUs of one kind that gives the same weights, bit for bit, at the
@@ -17,10 +17,10 @@ from typing import Any, Protocol
 import torch
 
 from syllabary.shards.errors import ConfigError, DamageError, StorageError, SyllabaryError
-from syllabary.shards.folder import Folder
 from syllabary.shards.outputs import mark_done
-from syllabary.workers.control.progress import Reached
-from syllabary.workers.recipes.training import TrainConfig
+from syllabary.shards.store import Folder
+from syllabary.workers.control.log import Reached
+from syllabary.workers.recipes.recipe import TrainConfig
 from syllabary.workers.training.checkpoints import CheckpointStore, Manifest, StoredFile
 from syllabary.workers.training.curves import dims, loss_curve, overview
 from syllabary.workers.training.data.clips import Batch
@@ -41,11 +41,11 @@ class DivergedError(SyllabaryError):
 
 
 class Stage(Protocol):
-    """What a training stage brings to the loop, on one rank.
+    """The interface of a training stage to the loop, on one rank.
 
     Attributes:
         name: of the stage, as its verb is called.
-        headline: the metric that says how good the model is; lower is better.
+        headline: the metric by which the model is judged; lower is better.
         unit: of the headline.
         engines: by name; every rank holds the same.
     """
@@ -62,13 +62,13 @@ class Stage(Protocol):
         """Metrics over all ranks on the held-out utterances; those of single dims by names like ``latent_std[017]``."""
 
     def warnings(self, validations: Sequence[Validation]) -> list[Warned]:
-        """What the last of these validations gives cause to worry about, a line each."""
+        """Warnings that the last of these validations gives cause for, a line each."""
 
     def illustrate(self, step: int) -> None:
-        """Publish what can be heard or seen of the model at this step (rank 0 only)."""
+        """Publish sounds and pictures of the model at this step (rank 0 only)."""
 
     def publish(self) -> Mapping[str, Any]:
-        """Publish the trained weights (rank 0 only); returns what to say of them in done.json."""
+        """Publish the trained weights (rank 0 only); returns their entries for done.json."""
 
     def marks(self) -> list[tuple[int, str]]:
         """Steps worth a line in the curves."""
@@ -76,7 +76,7 @@ class Stage(Protocol):
 
 @dataclass
 class Run:
-    """One run on one rank: where it lives, how it trains, what it has seen.
+    """The state of a run on one rank.
 
     Attributes:
         run_uri: the output folder.
@@ -118,26 +118,26 @@ def find_resume_step(run_uri: str, say: Callable[[str], None]) -> int | None:
     Raises:
         DamageError: there are checkpoints, and none is whole. A run does not silently begin anew.
     """
-    found: int | None = None
+    step: int | None = None
     if world()[0] == 0:
         checkpoints = CheckpointStore(run_uri)
-        found, reports = checkpoints.newest_whole()
+        step, reports = checkpoints.newest_whole()
         for line in reports:
             say(line)
-        if found is None and reports:
+        if step is None and reports:
             raise DamageError(
                 f"none of {len(reports)} checkpoints is whole; {reports[0]}",
                 value=checkpoints.folder.uri,
                 fix="restore one, or delete that folder to begin anew",
             )
-        swept = checkpoints.sweep(keep=found)
+        swept = checkpoints.sweep(keep=step)
         if swept:
             say(f"swept {swept} unfinished or damaged checkpoints")
-    return gather_from_ranks(found)[0]
+    return gather_from_ranks(step)[0]
 
 
 def resume(stage: Stage, run: Run, step: int) -> None:
-    """Put the run where the checkpoint of ``step`` left it. Raises ConfigError: it is of another recipe."""
+    """Restore the run from the checkpoint of ``step``. Raises ConfigError: it is of another recipe."""
     manifest = Manifest.read(run.checkpoints.of_step(step))
     if manifest.state["identity"] != run.identity:
         raise ConfigError(
@@ -157,7 +157,7 @@ def resume(stage: Stage, run: Run, step: int) -> None:
 
 
 def train(stage: Stage, run: Run) -> None:
-    """From where the run is to its last step, then publish weights, curves and done.json.
+    """Train from the current step to the last, then publish weights, curves and done.json.
 
     Raises:
         DivergedError: loss, gradient or weights are NaN or infinite; names the last good checkpoint. The metrics and
@@ -232,7 +232,7 @@ def _require_finite(stats: Mapping[str, float], run: Run, when: str) -> None:
 
 
 def _leave_evidence(stage: Stage, run: Run) -> None:
-    """The numbers and curves that led to a run's failure, as far as storage takes them."""
+    """Publish the metrics and curves that led to a failure, as far as storage accepts them."""
     if run.is_leader:
         with contextlib.suppress(StorageError):
             run.history.publish(run.run_uri)
@@ -240,11 +240,11 @@ def _leave_evidence(stage: Stage, run: Run) -> None:
 
 
 def _validate(stage: Stage, run: Run) -> None:
-    found = stage.validate()
-    run.history.add(run.step, "valid", {name: value for name, value in found.items() if "[" not in name})
-    run.history.add(run.step, "dims", {name: value for name, value in found.items() if "[" in name})
-    _require_finite(found, run, f"the validation after step {run.step:,}")
-    run.say(f"step {run.step:,}: validation {stage.headline} {found[stage.headline]:.4f}{in_short(found)}")
+    metrics = stage.validate()
+    run.history.add(run.step, "valid", {name: value for name, value in metrics.items() if "[" not in name})
+    run.history.add(run.step, "dims", {name: value for name, value in metrics.items() if "[" in name})
+    _require_finite(metrics, run, f"the validation after step {run.step:,}")
+    run.say(f"step {run.step:,}: validation {stage.headline} {metrics[stage.headline]:.4f}{in_short(metrics)}")
     for warned in stage.warnings(run.history.validations()):
         run.say(f"step {run.step:,}: warning: {warned.text}")
     if run.is_leader:
@@ -343,7 +343,7 @@ def _finish(stage: Stage, run: Run) -> None:
 
 
 def _all_warnings(stage: Stage, validations: Sequence[Validation]) -> list[dict[str, Any]]:
-    """What was told at any validation; from the history, so that a resumed run tells the same."""
+    """Warnings of all validations, drawn from the history, so that a resumed run reports the same."""
     told = [(one.step, stage.warnings(validations[:place])) for place, one in enumerate(validations, start=1)]
     return summed_up(told)
 

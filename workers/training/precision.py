@@ -12,10 +12,9 @@ from typing import Literal, TypeVar
 
 import torch
 
-from syllabary.shards import store
 from syllabary.shards.errors import DamageError
-from syllabary.shards.outputs import pretty_json, read_json
-from syllabary.workers.recipes.training import TrainConfig
+from syllabary.shards.store import Folder
+from syllabary.workers.recipes.recipe import TrainConfig
 from syllabary.workers.training.engine import gather_from_ranks, world
 
 PRECISION_FILE = "precision.json"
@@ -46,9 +45,9 @@ def bf16_unit(device: torch.device) -> Bf16Unit:
     if device.type == "cuda":
         has_unit = torch.cuda.is_bf16_supported(including_emulation=False)
         return Bf16Unit(torch.cuda.get_device_name(device), "bf16" if has_unit else None)
-    found = torch.cpu.get_capabilities()
+    capabilities = torch.cpu.get_capabilities()
     usable = torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    units = [words for name, words in _CPU_UNITS.items() if found.get(name)]
+    units = [words for name, words in _CPU_UNITS.items() if capabilities.get(name)]
     return Bf16Unit("a CPU", units[0] if units and usable else None)
 
 
@@ -79,21 +78,23 @@ def settle_precision(run_uri: str, train: C, device: torch.device, say: Callable
 
 
 def _kept_or_chosen(run_uri: str, units: list[Bf16Unit], say: Callable[[str], None]) -> Precision:
-    uri = store.join(run_uri, PRECISION_FILE)
-    if store.exists(uri):
-        kept = _read(uri)
+    run = Folder(run_uri)
+    if run.exists(PRECISION_FILE):
+        kept = _read(run)
         say(f"precision {kept}, with which this run began")
         return kept
     chosen: Precision = "bf16" if all(unit.name for unit in units) else "fp32"
     why = "; ".join(sorted({str(unit) for unit in units}))
-    store.publish_bytes(uri, pretty_json({"precision": chosen, "chosen_on": why}))
+    run.publish_json(PRECISION_FILE, {"precision": chosen, "chosen_on": why})
     say(f"precision auto: {chosen} ({why}), and so for this run wherever it goes on")
     return chosen
 
 
-def _read(uri: str) -> Precision:
-    kept: Precision = read_json(uri).get("precision")  # type: ignore[assignment]
+def _read(run: Folder) -> Precision:
+    kept: Precision = run.read_json(PRECISION_FILE).get("precision")  # type: ignore[assignment]
     if kept not in ("fp32", "bf16"):
         fix = 'restore it; the log of the run names its precision: {"precision": "bf16"}'
-        raise DamageError("not the record of a precision", value=uri, expected="fp32 or bf16", fix=fix)
+        raise DamageError(
+            "not the record of a precision", value=run.join(PRECISION_FILE), expected="fp32 or bf16", fix=fix
+        )
     return kept

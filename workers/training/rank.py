@@ -13,8 +13,8 @@ from syllabary.model.config import EncoderConfig
 from syllabary.shards.errors import InputError
 from syllabary.shards.outputs import digest
 from syllabary.workers.cluster.prometheus import Meter
-from syllabary.workers.control.progress import Reached
-from syllabary.workers.recipes.training import CodecTrainConfig, TrainConfig
+from syllabary.workers.control.log import Reached
+from syllabary.workers.recipes.recipe import CodecTrainConfig, TrainConfig
 from syllabary.workers.training.checkpoints import CheckpointStore, Manifest
 from syllabary.workers.training.claim import training_section
 from syllabary.workers.training.data.clips import NO_AUGMENTATION, Batch, ClipMaker
@@ -30,7 +30,7 @@ from syllabary.workers.training.precision import settle_precision
 
 @dataclass(frozen=True)
 class RankSetup:
-    """What a stage is made from.
+    """The inputs of a stage on one rank.
 
     Attributes:
         job: of this run.
@@ -72,7 +72,7 @@ def run_rank(job: RankJob, config: TrainConfig, make_stage: Callable[[RankSetup]
 
 
 def _trained_by(job: RankJob, config: TrainConfig) -> RankJob:
-    """The job with its stage's section replaced."""
+    """Return the job with its stage's section replaced."""
     section = "codec" if isinstance(config, CodecTrainConfig) else "pretrain"
     return replace(job, recipe=job.recipe.model_copy(update={section: config}))
 
@@ -81,7 +81,7 @@ def make_loader(job: RankJob, config: TrainConfig, device: torch.device, say: Ca
     """This rank's loader over the training split.
 
     On a GPU the corpus is kept in its memory when ``corpus_in_memory`` is "auto" and it fits there, since no loader
-    keeps up with one; else batches are read from shards, page-locked for a GPU. ``say`` is told which.
+    keeps up with one; else batches are read from shards, page-locked for a GPU. ``say`` gets a line about the choice.
 
     Raises:
         InputError: fewer utterances than ranks, or more than allowed cannot be read.
@@ -140,7 +140,7 @@ def validation_batches(job: RankJob, config: TrainConfig, say: Callable[[str], N
 
 
 def _require_enough(left_out: dict[str, str], count: int, config: TrainConfig, shards_uri: str) -> None:
-    """As for training: one may always be missing, but not all."""
+    """Raise where too many held-out clips are unreadable; as for training, one may always be missing, but not all."""
     if len(left_out) == count or len(left_out) * 100 > max(config.max_quarantined_percent * count, 100):
         raise InputError(
             f"{len(left_out)} of {count} validation utterances at {shards_uri} cannot be read, the last because: "
@@ -151,7 +151,7 @@ def _require_enough(left_out: dict[str, str], count: int, config: TrainConfig, s
 
 
 def held_out_speakers(trained_on: Utterances) -> str:
-    """A line that says whether anyone of the validation split is trained on."""
+    """One line: whether speakers of the validation split are trained on."""
     known = trained_on.speakers()
     held_out = Utterances(trained_on.shards_uri, "valid", trained_on.sample_rate).speakers()
     shared = len(known & held_out)
@@ -159,7 +159,7 @@ def held_out_speakers(trained_on: Utterances) -> str:
 
 
 def run_identity(job: RankJob, config: TrainConfig) -> str:
-    """Digest of what the weights of a run depend on in its recipe: the model and how it is trained, not on what."""
+    """Digest of what a run's weights depend on in its recipe: the model and its training, without the data."""
     section = training_section(config.model_copy(update={"num_workers": world()[1]}))
     return digest({"model": job.recipe.model.model_dump(mode="json"), "train": section})
 

@@ -17,8 +17,8 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from syllabary.model.encoder import Encoder
-from syllabary.shards import store
 from syllabary.shards.errors import InputError
+from syllabary.shards.store import Folder
 from syllabary.workers.training.data.clips import NO_AUGMENTATION, Batch
 from syllabary.workers.training.data.loader import RankShare, Utterances, fixed_batches
 from syllabary.workers.training.driver import RankJob
@@ -39,17 +39,17 @@ def standardize_latents(encoder: Encoder, setup: RankSetup) -> None:
     Raises:
         InputError: no training clip can be read.
     """
-    uri = store.join(setup.job.run_uri, SCALE_FILE)
-    if world()[0] == 0 and not store.exists(uri):
+    run = Folder(setup.job.run_uri)
+    if world()[0] == 0 and not run.exists(SCALE_FILE):
         mean, std = _measure(encoder, _clips(setup.job), setup.device)
-        store.publish_bytes(uri, to_safetensors({"mean": mean.cpu(), "std": std.cpu()}))
+        run.publish(SCALE_FILE, to_safetensors({"mean": mean.cpu(), "std": std.cpu()}))
     sum_over_ranks(torch.zeros(1, device=setup.device))  # nobody reads before rank 0 has written
-    found = from_safetensors(store.read_bytes(uri))
-    encoder.standardize(found["mean"].to(setup.device), found["std"].to(setup.device))
+    scale = from_safetensors(run.read(SCALE_FILE))
+    encoder.standardize(scale["mean"].to(setup.device), scale["std"].to(setup.device))
 
 
 def _clips(job: RankJob) -> Iterator[Batch]:
-    """Training clips. One that cannot be read is left out; the training that follows quarantines it and tells so."""
+    """Training clips. One that cannot be read is left out; the training that follows quarantines and reports it."""
     config, model = job.recipe.codec, job.recipe.model.encoder
     crops = replace(clip_maker(model, config), augment=NO_AUGMENTATION, fixed_crops=True)
     utterances = Utterances(job.shards_uri, "train", model.sample_rate)

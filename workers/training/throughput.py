@@ -1,4 +1,4 @@
-"""How fast training goes: seconds, audio and waiting of all ranks between two logged steps, and the time left."""
+"""Measure the pace of training: seconds, audio and waiting of all ranks between two logged steps, and the time left."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from syllabary.workers.control.progress import Reached
+from syllabary.workers.control.log import Reached
 from syllabary.workers.training.data.clips import Batch
 from syllabary.workers.training.data.loader import TrainLoader
 from syllabary.workers.training.engine import gather_from_ranks
@@ -20,7 +20,7 @@ class Measures:
         step_s: seconds per step.
         data_wait_fraction: share of the time spent waiting for data, of the rank that waited longest.
         audio_s: seconds of audio that all ranks trained on.
-        audio_s_per_s: the same a second.
+        audio_s_per_s: the same per second.
         eta_s: seconds that the steps left will take at this rate.
     """
 

@@ -22,9 +22,8 @@ import torch
 from safetensors.torch import load as from_safetensors
 from torch import Tensor
 
-from syllabary.model.encoder import Encoder
-from syllabary.model.measures.loudness import loudness_gain
-from syllabary.shards.folder import Folder
+from syllabary.model.encoder import Encoder, loudness_gain
+from syllabary.shards.store import Folder
 from syllabary.workers.recipes.recipe import Recipe, validate
 from syllabary.workers.training.data.loader import Utterances
 

@@ -1,6 +1,8 @@
 """How many small faults the tests notice: random changes of the code, one at a time, each against its own tests.
 
     python -m infra.benchmarks.studies.mutations --out FOLDER [--count 100] [--seed 0] [--limit-s 90] [--near]
+    python -m infra.benchmarks.studies.mutations --out FOLDER --count 40 --seed 4 --list
+    python -m infra.benchmarks.studies.mutations --out FOLDER --count 40 --seed 4 --tests TESTS.json
 
 A change is a flipped comparison, a number off by one, another operator, a condition turned round, or a statement left
 out, somewhere in ``TARGETS``. It is made in a copy of the project below FOLDER, never here. Messages of errors and log
@@ -14,6 +16,10 @@ reached. Processes that a test starts are watched too. A line that no test was s
 call its function or anything of its file. FOLDER/mutations.jsonl grows by a line a change, with how many tests the
 limit left out; a second call goes on where the first ended. Survivors are changes that no test noticed: a fault of the
 tests, a change that alters nothing, or one for a test that was left out.
+
+To find out which test reaches what takes far longer than to run the few files that are for a change. ``--list`` prints
+the changes with their numbers, and ``--tests`` takes a JSON file of a number to what pytest gets for it (files, tests,
+``-m`` and its words) and tries those changes on that alone; one that is caught already is not tried again.
 """
 
 from __future__ import annotations
@@ -471,6 +477,14 @@ def rounds_of(mutation: Mutation, limit_s: float, *, only_near: bool) -> Iterato
         yield files_of_tests(LAST.get(target, ())), math.inf
 
 
+def try_on(project: Copy, mutation: Mutation, tests: list[str]) -> dict[str, object]:
+    """The row of a change that is tried on the tests that somebody chose for it."""
+    begin = time.monotonic()
+    outcome, by = project.tried(mutation, tests, 900, 300)
+    return {"key": mutation.key, **vars(mutation), "outcome": outcome, "test": by, "tried_on": tests,
+            "seconds": round(time.monotonic() - begin, 1)}  # fmt: skip
+
+
 def main() -> None:
     """Try the changes that are not yet in the list, then list all."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -479,18 +493,33 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit-s", type=float, default=90, help="seconds of tests a change")
     parser.add_argument("--near", action="store_true", help="try only the tests written for the file or its folder")
+    parser.add_argument("--list", action="store_true", help="print the changes, and try none")
+    parser.add_argument("--tests", type=Path, help="JSON of a change's number to the tests to try it on, those alone")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     every = [mutation for file in files() for mutation in candidates(file)]
     chosen = random.Random(arguments.seed).sample(every, min(arguments.count, len(every)))
     print(f"{len(chosen)} of {len(every)} changes in {len(files())} files", flush=True)
+    if arguments.list:
+        for number, mutation in enumerate(chosen, 1):
+            place = f"{mutation.file}:{mutation.line} {mutation.function}"
+            print(f"{number:3} {place} {mutation.before!r} -> {mutation.after!r}")
+        return
     path = arguments.out / "mutations.jsonl"
     done = {row["key"]: row for row in map(json.loads, path.read_text().splitlines())} if path.exists() else {}
     for name in PRELOADED:
         importlib.import_module(name)
     project = Copy(arguments.out)
+    given = None if arguments.tests is None else json.loads(arguments.tests.read_text())
     for number, mutation in enumerate(chosen, 1):
-        if mutation.key not in done:
+        if given is not None:
+            is_caught = done.get(mutation.key, {}).get("outcome") == "caught"
+            if str(number) not in given or is_caught:
+                continue
+            done[mutation.key] = try_on(project, mutation, given[str(number)])
+            with path.open("a") as file:
+                file.write(json.dumps(done[mutation.key]) + "\n")
+        elif mutation.key not in done:
             begin, outcome, by, num_tests, num_left_out = time.monotonic(), "untested", "", 0, 0
             rounds = list(rounds_of(mutation, arguments.limit_s, only_near=arguments.near))
             everything = [name for names, _ in rounds for name in names]
@@ -514,8 +543,8 @@ def main() -> None:
         row = done[mutation.key]
         print(f"{number:3} {row['outcome']:9} {row['file']}:{row['line']} {row['before']!r} -> {row['after']!r}"
               f"  [{row['test']}]", flush=True)  # fmt: skip
-    counts = Counter(done[m.key]["outcome"] for m in chosen)
-    decided = len(chosen) - counts["undecided"]
+    counts = Counter(done[m.key]["outcome"] for m in chosen if m.key in done)
+    decided = counts.total() - counts["undecided"]
     print(f"{dict(counts)}: {100 * counts['caught'] / max(1, decided):.0f} % of {decided} caught")
 
 

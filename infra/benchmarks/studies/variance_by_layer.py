@@ -19,8 +19,7 @@ import torch
 from latent_probes import encoder_of
 from torch import Tensor, nn
 
-from syllabary.model.encoder import Encoder
-from syllabary.model.measures.loudness import loudness_gain
+from syllabary.model.encoder import Encoder, loudness_gain
 from syllabary.workers.recipes.named import RECIPES
 from syllabary.workers.training.data.loader import Utterances
 

@@ -52,7 +52,7 @@ class Decoder:
         rate: sample rate of all its streams.
         channels: of all its streams.
         promised: sample frames that the container promises; None where it does not say.
-        num_frames: that will be decoded if nothing is wrong; None where only decoding tells.
+        num_frames: that will be decoded if nothing is wrong; None where only decoding shows it.
         notes: what was mended on the way, for the ledger.
         num_decoded: sample frames so far, with those that lay behind the end that a header claims.
 
@@ -142,8 +142,8 @@ class Decoder:
 
     def _require_same(self, sound: Sound) -> None:
         if (sound.samplerate, sound.channels) != (self.rate, self.channels):
-            found = f"{self.rate} Hz, {self.channels} channels and {sound.samplerate} Hz, {sound.channels} channels"
-            raise RecordingError(f"streams of different kinds in one file ({found})")
+            formats = f"{self.rate} Hz, {self.channels} channels and {sound.samplerate} Hz, {sound.channels} channels"
+            raise RecordingError(f"streams of different kinds in one file ({formats})")
 
     def _next_part(self) -> None:
         self.close()
@@ -250,7 +250,7 @@ def count_frames(path: Path) -> int:
 
 
 class Decodable(NamedTuple):
-    """What of a file decodes before the first damage: its rate (0: it is no audio), frames, and frames promised."""
+    """The part of a file before the first damage: its rate (0: it is no audio), frames, and frames promised."""
 
     rate: int = 0
     num_frames: int = 0
@@ -258,7 +258,7 @@ class Decodable(NamedTuple):
 
 
 def decodable(path: Path) -> Decodable:
-    """What of a file decodes, whatever is wrong with it."""
+    """Measure how much of a file decodes, whatever is wrong with it."""
     try:
         with Decoder(path) as decoder:
             with contextlib.suppress(RecordingError):
@@ -285,7 +285,7 @@ def _by_its_header(path: Path) -> Decodable:
 
 
 def parts_of(path: Path) -> tuple[Part, ...]:
-    """The streams of an audio file, told by its content.
+    """Find the streams of an audio file by its content.
 
     Raises:
         RecordingError: not a regular file, empty, not audio, cut off, or with bytes that belong to no stream.
@@ -328,7 +328,7 @@ def _parts(data: mmap.mmap) -> tuple[Part, ...]:
 
 
 def is_audio(head: bytes) -> bool:
-    """Whether the first bytes of a file are those of audio that is read here; a few kB tell."""
+    """Whether the first bytes of a file are those of audio that is read here; a few kB are enough."""
     if head[:4] in (b"fLaC", b"OggS", b"FORM", b".snd", b"caff", b"riff", b"RF64") or head[:7] == b"NIST_1A":
         return True
     if head[:4] == b"RIFF":

@@ -22,11 +22,11 @@ _TOTAL_MASK = (1 << 36) - 1
 def flac_parts(data: mmap.mmap, start: int) -> tuple[Part, ...]:
     """The streams of a file that begins with one at ``start``.
 
-    The decoder is told that it does not know the length: so it decodes whatever frames there are, and they are counted.
+    The length is set to unknown, so that the decoder decodes whatever frames there are, and they are counted.
     """
     starts = [start]
-    while (found := _next_head(data, starts[-1] + 42)) >= 0:
-        starts.append(found)
+    while (head := _next_head(data, starts[-1] + 42)) >= 0:
+        starts.append(head)
     return tuple(_part(data, a, b) for a, b in zip(starts, [*starts[1:], len(data)], strict=True))
 
 

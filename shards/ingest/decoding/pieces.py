@@ -1,4 +1,4 @@
-"""What a decoder is given to read: stretches of one file, and bytes of our own in between, as one seekable file.
+"""Present stretches of a file, with bytes of our own in between, to a decoder as one seekable file.
 
 So a chained file is decoded link by link, a header that counts wrongly is read as if it counted right, and nothing is
 copied.

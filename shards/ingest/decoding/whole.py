@@ -27,10 +27,10 @@ def decode_whole(path: Path) -> Whole:
     Raises:
         RecordingError: not audio, damaged, or with another length than it promises where nothing proves the samples.
     """
-    found, num_decoded = _read(path, believing=True)
-    if num_decoded != len(found.samples):  # more than the header counts, and the MD5 says that they belong to it
-        found, _ = _read(path, believing=False)
-    return found
+    audio, num_decoded = _read(path, believing=True)
+    if num_decoded != len(audio.samples):  # more than the header counts, and the MD5 says that they belong to it
+        audio, _ = _read(path, believing=False)
+    return audio
 
 
 def _read(path: Path, *, believing: bool) -> tuple[Whole, int]:

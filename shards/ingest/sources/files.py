@@ -110,15 +110,15 @@ def list_source_files(source: str) -> tuple[list[SourceFile], int]:
         entries = store.list_files(source)
         if not entries:
             raise NotFoundError("nothing at SOURCE", value=source, fix="check the URI")
-        found = [SourceFile(entry.name, entry.uri, entry.size_bytes, entry.etag) for entry in entries]
+        files = [SourceFile(entry.name, entry.uri, entry.size_bytes, entry.etag) for entry in entries]
     else:
         root = Path(store.normalize(source))
         if not is_folder(source):
             expected = "a folder, a tar, or a file that lists audio"
             raise NotFoundError("no such folder", value=source, expected=expected, fix="check SOURCE")
-        found = sorted(_walk(root, "", ()), key=lambda file: file.name)
-    kept = [file for file in found if not is_passed_over(file.name + ("/." if file.problem else ""))]
-    return kept, len(found) - len(kept)
+        files = sorted(_walk(root, "", ()), key=lambda file: file.name)
+    kept = [file for file in files if not is_passed_over(file.name + ("/." if file.problem else ""))]
+    return kept, len(files) - len(kept)
 
 
 def head_of(location: str) -> bytes:
@@ -127,7 +127,7 @@ def head_of(location: str) -> bytes:
 
 
 def is_folder(source: str) -> bool:
-    """Whether a local path is a folder. Raises StorageError when that cannot be told."""
+    """Whether a local path is a folder. Raises StorageError when that cannot be found out."""
     root = Path(store.normalize(source))
     try:
         return root.is_dir()

@@ -1,6 +1,6 @@
 """Lists with one flat record an utterance: our own JSONL, NeMo's manifests, and tables (CSV, TSV, LJSpeech's ``|``).
 
-A record is told by its column for the audio; the other known columns are spelled in the ways that corpora spell them.
+A record is known by its column for the audio; the other known columns are spelled in the ways that corpora spell them.
 What no column is known for is kept as ``extra``.
 """
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from syllabary.shards import store
 from syllabary.shards.errors import InputError, NotFoundError
 from syllabary.shards.ingest.sources.lines import Line, seconds_value
 from syllabary.shards.ingest.sources.text import text_lines
+from syllabary.shards.store import Folder
 
 _ARCHIVED = re.compile(r"\.ark(\.gz)?:\d+$")
 _KNOWN = ("utt2spk", "text", "utt2lang", "utt2gender", "utt2dur", "spk2gender", "spk2lang")
@@ -28,7 +28,7 @@ def kaldi_lines(folder: str, notes: list[str]) -> Iterator[Line]:
     recordings = {name: (number, _path(folder, number, rest)) for number, name, rest in _pairs(folder, "wav.scp")}
     tables = {name: {key: value for _, key, value in _pairs(folder, name, optional=True)} for name in _KNOWN}
     segments = list(_segments(folder, recordings))
-    if not segments and not store.exists(store.join(folder, "segments")):
+    if not segments and not Folder(folder).exists("segments"):
         segments = [(number, name, name, None, None) for name, (number, _) in recordings.items()]
     elif unused := len(recordings.keys() - {recording for _, _, recording, _, _ in segments}):
         notes.append(f"{unused:,} recordings of wav.scp are in no segment and left out")
@@ -65,7 +65,7 @@ def _segments(
 def _pairs(folder: str, name: str, *, optional: bool = False) -> Iterator[tuple[int, str, str]]:
     """(line number, first field, rest) of a table of Kaldi's."""
     try:
-        for number, line in text_lines(store.join(folder, name)):
+        for number, line in text_lines(Folder(folder).join(name)):
             key, _, rest = line.strip().replace("\t", " ").partition(" ")
             yield number, key, rest.strip()
     except NotFoundError:

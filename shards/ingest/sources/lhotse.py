@@ -58,12 +58,12 @@ def _beside(uri: str, own: str, other: str) -> str | None:
     wanted = name.replace(own, other)
     stem = wanted.removesuffix(".gz")
     for candidate in (wanted, stem, stem + ".gz"):
-        found = f"{folder}/{candidate}" if folder else candidate
+        beside = f"{folder}/{candidate}" if folder else candidate
         try:
-            store.file_entry(found)
+            store.file_entry(beside)
         except StorageError:
             continue
-        return found
+        return beside
     return None
 
 
@@ -131,17 +131,17 @@ def _line(
 
 
 def _seconds(values: Mapping[str, Any], name: str, where: str) -> float:
-    found = seconds_value(values.get(name, 0.0), f"{where}: {name}")
-    return found or 0.0
+    seconds = seconds_value(values.get(name, 0.0), f"{where}: {name}")
+    return seconds or 0.0
 
 
 def _joined(supervisions: list[dict[str, Any]], name: str, where: str) -> str | None:
-    """What all supervisions say; texts in order, of the rest the one that they agree on."""
+    """Join the supervisions of a cut: texts in order, of the rest the value that they agree on."""
     values = [name_value(own.get(name), f"{where}: {name}") for own in supervisions]
-    found = [value for value in values if value]
+    given = [value for value in values if value]
     if name == "text":
-        return " ".join(found) or None
-    return found[0] if len(set(found)) == 1 else None
+        return " ".join(given) or None
+    return given[0] if len(set(given)) == 1 else None
 
 
 def _audio(recording: Mapping[str, Any], where: str) -> tuple[str, int]:

@@ -1,4 +1,4 @@
-"""The JSON beside a LibriLight recording: speaker, language, SNR, voice activity, and what it says of the book.
+"""Read the JSON beside a LibriLight recording: speaker, language, SNR, voice activity and the book.
 
 It is not strict JSON (bare ``NaN`` for an unknown SNR), ``book_meta.id`` is a string or a number, and voice activity
 may be empty, unsorted, overlapping, past the end of the audio, or one segment of over an hour.
@@ -20,7 +20,7 @@ _BOOK = ("id", "title", "genre", "meta_genre", "authors")  # the rest are links,
 
 @dataclass(frozen=True)
 class Sidecar:
-    """What the JSON says; None is "not said". ``voice_activity`` holds (onset, offset) in seconds, as found.
+    """The content of the JSON; None is "not given". ``voice_activity`` holds (onset, offset) in seconds, as found.
 
     ``extra`` is all else: of ``book_meta`` what names the book, and every key that is not LibriLight's.
     """
@@ -77,12 +77,12 @@ def _is_number(value: Any) -> bool:
 
 
 def _intervals(values: dict[str, Any]) -> tuple[tuple[float, float], ...] | None:
-    found = values.get("voice_activity")
-    if found is None:
+    intervals = values.get("voice_activity")
+    if intervals is None:
         return None
-    if not isinstance(found, list):
+    if not isinstance(intervals, list):
         raise RecordingError("invalid JSON: voice_activity is not a list")
-    return tuple(_interval(item) for item in found)
+    return tuple(_interval(item) for item in intervals)
 
 
 def _interval(item: Any) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""From the lines of any list of audio to recordings: where each lies, who speaks, and which line says what twice.
+"""Turn the lines of any list of audio into recordings, and find lines that repeat one.
 
 Every list there is (JSONL, NeMo, Lhotse, Kaldi, CSV) is read into :class:`Line`; what follows is the same for all.
 """
@@ -72,7 +72,7 @@ def recordings_of(uri: str, lines: Iterable[Line], notes: list[str]) -> list[Rec
         StorageError: the store is at fault.
     """
     files: dict[str, tuple[SourceFile, str]] = {}
-    found: dict[str, Recording] = {}
+    by_id: dict[str, Recording] = {}
     numbers = array("q")  # in the order of ``found``
     known: dict[str, str] = {}
     for line in lines:
@@ -80,19 +80,19 @@ def recordings_of(uri: str, lines: Iterable[Line], notes: list[str]) -> list[Rec
             file = _file(line.path, _location(uri, line.path))
             files[line.path] = (file, fingerprint(file))
         recording = _recording(line, *files[line.path], known)
-        if recording.recording_id in found:
-            first = numbers[list(found).index(recording.recording_id)]
+        if recording.recording_id in by_id:
+            first = numbers[list(by_id).index(recording.recording_id)]
             what = f"lines {first} and {line.number} of {uri} are the same recording"
             raise InputError(what, value=line.path, fix="leave one of them out")
-        found[recording.recording_id] = recording
+        by_id[recording.recording_id] = recording
         numbers.append(line.number)
-    if not found:
+    if not by_id:
         raise InputError("empty manifest", value=uri, expected='lines such as {"path": "a.flac"}')
-    if unknown := sum(recording.speaker == UNKNOWN for recording in found.values()):
+    if unknown := sum(recording.speaker == UNKNOWN for recording in by_id.values()):
         notes.append(
-            f"{unknown:,} of {len(found):,} recordings name no speaker and lie in no speaker's folder: unknown"
+            f"{unknown:,} of {len(by_id):,} recordings name no speaker and lie in no speaker's folder: unknown"
         )
-    return [found[name] for name in sorted(found)]
+    return [by_id[name] for name in sorted(by_id)]
 
 
 def speaker_above(path: str) -> str:

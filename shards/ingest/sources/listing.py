@@ -1,4 +1,4 @@
-"""What a source is, told by its content, and every recording of it.
+"""Recognize a source by its content, and list every recording of it.
 
 A folder of audio or of LibriLight, a Kaldi directory, a folder of Parquet; or one file: a tar, a manifest, a table.
 ``layout`` of the configuration overrules.
@@ -13,7 +13,8 @@ from pathlib import PurePosixPath
 
 from syllabary.shards import store
 from syllabary.shards.errors import InputError
-from syllabary.shards.ingest.config import IngestConfig, Layout
+from syllabary.shards.ingest.config import IngestConfig
+from syllabary.shards.ingest.layouts import Layout
 from syllabary.shards.ingest.recordings import Recording
 from syllabary.shards.ingest.sources import flat, folder, kaldi, lhotse, parquet
 from syllabary.shards.ingest.sources.files import AUDIO_SUFFIXES, SourceFile, head_of, is_folder, list_source_files
@@ -26,7 +27,7 @@ _LHOTSE_SETS = ("cuts", "recordings")
 
 @dataclass(frozen=True)
 class Source:
-    """What a source turned out to be.
+    """A recognized source.
 
     Attributes:
         layout: its kind; "auto" is a folder, of LibriLight or of any audio.
@@ -53,7 +54,7 @@ class Listing:
 
 
 def tell_source(source: str, config: IngestConfig) -> Source:
-    """What a source is.
+    """Recognize the kind of a source.
 
     Raises:
         NotFoundError: nothing is there.
@@ -62,16 +63,16 @@ def tell_source(source: str, config: IngestConfig) -> Source:
     """
     if _is_file(source):
         if config.layout in ("auto", "folder", "librilight"):
-            found = _file_layout(source)
-            if config.layout != "auto" and found != "tar":
+            layout = _file_layout(source)
+            if config.layout != "auto" and layout != "tar":
                 raise InputError(f"a file is no {config.layout}", value=source, expected="a folder, or a tar of one")
-            return Source(found, source)
+            return Source(layout, source)
         return Source(config.layout, source)
     return _tell_folder(source, config)
 
 
 def list_source(source: Source, config: IngestConfig) -> Listing:
-    """Every recording of a source that is not streamed, sorted by id.
+    """List every recording of a source that is not streamed, sorted by id.
 
     Raises:
         InputError: a line is not understood, two recordings are one, or there is none.

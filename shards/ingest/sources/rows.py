@@ -1,4 +1,4 @@
-"""The rows of a table: fields by a delimiter, in quotes or not, a quoted one over as many lines as it has.
+"""Read the rows of a table: fields by a delimiter, quoted or not; a quoted one may span several lines.
 
 Quotes mean something in comma-separated tables; in those by tab or ``|`` a text may begin with one, so there they mean
 something only where the table cannot be read otherwise. A quote that is opened and never closed would swallow the rows

@@ -1,4 +1,4 @@
-"""Recordings that lie inside something larger (a tar, Parquet), given out one by one as they are passed."""
+"""Recordings that lie inside something larger (a tar, Parquet), yielded one by one as they are read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _HEAD_BYTES = 512
 
 @dataclass(frozen=True)
 class Streamed:
-    """A recording that was passed.
+    """A recording that was read from a stream.
 
     Attributes:
         recording: what is known of it.

@@ -2,7 +2,7 @@
 
 Its md5 is computed on the way. Tars that were joined (``cat a.tar b.tar``) are read one after the other.
 
-A recording is given out as soon as both its FLAC and its JSON have passed, in any order; audio that waits lies in a
+A recording is yielded as soon as both its FLAC and its JSON have passed, in any order; audio that waits lies in a
 spool folder, so memory does not grow with the tar. Names are only labels: nothing is ever written under them.
 """
 
@@ -291,7 +291,7 @@ class _Pushed:
 
 
 def _unpacked(reader: _HashingReader) -> _HashingReader | IO[bytes]:
-    """The stream without its packing, told by its first bytes."""
+    """The unpacked stream; its packing is recognized by its first bytes."""
     head = reader.peek(6)
     if head[:2] == b"\x1f\x8b":
         return cast(IO[bytes], gzip.GzipFile(fileobj=cast(BinaryIO, reader)))
@@ -314,7 +314,7 @@ def _strict_info() -> type[tarfile.TarInfo]:
         @classmethod
         def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> StrictTarInfo:
             try:
-                found = super().frombuf(buf, encoding, errors)
+                info = super().frombuf(buf, encoding, errors)
             except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
                 cls.ended = True
                 raise
@@ -327,6 +327,6 @@ def _strict_info() -> type[tarfile.TarInfo]:
                     raise tarfile.ReadError("bytes behind the end of the tar that are no tar") from error
                 raise tarfile.ReadError(f"no valid header: {error}") from error
             cls.ended = False
-            return found
+            return info
 
     return StrictTarInfo

@@ -1,4 +1,4 @@
-"""The lines of a text file: plain or gzip, with any line ends, whatever its name says."""
+"""Read the lines of a text file: plain or gzip, with any line ends, whatever its name is."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _split(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def json_objects(uri: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(number, object) of a file with one JSON object a line, or with one JSON list of objects.
+    """(number, object) of a file with one JSON object per line, or with one JSON list of objects.
 
     Raises:
         FormatError, StorageError: it cannot be read.

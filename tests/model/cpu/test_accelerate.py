@@ -9,12 +9,10 @@ import torch
 from torch import Tensor
 
 from syllabary.model.codec import Codec
-from syllabary.model.convolution import ResidualStage
 from syllabary.model.cpu import accelerate as seam
 from syllabary.model.cpu import winograd
-from syllabary.model.cpu.accelerate import accelerate, accelerate_inference
-from syllabary.model.cpu.front_end import FusedFrontEnd
-from syllabary.model.cpu.generator import FusedGenerator
+from syllabary.model.cpu.accelerate import FusedFrontEnd, FusedGenerator, accelerate, accelerate_inference
+from syllabary.model.layers import ResidualStage
 from tests.helpers.small_models import CONFIGS, small_codec
 
 FRAMING = CONFIGS["waveform"].framing

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from syllabary.model.convolution import ResidualBlock, SameConv1d
 from syllabary.model.cpu import winograd
 from syllabary.model.cpu.winograd import Planes, Scratch, WinogradConv, WinogradResiduals
+from syllabary.model.layers import ResidualBlock, SameConv1d
 
 ODD = st.integers(0, 150).map(lambda n: 2 * n + 1)
 

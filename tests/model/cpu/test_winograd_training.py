@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from syllabary.model.convolution import ResidualBlock
 from syllabary.model.cpu import winograd, winograd_training
 from syllabary.model.cpu.winograd_training import run_residual_blocks
+from syllabary.model.layers import ResidualBlock
 
 CHANNELS = 5
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from syllabary.model.layers import valid_mask
 from syllabary.model.measures.place import (
     between_clips,
     common_length,
@@ -20,7 +21,6 @@ from syllabary.model.measures.place import (
     variance_between_clips,
 )
 from syllabary.model.measures.usage import entropy_bits
-from syllabary.model.padding import valid_mask
 
 
 def _clips(num_clips: int, num_frames: int) -> torch.Tensor:

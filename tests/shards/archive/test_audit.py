@@ -5,16 +5,22 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from syllabary.shards import outputs
+<<<<<<< HEAD
+from syllabary.shards import dataset, outputs
 from syllabary.shards.archive.audit import audit_archive
+=======
+from syllabary.shards import outputs
+from syllabary.shards.archive import audit as audit_module
+from syllabary.shards.archive.audit import Finding, audit_archive
+>>>>>>> bite6
 from syllabary.shards.archive.packing import Packing
-from syllabary.shards.dataset import index
 from syllabary.shards.errors import NotFoundError
 from tests.helpers.archive_corpus import RATE, make_archive
 
@@ -157,8 +163,8 @@ def test_a_wrong_row_with_right_page_checksums_is_found_exactly(archive: Path) -
 
 
 def test_a_token_out_of_range_is_found_even_with_a_right_checksum(archive: Path) -> None:
-    from syllabary.shards.archive.audit import read_format, wrong_rows
-    from syllabary.shards.archive.parts import row_crc32cs
+    from syllabary.shards.archive.audit import wrong_rows
+    from syllabary.shards.archive.parts import read_format, row_crc32cs
 
     table = pq.read_table(archive / "parts/train-000000.parquet")
     tokens = table["tokens"].to_pylist()
@@ -184,7 +190,8 @@ def with_column(table: pa.Table, name: str, values: list) -> pa.Table:
 
 @pytest.mark.parametrize("change", [lambda s: s[:-1], lambda s: [*s, 0], lambda s: []])
 def test_a_salience_of_another_length_is_found_even_with_a_right_checksum(archive: Path, change: Callable) -> None:
-    from syllabary.shards.archive.audit import read_format, wrong_rows
+    from syllabary.shards.archive.audit import wrong_rows
+    from syllabary.shards.archive.parts import read_format
 
     table = pq.read_table(archive / "parts/train-000000.parquet")
     salience = table["salience"].to_pylist()
@@ -224,7 +231,7 @@ def test_a_ledger_of_other_utterances_than_the_shards_is_found(tmp_path: Path) -
     shards = make_shards(str(tmp_path / "shards"), ("train-000000",), num_utterances=6)
     archive, name = tmp_path / "archive", "train-000000"
     FORMAT.claim(str(archive))
-    make_part(str(archive), index.read_index_part(shards, name), FORMAT, name, 0, 16)
+    make_part(str(archive), dataset.read_index_part(shards, name), FORMAT, name, 0, 16)
     assert audit_archive(str(archive), shards).findings == []
     ledger = intact_ledger(str(archive), name, FORMAT)
     swapped = replace(ledger, rows=ledger.rows.take([1, 0, 2, 3, 4, 5]))
@@ -316,3 +323,29 @@ def test_numbers_without_sense_are_damage_and_no_crash(archive: Path, rate: int,
 def test_no_archive_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError):
         audit_archive(str(tmp_path))
+
+
+def test_of_row_groups_that_do_not_add_up_every_row_is_named(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A footer that counts one row more than its groups: 64 utterances of the first part, to the end of the last."""
+    opened = audit_module.open_part
+
+    def miscounted(source: object, name: str) -> object:
+        file = opened(source, name)
+        groups = file.metadata
+        counts = SimpleNamespace(num_rows=groups.num_rows + 1, num_row_groups=groups.num_row_groups,
+                                 row_group=groups.row_group, metadata=groups.metadata)  # fmt: skip
+        return SimpleNamespace(metadata=counts, schema_arrow=file.schema_arrow) if "train-000000" in name else file
+
+    monkeypatch.setattr(audit_module, "open_part", miscounted)
+    (finding,) = audit_archive(str(archive)).findings
+    assert (finding.file, finding.what, finding.rows) == (
+        "parts/train-000000.parquet", "its row groups do not add up", (0, 63)
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("num_spans", "tail"), [(0, ""), (1, ""), (3, ""), (4, "; and 1 more"), (9, "; and 6 more")])
+def test_a_finding_shows_three_spans_and_counts_the_others(num_spans: int, tail: str) -> None:
+    spans = tuple((f"r{number}", float(number), number + 0.5) for number in range(num_spans))
+    shown = "; ".join(f"r{number} {number}.000..{number}.500 s" for number in range(min(3, num_spans)))
+    expected = "parts/a, rows 2..5: wrong" + (f" ({shown}{tail})" if num_spans else "")
+    assert str(Finding("parts/a", "wrong", (2, 5), spans)) == expected

@@ -18,7 +18,7 @@ from syllabary.shards.archive.encoding import PLAIN, encoding_of, encodings_of
 from syllabary.shards.archive.packing import Packing
 from syllabary.shards.archive.parts import ArchiveFormat, PartMetadata, open_part
 from syllabary.shards.archive.where import parse_where
-from syllabary.shards.dataset.index import INDEX_SCHEMA
+from syllabary.shards.dataset import INDEX_SCHEMA
 from syllabary.shards.errors import ConflictError, DamageError, FormatError, VersionError
 from tests.helpers.archive_corpus import FORMAT, RATE, make_archive, utterance_rows
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from syllabary.shards.dataset.index import read_index
+from syllabary.shards.dataset import read_index
 from tests.helpers.ingest_testing import RATE, config, flac_bytes, outcomes, shard, tone, write_audio
 
 CODINGS = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import mmap
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -247,6 +248,31 @@ def test_an_mp3_without_a_xing_header_is_counted_by_its_frames(tmp_path: Path) -
     assert decode(tmp_path, bare + bare)[1] > 2 * decoded - 576
 
 
+@pytest.mark.parametrize("left", [4, 5, -1], ids=["its header", "a byte more", "all but a byte"])
+def test_an_mp3_without_a_xing_header_that_was_cut_off_in_a_frame_says_so(tmp_path: Path, left: int) -> None:
+    data = encoded("MP3")
+    starts, at = list[int](), 0
+    while (frame := frame_at(data, at)) is not None:
+        starts.append(at)
+        at += frame.size
+    num_whole = int.from_bytes(data[xing_at(data) + 8 : xing_at(data) + 12]) - 1
+    cut = data[starts[1] : starts[-1] + left] if left > 0 else data[starts[1] : at + left]
+    with pytest.raises(RecordingError, match=rf"audio ends early \(in a frame, after {num_whole * 576:,} samples\)"):
+        decode(tmp_path, cut)
+
+
+APE_TAG = (
+    b"APETAGEX" + (2000).to_bytes(4, "little") + (40).to_bytes(4, "little") + bytes(16) + b"value".ljust(40, b"\1")
+)
+
+
+@pytest.mark.parametrize("tag", [b"LYRICSBEGININD0000200LYR00005hello000034LYRICS200", APE_TAG], ids=["Lyrics3", "APE"])
+def test_a_tag_behind_the_frames_of_an_mp3_is_passed(tmp_path: Path, tag: bytes) -> None:
+    """Each with the ID3v1 tag that follows it: both come before that, as their formats say."""
+    data = encoded("MP3")
+    assert decode(tmp_path, data + tag + b"TAG".ljust(128, b"\0")) == decode(tmp_path, data)
+
+
 def test_an_mp3_that_ends_between_two_frames_before_its_xing_header_says_so(tmp_path: Path) -> None:
     """Nothing but the header's counts of frames and bytes tells that more was there."""
     data = encoded("MP3")
@@ -290,6 +316,35 @@ def test_the_size_of_an_mp3_frame(kbits: int, rate: int, size: int, num_samples:
     assert frame is not None
     assert (frame.size, frame.num_samples, frame.rate) == (size, num_samples, rate)
     assert size == (144 if num_samples == 1152 else 72) * kbits * 1000 // rate
+
+
+def octaves(number: int) -> int:
+    """Four steps to a doubling: 32, 40, 48, 56, 64, 80 and on to 384."""
+    return (32 + 8 * (number % 4)) << number // 4
+
+
+@pytest.mark.parametrize("index", range(1, 15))
+@pytest.mark.parametrize(
+    ("second", "rate", "kbits"),
+    [
+        (0xFF, 44_100, lambda i: 32 * i),  # MPEG-1, layer I
+        (0xFD, 44_100, lambda i: octaves(i) if i > 1 else 32),  # layer II
+        (0xFB, 44_100, lambda i: octaves(i - 1)),  # layer III
+        (0xF3, 22_050, lambda i: 8 * i if i <= 8 else 16 * i - 64),  # MPEG-2, layer III
+        (0xF5, 22_050, lambda i: 8 * i if i <= 8 else 16 * i - 64),  # layer II
+    ],
+    ids=["1 I", "1 II", "1 III", "2 III", "2 II"],
+)
+def test_the_bitrates_of_mpeg_audio(second: int, rate: int, kbits: Callable[[int], int], index: int) -> None:
+    """By their laws; a frame is 384 samples in words of four bytes in layer I, 1152 or 576 in bytes in the others."""
+    frame = frame_at(bytes([0xFF, second, index << 4, 0]), 0)
+    assert frame is not None
+    bits = kbits(index) * 1000
+    if second == 0xFF:
+        assert (frame.size, frame.num_samples) == (12 * bits // rate * 4, 384)
+    else:
+        num_samples = 576 if second == 0xF3 else 1152
+        assert (frame.size, frame.num_samples) == (num_samples // 8 * bits // rate, num_samples)
 
 
 def chunk(name: bytes, body: bytes) -> bytes:

@@ -10,8 +10,7 @@ import soundfile
 import webdataset
 
 from syllabary.shards.audio import decode
-from syllabary.shards.dataset.index import list_shards, read_index, shard_uri
-from syllabary.shards.dataset.wds import iter_shard, read_utterance
+from syllabary.shards.dataset import iter_shard, list_shards, read_index, read_utterance, shard_uri
 from tests.helpers.ingest_testing import (
     RATE,
     config,

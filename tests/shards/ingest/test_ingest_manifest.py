@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from syllabary.shards import store
-from syllabary.shards.dataset.index import read_index, shard_uri
+from syllabary.shards.dataset import read_index, shard_uri
 from syllabary.shards.errors import ConflictError, InputError, NotFoundError
 from syllabary.shards.ingest.recordings import Recording
 from syllabary.shards.ingest.sources.listing import list_source, tell_source
@@ -46,7 +46,7 @@ def test_parts_of_files_are_recordings(tmp_path: Path) -> None:
 
 def test_the_part_is_the_right_part(tmp_path: Path) -> None:
     from syllabary.shards.audio import decode
-    from syllabary.shards.dataset.wds import read_utterance
+    from syllabary.shards.dataset import read_utterance
 
     write_audio(tmp_path / "a.flac", tone(6))
     path = manifest(tmp_path, {"path": "a.flac", "start_s": 2.25, "end_s": 4})

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from syllabary.shards.dataset.index import read_index
+from syllabary.shards.dataset import read_index
 from syllabary.shards.ingest.recordings import RecordingError, extra_json
 from syllabary.shards.ingest.sources.folder import Layout, require_sidecar, speaker_of
 from syllabary.shards.ingest.sources.librilight import Sidecar, parse_sidecar

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from syllabary.shards.dataset.index import list_shards, read_index, shard_uri
+from syllabary.shards.dataset import list_shards, read_index, shard_uri
 from tests.helpers.ingest_testing import shard
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from syllabary.shards.dataset.index import read_index
+from syllabary.shards.dataset import read_index
 from tests.helpers.ingest_testing import RATE, ledger_of, tone
 
 MINUTES, MOST_MB = 70, 300

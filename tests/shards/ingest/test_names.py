@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from syllabary.shards import store
-from syllabary.shards.dataset.index import read_index
+from syllabary.shards.dataset import read_index
 from syllabary.shards.errors import InputError
 from syllabary.shards.ingest.recordings import unescape
 from syllabary.shards.ingest.splits import percentile

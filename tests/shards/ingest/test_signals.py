@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from syllabary.shards.audio import decode
-from syllabary.shards.dataset.index import read_index
-from syllabary.shards.dataset.wds import read_utterance
+from syllabary.shards.dataset import read_index, read_utterance
 from syllabary.shards.ingest.streams import SampleStream
 from tests.helpers.ingest_testing import RATE, config, ledger_of, outcomes, shard, tone, write_audio
 

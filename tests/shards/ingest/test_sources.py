@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from syllabary.shards.dataset.index import read_index
+from syllabary.shards.dataset import read_index
 from syllabary.shards.errors import FormatError, InputError
 from syllabary.shards.ingest.recordings import Recording
 from syllabary.shards.ingest.sources.flat import is_ljspeech
@@ -384,7 +384,7 @@ def test_one_channel_of_several_is_that_channel_alone(tmp_path: Path) -> None:
     import numpy as np
 
     from syllabary.shards.audio import decode
-    from syllabary.shards.dataset.wds import read_utterance
+    from syllabary.shards.dataset import read_utterance
 
     sides = [tone(2, seed=seed) for seed in (1, 2)]
     write_audio(tmp_path / "call.wav", np.stack(sides, 1))

@@ -11,6 +11,7 @@ import pytest
 
 from syllabary.shards.errors import InputError
 from syllabary.shards.ingest.sources.flat import table_lines
+from syllabary.shards.ingest.sources.rows import header_is_quoted
 
 HEADER = ["file_name", "text", "note"]
 TEXTS = [
@@ -98,3 +99,18 @@ def test_ljspeech_with_a_quoted_field_of_two_lines(tmp_path: Path) -> None:
         ("LJ1", "in two\nlines"),
         ("LJ2", "of one line"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("line", "is_quoted"),
+    [
+        ('"file_name";"text"', True),
+        ('"file_name, or path";"file_name"', True),
+        ("file_name;text", False),
+        ('file_name;"text"', False),  # as it stands, too: a quote may be part of a name
+        ('"sound";"words"', False),  # no name that is known, with its quotes or without
+        ("sound;words", False),
+    ],
+)
+def test_a_header_is_quoted_where_only_its_quotes_hide_a_known_name(line: str, is_quoted: bool) -> None:
+    assert header_is_quoted(line, HEADER) is is_quoted

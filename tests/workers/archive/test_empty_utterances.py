@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from syllabary.shards.archive.audit import audit_archive
-from syllabary.shards.dataset.index import INDEX_SCHEMA
+from syllabary.shards.dataset import INDEX_SCHEMA
 from syllabary.workers.archive.encode_shard import archive_format
 from syllabary.workers.archive.pack import pack
 from syllabary.workers.archive.repack import repack

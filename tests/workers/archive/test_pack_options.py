@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from syllabary.shards.archive.packing import Packing
 from syllabary.shards.archive.parts import ArchiveFormat
-from syllabary.shards.dataset.index import INDEX_SCHEMA
+from syllabary.shards.dataset import INDEX_SCHEMA
 from syllabary.shards.errors import ConflictError, FormatError, InputError, NotFoundError
 from syllabary.workers.archive.pack import pack
 from syllabary.workers.control.jobs import PackJob

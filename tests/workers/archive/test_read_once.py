@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from syllabary.shards import store
+from syllabary.shards import dataset, store
 from syllabary.shards.archive import where
-from syllabary.shards.dataset import index
 from syllabary.workers.archive import tokenize_shards
 from syllabary.workers.archive.encode_shard import ShardEncoder
 from syllabary.workers.archive.pack import pack
@@ -94,7 +93,7 @@ def test_verify_reads_the_index_of_a_shard_once(base: Path, read: Counter[str]) 
 def test_restore_parses_a_selection_once_and_lists_the_parts_once(
     base: Path, read: Counter[str], parsed: list[str]
 ) -> None:
-    ids = tuple(index.read_index(str(base / "shards"), splits=["valid"])["utterance_id"].to_pylist())
+    ids = tuple(dataset.read_index(str(base / "shards"), splits=["valid"])["utterance_id"].to_pylist())
     read.clear()
     job = RestoreJob(archive=str(base / "archive"), tokenizer=str(base / "tokenizer"), out=str(base / "out"),
                      where="duration_s >= 0 or speaker = 'x'", ids=ids[:2], num_workers=1)  # fmt: skip
@@ -112,8 +111,8 @@ def test_pack_parses_a_condition_once_per_archive_and_lists_its_parts_once(
 
 def test_some_utterances_are_found_in_one_reading_of_the_index(base: Path, read: Counter[str]) -> None:
     uri = str(base / "shards")
-    ids = index.read_index(uri)["utterance_id"].to_pylist()
+    ids = dataset.read_index(uri)["utterance_id"].to_pylist()
     read.clear()
-    found = index.find_utterances(uri, [ids[7], ids[2]])
+    found = dataset.find_utterances(uri, [ids[7], ids[2]])
     assert {name: row["utterance_id"] for name, row in found.items()} == {ids[7]: ids[7], ids[2]: ids[2]}
     assert read == indexes(*SHARDS)

@@ -15,16 +15,14 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from syllabary.shards import audio, store
+from syllabary.shards import audio, dataset, store
 from syllabary.shards.archive.encoding import encode_part
 from syllabary.shards.archive.parts import row_crc32cs
 from syllabary.shards.archive.reader import ArchiveReader
-from syllabary.shards.dataset import index
 from syllabary.shards.errors import ConflictError, InputError, NotFoundError
 from syllabary.workers.archive.clips import ShardRestorer
 from syllabary.workers.archive.encode_shard import archive_format
-from syllabary.workers.archive.restore import restore
-from syllabary.workers.archive.selection import select, selection
+from syllabary.workers.archive.restore import restore, select, selection
 from syllabary.workers.control.jobs import RESULT_PREFIX, RestoreJob
 from syllabary.workers.tokenizer.tokenizer import Tokenizer
 from tests.helpers.archive_corpus import RATE, make_archive, make_base, make_tokenizer
@@ -41,7 +39,7 @@ def job_of(base: Path, out: Path | str, **values) -> RestoreJob:
 
 
 def rows_of(base: Path) -> list[dict]:
-    return index.read_index(str(base / "shards")).to_pylist()
+    return dataset.read_index(str(base / "shards")).to_pylist()
 
 
 @pytest.mark.parametrize("audio_format", ["flac", "wav"])

@@ -15,13 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from syllabary.shards import audio, outputs, store
+from syllabary.shards import audio, dataset, outputs, store
 from syllabary.shards.about.origin import Origin
-from syllabary.shards.archive.audit import audit_archive, read_format
+from syllabary.shards.archive.audit import audit_archive
 from syllabary.shards.archive.ledger import intact_ledger, read_ledger
-from syllabary.shards.archive.parts import PartMetadata
-from syllabary.shards.dataset import index
-from syllabary.shards.dataset.wds import ShardWriter, iter_shard
+from syllabary.shards.archive.parts import PartMetadata, read_format
+from syllabary.shards.dataset import ShardWriter, iter_shard
 from syllabary.shards.errors import (
     ConflictError,
     DamageError,
@@ -30,6 +29,7 @@ from syllabary.shards.errors import (
     StorageError,
     UnavailableError,
 )
+from syllabary.workers.archive import tokenize_shards as tokenize_module
 from syllabary.workers.archive.encode_shard import ShardEncoder, archive_format, persist, prefetched
 from syllabary.workers.archive.tokenize_shards import tokenize
 from syllabary.workers.archive.verify import verify
@@ -56,18 +56,18 @@ def encode_all(job: TokenizeJob) -> list[dict]:
     """What the actors do, in this process: every shard's part, so that the driver finds nothing left to do."""
     encoder = ShardEncoder(job.shards, job.tokenizer, job.archive, 0.0)
     archive_format(Tokenizer.load(job.tokenizer, decoder=False)).claim(job.archive)
-    return [encoder({"shard": shard}) for shard in index.committed_shards(job.shards)]
+    return [encoder({"shard": shard}) for shard in dataset.committed_shards(job.shards)]
 
 
 def rewrite_shard(shards: str, shard: str, change) -> None:
     """Write a shard again with ``change(row, flac) -> (row, flac)`` applied, and its index to match."""
     samples = [change(row, flac) for row, flac in iter_shard(shards, shard)]
     rows = []
-    with store.publishing(index.shard_uri(shards, shard)) as path, ShardWriter(path) as writer:
+    with store.publishing(dataset.shard_uri(shards, shard)) as path, ShardWriter(path) as writer:
         for row, flac in samples:
             place = {"offset": writer.add(row["key"], flac, {}), "size_bytes": len(flac)}
             rows.append(row | place | {"sha256": hashlib.sha256(flac).hexdigest()})
-    index.publish_index(shards, shard, rows)
+    dataset.publish_index(shards, shard, rows)
 
 
 def test_a_part_holds_the_tokens_that_the_tokenizer_gives_each_utterance_alone(
@@ -78,7 +78,7 @@ def test_a_part_holds_the_tokens_that_the_tokenizer_gives_each_utterance_alone(
     tokens = Tokenizer.load(tokenizer)
     rows = {r["utterance_id"]: r for p in (tmp_path / "archive/parts").iterdir() for r in pq.read_table(p).to_pylist()}
     seen = 0
-    for shard in index.list_shards(shards):
+    for shard in dataset.list_shards(shards):
         for source, flac in iter_shard(shards, shard):
             row, encoded = rows[source["utterance_id"]], tokens.encode(*audio.decode(flac))
             assert row["tokens"] == encoded.tokens.reshape(-1).tolist()
@@ -123,15 +123,15 @@ def test_what_cannot_be_encoded_is_quarantined_with_its_reason_and_the_rest_is_k
     assert outputs.read_done(job.archive) is None
     summary = tokenize(job.model_copy(update={"max_quarantined_percent": 50.0}))
     assert summary["num_quarantined"] == 2 and summary["num_tokenized"] == 10
-    total_s = sum(r["num_samples"] / r["sample_rate"] for r in index.read_index(shards).to_pylist())
+    total_s = sum(r["num_samples"] / r["sample_rate"] for r in dataset.read_index(shards).to_pylist())
     assert summary["tokenized_s"] + summary["quarantined_s"] == pytest.approx(total_s, abs=2e-3)
 
 
 def test_zero_samples_are_zero_frames_and_an_hour_is_quarantined(shards: str, tokenizer: str, tmp_path: Path) -> None:
-    rows = index.read_index_part(shards, "train-000000").to_pylist()
+    rows = dataset.read_index_part(shards, "train-000000").to_pylist()
     rows[0]["num_samples"] = 0
     rows[1]["num_samples"] = 3601 * RATE
-    index.publish_index(shards, "train-000000", rows)
+    dataset.publish_index(shards, "train-000000", rows)
     encoder = ShardEncoder(shards, tokenizer, str(tmp_path / "archive"), 0.0)
     assert encoder({"shard": "train-000000"})["num_quarantined"] == 2
     reasons = read_ledger(str(tmp_path / "archive"), "train-000000").rows["reason"].to_pylist()
@@ -145,7 +145,7 @@ def test_zero_samples_are_zero_frames_and_an_hour_is_quarantined(shards: str, to
 
 
 def test_a_damaged_shard_is_named_and_nothing_of_it_is_published(shards: str, tokenizer: str, tmp_path: Path) -> None:
-    tar = Path(index.shard_uri(shards, "train-000001"))
+    tar = Path(dataset.shard_uri(shards, "train-000001"))
     data = bytearray(tar.read_bytes())
     data[2000] ^= 1
     tar.write_bytes(bytes(data))
@@ -346,3 +346,12 @@ def test_an_archive_of_only_quarantined_utterances_is_still_a_part(shards: str, 
     table = pq.read_table(tmp_path / "archive/parts/valid-000000.parquet")
     assert len(table) == 0 and table.schema.field("tokens").type.value_type == pa.uint16()
     assert audit_archive(job.archive, shards).findings == []
+
+
+@pytest.mark.parametrize(
+    ("values", "total"),
+    [([], 0), ([1, 2, 3], 6), ([0.1] * 10, 1.0), ([1.0004, 2.00005], 3.0), ([1.0004, 2.0002], 3.001), ([1, 0.5], 1.5)],
+)
+def test_counts_are_added_exactly_and_seconds_to_the_millisecond(values: list[float], total: float) -> None:
+    found = tokenize_module._total(values)
+    assert found == total and type(found) is (int if all(type(one) is int for one in values) else float)

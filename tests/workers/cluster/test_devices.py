@@ -12,7 +12,7 @@ from syllabary.shards.errors import ConfigError
 from syllabary.workers.cluster.devices import MAX_GPUS_VARIABLE, ClusterGpus, choose_device
 from syllabary.workers.control.jobs import PretrainJob
 from syllabary.workers.evaluation import cost as codec_cost
-from syllabary.workers.recipes.training import TrainConfig
+from syllabary.workers.recipes.recipe import TrainConfig
 from syllabary.workers.training.driver import device_of_all_ranks
 from tests.helpers.training_testing import write_training_shards
 

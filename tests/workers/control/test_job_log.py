@@ -12,10 +12,8 @@ from pathlib import Path
 import pytest
 
 from syllabary.workers.control import log as job_log
-from syllabary.workers.control import progress as progress_module
 from syllabary.workers.control.jobs import ShardJob
-from syllabary.workers.control.log import say
-from syllabary.workers.control.progress import Progress, Reached, Told, read_line, tell
+from syllabary.workers.control.log import Progress, Reached, Told, read_line, say, tell
 
 
 @pytest.fixture
@@ -60,7 +58,7 @@ def test_progress_is_counted_and_told_as_an_event(
     for name in (job_log.MODE_VARIABLE, job_log.CONTEXT_VARIABLE, job_log.EVENTS_VARIABLE):
         monkeypatch.delenv(name, raising=False)
     now = [100.0]
-    monkeypatch.setattr(progress_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(job_log.time, "monotonic", lambda: now[0])
     progress = Progress("tokenize", total=3600, unit="s of audio", every_s=2)
     now[0] = 101.0
     progress.add(200, "too soon")

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 CODE = """
-from syllabary.workers.control.progress import Reached, Told
+from syllabary.workers.control.log import Reached, Told
 from syllabary.workers.control.screen import on_screen
 with on_screen() as show:
     show(Told("shard  [bold]3[/bold] recordings"))

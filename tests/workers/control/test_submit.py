@@ -18,8 +18,7 @@ import pytest
 from syllabary.shards.errors import JobError
 from syllabary.workers.control import submit as submit_module
 from syllabary.workers.control.jobs import Job, ListenJob, VerifyJob
-from syllabary.workers.control.log import MODE_VARIABLE
-from syllabary.workers.control.progress import Reached, Told
+from syllabary.workers.control.log import MODE_VARIABLE, Reached, Told
 from syllabary.workers.control.submit import submit
 
 WORKER = """
@@ -27,7 +26,7 @@ import os, sys, time
 from typing import ClassVar
 from syllabary.shards.errors import InputError, UnavailableError
 from syllabary.workers.control.log import say
-from syllabary.workers.control.progress import Reached, tell
+from syllabary.workers.control.log import Reached, tell
 from syllabary.workers.control.jobs import Job
 
 class ProbeJob(Job):

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from syllabary.shards import dataset
 from syllabary.shards.archive.packing import Packing
 from syllabary.shards.archive.parts import ArchiveFormat
-from syllabary.shards.dataset import index
 from syllabary.workers.evaluation.token_rate import (
     GivenPlace,
     archive_part,
@@ -31,7 +31,7 @@ def test_the_use_of_positions_counts_ids() -> None:
 
 
 def test_the_card_adds_up() -> None:
-    rows = pa.Table.from_pylist(utterance_rows("valid-000000", 0, 6), schema=index.INDEX_SCHEMA)
+    rows = pa.Table.from_pylist(utterance_rows("valid-000000", 0, 6), schema=dataset.INDEX_SCHEMA)
     pairs = zip(rows["num_samples"].to_pylist(), rows["sample_rate"].to_pylist(), strict=True)
     rng = np.random.default_rng(0)
     digits = [rng.integers(0, 4, (FORMAT.num_frames(*pair), 128)).astype(np.uint8) for pair in pairs]

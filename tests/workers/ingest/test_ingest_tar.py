@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from syllabary.shards.dataset.index import committed_shards, read_index
+from syllabary.shards.dataset import committed_shards, read_index
 from syllabary.shards.errors import DamageError, FormatError, InputError
 from syllabary.shards.ingest.sources.tar import TarStream
 from tests.helpers.ingest_testing import (

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 import soundfile
 
-from syllabary.shards.dataset import index
+from syllabary.shards import dataset
 from syllabary.workers.control.jobs import ListenJob
 from syllabary.workers.listen import catalogue
 from syllabary.workers.listen.serve import listening, prepare, server
@@ -39,7 +39,7 @@ def archive(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def add_part(archive: Path, shard: str, seed: int, num_utterances: int) -> None:
     rows = [row | {"speaker": HOSTILE, "text": HOSTILE} for row in utterance_rows(shard, seed, num_utterances)]
-    table = pa.Table.from_pylist(rows, schema=index.INDEX_SCHEMA)
+    table = pa.Table.from_pylist(rows, schema=dataset.INDEX_SCHEMA)
     make_part(str(archive), table, catalogue.ArchiveReader.open(str(archive)).format, shard, seed, row_group_size=64)
 
 

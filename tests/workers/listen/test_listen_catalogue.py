@@ -9,8 +9,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from syllabary.shards import dataset
 from syllabary.shards.archive.parts import part_name
-from syllabary.shards.dataset import index
 from syllabary.shards.errors import InputError, NotFoundError
 from syllabary.workers.listen import catalogue as catalogue_module
 from syllabary.workers.listen.catalogue import Catalogue, Query, Snapshot
@@ -88,7 +88,7 @@ def test_tokens_are_those_of_the_archive_for_each_row(tmp_path: Path) -> None:
 
 
 def add_part(archive: str, shard: str, seed: int) -> None:
-    rows = pa.Table.from_pylist(utterance_rows(shard, seed, 4), schema=index.INDEX_SCHEMA)
+    rows = pa.Table.from_pylist(utterance_rows(shard, seed, 4), schema=dataset.INDEX_SCHEMA)
     make_part(archive, rows, FORMAT, shard, seed, row_group_size=16)
 
 

@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from syllabary.shards import audio
+from syllabary.shards import audio, dataset
 from syllabary.shards.archive.packing import Packing
 from syllabary.shards.archive.parts import ArchiveFormat
-from syllabary.shards.dataset import index, wds
 from syllabary.shards.errors import FormatError, InputError, NotFoundError
 from syllabary.workers.listen import takes
 from syllabary.workers.listen.catalogue import Row
@@ -113,8 +112,8 @@ def test_an_utterance_sounds_as_the_tokenizer_decodes_it(shown: Shown, base: Pat
         packing = shown.catalogue.reader.format.packing
         sound = tokenizer.decode(np.asarray(whole["tokens"]), one["num_samples"], one["sample_rate"], packing)
         assert np.array_equal(shown.takes["restored"](one), audio.to_int16(sound))
-        entry = index.find_utterance(str(base / "shards"), one["utterance_id"])
-        spoken, _ = audio.decode(wds.read_utterance(str(base / "shards"), entry))
+        entry = dataset.find_utterance(str(base / "shards"), one["utterance_id"])
+        spoken, _ = audio.decode(dataset.read_utterance(str(base / "shards"), entry))
         assert np.array_equal(shown.takes["original"](one), audio.to_int16(spoken))
 
 

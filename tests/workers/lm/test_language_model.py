@@ -15,7 +15,7 @@ import soundfile
 import torch
 
 from syllabary.shards.archive.parts import ArchiveFormat
-from syllabary.shards.dataset.index import INDEX_SCHEMA
+from syllabary.shards.dataset import INDEX_SCHEMA
 from syllabary.shards.errors import ConfigError, ConflictError, DamageError, FormatError, InputError, NotFoundError
 from syllabary.workers.archive.encode_shard import archive_format
 from syllabary.workers.archive.pack import pack

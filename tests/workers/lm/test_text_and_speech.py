@@ -13,7 +13,7 @@ import torch
 from tokenizers import Tokenizer as Words
 from tokenizers import models, pre_tokenizers
 
-from syllabary.shards.dataset.index import INDEX_SCHEMA
+from syllabary.shards.dataset import INDEX_SCHEMA
 from syllabary.shards.errors import InputError
 from syllabary.workers.archive.encode_shard import archive_format
 from syllabary.workers.archive.pack import pack

@@ -60,7 +60,7 @@ def test_complete_shards(shards: Path) -> None:
     assert (found.holds, found.state) == ("shards", COMPLETE)
     assert found.done == found.total == len(list((shards / "index").iterdir()))
     assert found.size_bytes == sum(len(data) for data in tree(shards).values())
-    assert found.duration_s == outputs.read_json(str(shards / "done.json"))["stored_s"] > 0
+    assert found.duration_s == store.read_json(str(shards / "done.json"))["stored_s"] > 0
     (failure,) = found.failures
     assert failure.reason.startswith("quarantined: ") and failure.count == 1
 
@@ -154,7 +154,7 @@ def test_an_evaluation_tells_what_is_scored_and_then_what_was_not(tmp_path: Path
         store.publish_bytes(result_uri(uri, number), b"{}")
     assert (one(uri).state, one(uri).progress) == (UNFINISHED, "3 utterances scored so far")
     failed = [{"utterance_id": f"u{n}", "system": "ours", "metric": "pesq", "reason": "too short"} for n in range(2)]
-    store.publish_bytes(store.join(uri, REPORT), outputs.pretty_json({"failures": failed}))
+    store.publish_bytes(store.join(uri, REPORT), store.pretty_json({"failures": failed}))
     outputs.mark_done(uri, {"num_utterances": 3, "estoi": 0.5})
     assert (one(uri).state, one(uri).progress) == (COMPLETE, "3 utterances")
     assert one(uri).failures == (Failure("ours pesq: too short", 2),)
@@ -170,7 +170,7 @@ def test_blocks_spans_and_a_registry_tell_what_they_hold(tmp_path: Path) -> None
     assert one(spans).state == UNFINISHED
     store.publish_bytes(store.join(spans, "spans.parquet"), b"x")
     assert (one(spans).state, one(spans).progress) == (COMPLETE, "salient spans")
-    store.publish_bytes(store.join(registry, POINTER), outputs.pretty_json({"tokenizer": "s3://b/t"}))
+    store.publish_bytes(store.join(registry, POINTER), store.pretty_json({"tokenizer": "s3://b/t"}))
     assert (one(registry).holds, one(registry).progress) == ("registry", "in use: s3://b/t")
 
 

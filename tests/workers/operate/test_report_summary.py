@@ -17,8 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from syllabary.shards import audio, outputs, store
-from syllabary.shards.dataset import index, wds
+from syllabary.shards import audio, dataset, outputs, store
 from syllabary.shards.errors import InputError
 from syllabary.workers.control.jobs import SummaryJob
 from syllabary.workers.evaluation import held_out_estoi
@@ -86,10 +85,10 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> SummaryJob:
 
 def _restored(uri: str, shards: str) -> None:
     """Two utterances given back as they were, and one of no samples that has no file."""
-    rows = index.read_index(shards, splits=["valid"]).to_pylist()[:3]
+    rows = dataset.read_index(shards, splits=["valid"]).to_pylist()[:3]
     for row in rows[:2]:
         row["file"] = f"audio/{row['utterance_id']}.flac"
-        store.publish_bytes(store.join(uri, row["file"]), wds.read_utterance(shards, row))
+        store.publish_bytes(store.join(uri, row["file"]), dataset.read_utterance(shards, row))
     rows[2]["file"] = None
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(rows), buffer)
@@ -101,7 +100,7 @@ def _shards(uri: str) -> None:
     write_training_shards(uri)
     claim = json.loads(store.read_bytes(store.join(uri, outputs.CLAIM)))
     claim["config"]["split_by"] = "speaker"
-    store.publish_bytes(store.join(uri, outputs.CLAIM), outputs.pretty_json(claim))
+    store.publish_bytes(store.join(uri, outputs.CLAIM), store.pretty_json(claim))
     splits = {"train": {"duration_s": 50.0, "num_utterances": 24}, "valid": {"duration_s": 10.0, "num_utterances": 6}}
     outputs.mark_done(uri, {"splits": splits, "ledger": []})
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from syllabary import Tokenizer
 from syllabary.shards.errors import InputError
+from syllabary.workers.tokenizer.streaming import decoded_chunks
 from tests.helpers.small_models import CONFIGS, HOP, RATE, small_tokenizer
 from tests.helpers.speech_like import speech_like
 
@@ -76,6 +79,32 @@ def test_sound_comes_once_the_context_is_there_and_no_more_is_asked_for(tokenize
     for number in range(1, 4):
         next(stream)
         assert asked == min(2 * number + tokenizer.context_frames, len(encoded.tokens))
+
+
+class _Holding:
+    """A generator of two samples a frame, with three frames of context on either side."""
+
+    hop_length, context_frames, is_local = 2, 3, True
+
+    def __call__(self, values: torch.Tensor, num_samples: torch.Tensor) -> torch.Tensor:
+        return values[:, 0].repeat_interleave(2, dim=1)
+
+
+def _num_held() -> int:
+    """Frames that live, of all tensors that have the dims of the test below."""
+    gc.collect()
+    return sum(one.shape[2] for one in gc.get_objects() if type(one) is torch.Tensor and one.shape[:2] == (1, 31))
+
+
+def test_no_more_is_held_at_the_end_of_a_long_stream_than_at_its_beginning() -> None:
+    """A chunk of five frames with its context: what was computed of last, and what it was taken from."""
+    pieces = (torch.full((1, 31, 1), float(number)) for number in range(200))
+    sound, held = [], []
+    for chunk in decoded_chunks(pieces, _Holding(), 5):  # type: ignore[arg-type]
+        sound += chunk.tolist()
+        held.append(_num_held())
+    assert sound == [float(number) for number in range(200) for _ in range(2)]
+    assert len(held) == 40 and max(held) <= 2 * (3 + 5 + 3) and held[2:-1] == [held[2]] * 37
 
 
 def test_without_a_length_whole_frames_come(tokenizer: Tokenizer) -> None:

@@ -48,6 +48,17 @@ def test_there_and_back_with_exact_lengths_and_rates(tmp_path: Path, tokenizer_u
         assert soundfile.info(after).samplerate == soundfile.info(before).samplerate
 
 
+def test_both_formats_hold_the_same_samples(tmp_path: Path, tokenizer_uri: str) -> None:
+    file = write_wav(tmp_path / "clip.wav", 900, RATE)
+    (entry,) = encode_files(EncodeJob(files=(file,), tokenizer=tokenizer_uri, out=str(tmp_path / "tokens")))["files"]
+    flac, wav = (
+        decode_files(DecodeJob(files=(entry["tokens"],), tokenizer=tokenizer_uri, out=str(tmp_path), audio_format=form))
+        for form in ("flac", "wav")
+    )
+    first, second = (soundfile.read(one["files"][0], dtype="int16")[0] for one in (flac, wav))
+    assert first.any() and (first == second).all()
+
+
 def test_outputs_lie_beside_their_inputs_and_have_equal_bytes(tmp_path: Path, tokenizer_uri: str) -> None:
     files = tuple(write_wav(tmp_path / folder / "clip.wav", 900, RATE) for folder in ("a", "b"))
     encode_files(EncodeJob(files=files, tokenizer=tokenizer_uri))

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from syllabary.model.codec import Codec
-from syllabary.model.measures.loudness import loudness_gain
+from syllabary.model.encoder import loudness_gain
 from syllabary.shards.errors import InputError
 from syllabary.workers.tokenizer.tokenizer import Tokenizer, save_tokenizer
 from tests.helpers.small_models import CONFIGS, HOP, RATE, small_codec, small_tokenizer

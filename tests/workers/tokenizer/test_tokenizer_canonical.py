@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from syllabary.shards.errors import ConfigError
 from syllabary.workers.recipes.named import RECIPES, paper
 from syllabary.workers.tokenizer import networks as inference
-from syllabary.workers.tokenizer.canonical import canonical_arithmetic
+from syllabary.workers.tokenizer.networks import canonical_arithmetic
 from syllabary.workers.tokenizer.tokenizer import Encoded, Tokenizer, save_tokenizer
 from tests.helpers.small_models import CONFIGS, HOP, RATE, small_tokenizer
 

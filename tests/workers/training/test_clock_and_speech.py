@@ -6,6 +6,7 @@ levels; both are made of FFTs here, so nothing is trained and what must come out
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import Any
 
@@ -16,14 +17,14 @@ from torch import Tensor, nn
 from syllabary.model.codec import Codec
 from syllabary.model.encoder import EncodeOutput
 from syllabary.model.jepa import Jepa
-from syllabary.model.padding import valid_mask
-from syllabary.workers.recipes.training import WatchConfig
+from syllabary.model.layers import valid_mask
+from syllabary.workers.recipes.recipe import WatchConfig
 from syllabary.workers.training.codec import heard_mrstft, validate_codec
 from syllabary.workers.training.data.clips import Batch
 from syllabary.workers.training.data.epoch_order import Slot
 from syllabary.workers.training.history import Validation
 from syllabary.workers.training.jepa import JepaStage, validate_jepa
-from syllabary.workers.training.watches.frames import held_out_frames
+from syllabary.workers.training.watches.frames import band_levels, held_out_frames
 from syllabary.workers.training.watches.health import input_health
 from syllabary.workers.training.watches.training_warnings import codec_warnings
 from tests.helpers.small_models import CONFIGS, HOP
@@ -274,3 +275,13 @@ def test_the_spread_of_the_speech_itself_is_in_decibel():
     assert found["input_spread_db"] == pytest.approx(10 * (8 / 7) ** 0.5, rel=1e-3)
     assert (found["held_out_clips"], found["clips_at_a_place"]) == (8, 8)
     assert found["input_peak_db"] == pytest.approx(20 * float(speech(1).abs().max().log10()), rel=1e-4)
+
+
+@pytest.mark.parametrize("gain", [1.0, 0.1])
+def test_the_level_of_a_tone_in_its_band_is_that_of_its_power(gain):
+    """Half of a cosine's mean power, 1 / 2 of its amplitude's square, lies at its own frequency, half at its mirror."""
+    tone = gain * torch.cos(2 * torch.pi * torch.arange(3 * HOP) / HOP)[None]  # once a frame: the lowest band alone
+    levels = band_levels(tone, HOP)
+    assert levels.shape[:2] == (1, 3)
+    assert levels[..., 0].tolist() == [pytest.approx([10 * math.log10(gain**2 / 4)] * 3, abs=1e-3)]
+    assert float(levels[..., 1:].max()) < -90

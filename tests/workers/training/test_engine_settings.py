@@ -8,10 +8,17 @@ import pytest
 import torch
 
 from syllabary.shards.errors import ConfigError
-from syllabary.workers.recipes.training import CodecTrainConfig, OptimizerConfig, PretrainConfig, TrainConfig
+from syllabary.workers.recipes.recipe import CodecTrainConfig, OptimizerConfig, PretrainConfig, TrainConfig
 from syllabary.workers.training import engine
-from syllabary.workers.training.engine import deepspeed_config, learning_rate, select_device
-from syllabary.workers.training.fp16 import FIRST_FACTOR, GROWTH_STEPS, HIGHEST_FACTOR, LossScale
+from syllabary.workers.training.engine import (
+    FIRST_FACTOR,
+    GROWTH_STEPS,
+    HIGHEST_FACTOR,
+    LossScale,
+    deepspeed_config,
+    learning_rate,
+    select_device,
+)
 
 
 def test_fp16_on_the_cpu_and_a_missing_gpu_are_refused_in_one_line():
@@ -121,3 +128,11 @@ def test_the_scale_halves_at_an_overflow_and_doubles_after_a_long_time_without()
 def test_an_overflow_at_no_scale_at_all_is_told_as_a_gradient_that_is_not_finite():
     assert LossScale(2.0).judge(float("inf")) == {"loss_scale": 1.0}
     assert LossScale(1.0).judge(float("inf")) == {"loss_scale": 0.5, "gradient_norm": float("inf")}
+
+
+@pytest.mark.parametrize(("world_size", "expected"), [(1, [1.0, 2.0]), (2, [101.0, 102.0])])
+def test_a_sum_is_taken_over_all_ranks_where_there_are_several(monkeypatch, world_size, expected):
+    monkeypatch.setattr(engine, "world", lambda: (0, world_size))
+    monkeypatch.setattr(engine.dist, "all_reduce", lambda values: values.add_(100))  # what the other rank has
+    values = torch.tensor([1.0, 2.0])
+    assert engine.sum_over_ranks(values).tolist() == expected == values.tolist()

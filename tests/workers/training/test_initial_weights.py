@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -13,14 +14,16 @@ from syllabary.model.bottleneck import Bottleneck
 from syllabary.model.codec import Codec
 from syllabary.shards import outputs, store
 from syllabary.shards.errors import ConfigError, InputError, NotFoundError
-from syllabary.shards.outputs import pretty_json
+from syllabary.shards.store import pretty_json
 from syllabary.workers.control.jobs import ExportJob, TrainCodecJob
 from syllabary.workers.recipes.recipe import Recipe, validate
 from syllabary.workers.recipes.shipped import NOTHING
 from syllabary.workers.tokenizer.tokenizer import save_tokenizer
 from syllabary.workers.training import codec as codec_module
+from syllabary.workers.training import jepa as jepa_module
 from syllabary.workers.training.export import export
 from syllabary.workers.training.initial_weights import initial_digest, read_initial
+from syllabary.workers.training.jepa import JepaStage
 from syllabary.workers.training.stages import encoder_digest
 from tests.helpers.small_models import CONFIGS
 from tests.helpers.training_testing import prepare_encoder, training_recipe
@@ -83,6 +86,19 @@ def test_a_stage_1_run_gives_its_encoder_alone_and_latents_are_standardized(tmp_
     found = read_initial(uri).encoder
     assert all(torch.equal(found[k], v) for k, v in begun.encoder.state_dict().items())
     assert all(torch.equal(generator[k], v) for k, v in begun.generator.state_dict().items())
+
+
+@pytest.mark.parametrize("make", [stage_2_run, tokenizer])
+def test_both_encoders_of_stage_1_begin_as_the_source_has_its_encoder(tmp_path, monkeypatch, make) -> None:
+    recipe = spectral_recipe()
+    source = trained_codec(recipe)
+    job = SimpleNamespace(recipe=recipe, init=make(tmp_path / "source", recipe, source))
+    monkeypatch.setattr(jepa_module, "build_engine", lambda jepa, *_, **__: SimpleNamespace(jepa=jepa))
+    setup: Any = SimpleNamespace(job=job, device=torch.device("cpu"), load_universal=False)
+    begun = JepaStage(setup).engines["jepa"].jepa
+    for encoder in (begun.context_encoder, begun.target_encoder):
+        found = encoder.state_dict()
+        assert all(torch.equal(found[name], weight) for name, weight in source.encoder.state_dict().items())
 
 
 def test_other_weights_are_another_beginning(tmp_path) -> None:

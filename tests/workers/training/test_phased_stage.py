@@ -118,3 +118,20 @@ def test_the_head_begins_as_the_source_has_it(monkeypatch: pytest.MonkeyPatch, h
     stage = PhasedCodecStage(setup)
     for head in (stage._bottleneck.live.head, stage._bottleneck.average.head):
         assert all((weight == 0.25).all() == has_head for weight in head.state_dict().values())
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.25])
+def test_an_encoder_at_rest_wants_no_gradient(monkeypatch: pytest.MonkeyPatch, fraction: float) -> None:
+    """So that its gradient is neither computed nor part of the norm that the others' are clipped by."""
+    built: list[list[tuple[bool, float]]] = []
+
+    def engine_of(module: nn.Module, groups: Any, *_: Any, **__: Any) -> None:
+        built.append([(any(p.requires_grad for p in part.parameters()), share) for part, share in groups])
+
+    monkeypatch.setattr(bottleneck_first, "build_engine", engine_of)
+    stage = stage_of(codec__bottleneck__encoder_lr_fraction=fraction)
+    stage._setup.load_universal, stage._discriminators = False, nn.Linear(1, 1)
+    stage._bottleneck, stage._vocoder = Averaged(_Bottleneck(), 0.9), Averaged(nn.Linear(1, 1), 0.9)
+    stage._build_engines()
+    assert built[0] == [(fraction > 0, fraction), (True, 1.0), (True, 1.0)]
+    assert all(learns for groups in built[1:] for learns, _ in groups)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from syllabary.shards.errors import JobError
-from syllabary.workers.recipes.training import TrainConfig
+from syllabary.workers.recipes.recipe import TrainConfig
 from syllabary.workers.training import driver as ray_training
+from syllabary.workers.training import rank
 
 
 def restarts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ends: list[int | None], max_restarts: int) -> int:
@@ -40,3 +42,16 @@ def test_a_group_that_gets_no_further_is_given_up(
     with pytest.raises(JobError, match=f"pretrain failed 3 times after step {step}: a worker died"):
         restarts(monkeypatch, tmp_path, ends, max_restarts=2)
     assert restarts(monkeypatch, tmp_path, ends, max_restarts=3) == 4
+
+
+@pytest.mark.parametrize("own_rank", [0, 1])
+def test_the_first_rank_alone_speaks_and_is_measured(monkeypatch: pytest.MonkeyPatch, own_rank: int) -> None:
+    told: list[object] = []
+    monkeypatch.setattr(rank, "world", lambda: (own_rank, 2))
+    monkeypatch.setattr(
+        rank, "Meter", lambda *names: SimpleNamespace(advance=lambda *given: told.append((names, given)))
+    )
+    job: Any = SimpleNamespace(run_uri="run", mailbox=SimpleNamespace(put=SimpleNamespace(remote=told.append)))
+    rank._leader_says(job)("step 1")
+    rank._leader_meters(job, "pretrain")(2.0, 30.0)
+    assert told == (["step 1", (("pretrain", "run"), (2.0, 30.0))] if own_rank == 0 else [])

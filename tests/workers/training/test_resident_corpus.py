@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from syllabary.shards.errors import InputError
-from syllabary.workers.recipes.training import AugmentConfig
+from syllabary.workers.recipes.recipe import AugmentConfig
 from syllabary.workers.training.data import resident_corpus
 from syllabary.workers.training.data.clips import ClipMaker
 from syllabary.workers.training.data.epoch_order import SamplePlan, Slot

@@ -182,3 +182,13 @@ def test_what_storage_refuses_of_a_checkpoint_is_a_line_and_no_exception(checkpo
 
     monkeypatch.setattr(CheckpointStore, "put_file", refused)
     assert save_engines({}, checkpoints, 4, history) == "the bucket is full"
+
+
+def test_where_nothing_can_be_written_meanwhile_a_checkpoint_is_not_begun(checkpoints, monkeypatch):
+    def refused(uri: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(engine_files, "_scratch", refused)
+    told = save_engines({}, checkpoints, 2, History())
+    assert told == f"cannot write below {checkpoints.folder.uri} ([Errno 28] No space left on device)"
+    assert checkpoints.steps() == []

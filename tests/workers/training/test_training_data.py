@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from syllabary.shards import store
-from syllabary.shards.dataset import index
+from syllabary.shards import dataset, store
 from syllabary.shards.errors import InputError, UnavailableError
 from syllabary.workers.recipes.named import resolve
-from syllabary.workers.recipes.training import AugmentConfig
+from syllabary.workers.recipes.recipe import AugmentConfig
 from syllabary.workers.training import rank as rank_module
 from syllabary.workers.training.data import loader as loader_module
 from syllabary.workers.training.data.clips import Batch, ClipMaker
@@ -218,7 +217,7 @@ def test_validation_is_the_same_clips_over_any_number_of_ranks(shards):
 def test_a_damaged_utterance_is_quarantined_and_replaced_the_same_way_each_time(tmp_path):
     uri = write_training_shards(str(tmp_path / "shards"))
     row = Utterances(uri, "train", RATE).row(3)
-    tar = index.shard_uri(uri, row["shard"])
+    tar = dataset.shard_uri(uri, row["shard"])
     data = bytearray(store.read_bytes(tar))
     data[row["offset"] + row["size_bytes"] // 2] ^= 0xFF
     store.publish_bytes(tar, bytes(data))
@@ -235,7 +234,7 @@ def test_a_damaged_utterance_is_quarantined_and_replaced_the_same_way_each_time(
 
 def test_a_vanished_shard_goes_beyond_the_limit_and_stops_with_its_reason(tmp_path):
     uri = write_training_shards(str(tmp_path / "shards"))
-    store.delete(index.shard_uri(uri, "train-000001"))
+    store.delete(dataset.shard_uri(uri, "train-000001"))
     loader = _loader(uri, batch=24, max_quarantined_percent=5)
     with pytest.raises(InputError, match=r"of 24 utterances cannot be read.*train-000001.*max_quarantined_percent"):
         loader.take()
@@ -271,7 +270,7 @@ def test_a_held_out_utterance_that_cannot_be_read_is_told_and_more_than_one_stop
     chosen = [int(i) for i in epoch_order(config.seed, 0, len(rows))[: config.num_validation_utterances]]
     for number, utterance in enumerate(chosen[:2]):
         row = rows.row(utterance)
-        tar = index.shard_uri(uri, row["shard"])
+        tar = dataset.shard_uri(uri, row["shard"])
         data = bytearray(store.read_bytes(tar))
         data[row["offset"] + row["size_bytes"] // 2] ^= 0xFF
         store.publish_bytes(tar, bytes(data))

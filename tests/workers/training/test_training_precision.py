@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from syllabary.shards.errors import DamageError
-from syllabary.workers.recipes.training import PretrainConfig
+from syllabary.workers.recipes.recipe import PretrainConfig
 from syllabary.workers.training import precision as training_precision
 from syllabary.workers.training.precision import PRECISION_FILE, Bf16Unit, bf16_unit, settle_alone, settle_precision
 

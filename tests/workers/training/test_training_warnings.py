@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from syllabary.workers.recipes.training import CodecTrainConfig, WatchConfig
+from syllabary.workers.recipes.recipe import CodecTrainConfig, WatchConfig
 from syllabary.workers.training.bottleneck_first import PhasedCodecStage
 from syllabary.workers.training.history import History, Validation
 from syllabary.workers.training.watches.training_warnings import Warned, Watched, summed_up, warnings_of

@@ -1,4 +1,4 @@
-"""How an utterance becomes a training clip: one loudness, a crop, seeded augmentation; and clips as a batch."""
+"""Make training clips of utterances: one loudness, a crop, seeded augmentation; and batches of clips."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from syllabary.model.measures.loudness import loudness_gain
-from syllabary.workers.recipes.training import AugmentConfig
+from syllabary.model.encoder import loudness_gain
+from syllabary.workers.recipes.recipe import AugmentConfig
 from syllabary.workers.training.data.epoch_order import Slot, crop_start, mix
 
 NO_AUGMENTATION = AugmentConfig()
@@ -57,7 +57,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class ClipMaker:
-    """How a slot becomes a clip: at most ``crop_samples``, whole frames of ``hop_length`` once in a batch.
+    """Makes a clip of a slot: at most ``crop_samples``, whole frames of ``hop_length`` once in a batch.
 
     Attributes:
         loudness_dbfs: where the whole utterance's level is put before anything else; None leaves it.

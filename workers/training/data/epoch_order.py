@@ -1,4 +1,4 @@
-"""Which utterance is trained on when: pure integers, no storage, no state beyond a position.
+"""The order in which utterances are trained on: pure integers, no state beyond a position.
 
 Training reads one endless sequence of positions; epoch e covers positions [e N, (e + 1) N) and is a permutation of the
 N utterances that depends on (seed, e) alone. A step of ``world_size`` ranks takes the next world_size x
@@ -70,7 +70,7 @@ class SamplePlan:
             raise ValueError(f"num_utterances is {self.num_utterances}; expected at least 1")
 
     def slot(self, position: int) -> Slot:
-        """What is trained on at a position of the endless sequence."""
+        """The slot at a position of the endless sequence."""
         epoch, place = divmod(position, self.num_utterances)
         utterance = int(epoch_order(self.seed, epoch, self.num_utterances)[place])
         return Slot(utterance, mix(self.seed, epoch, utterance))

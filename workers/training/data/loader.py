@@ -1,4 +1,4 @@
-"""Batches from shards: range reads by index, decoding, crops and augmentation, a few steps ahead in the background.
+"""Load batches from shards: range reads by index, decoding, crops and augmentation, in the background.
 
 What a batch holds is a pure function of the plan and a position, so prefetching, restarts and the number of ranks
 change nothing, and resuming reads nothing of what is behind. An utterance that cannot be read is quarantined with its
@@ -17,8 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from syllabary.shards import audio
-from syllabary.shards.dataset import index, wds
+from syllabary.shards import audio, dataset
 from syllabary.shards.errors import InputError, SyllabaryError, UnavailableError
 from syllabary.workers.control.patience import patiently
 from syllabary.workers.training.data.clips import Batch, ClipMaker
@@ -38,7 +37,7 @@ class Utterances:
     """
 
     def __init__(self, shards_uri: str, split: Literal["train", "valid", "test"], sample_rate: int) -> None:
-        table = index.read_index(shards_uri, splits=[split])
+        table = dataset.read_index(shards_uri, splits=[split])
         self._columns = table.select([c for c in _READ_COLUMNS if c in table.column_names]).combine_chunks()
         self.shards_uri, self.split, self.sample_rate = shards_uri, split, sample_rate
         self.quarantined: dict[str, str] = {}
@@ -53,7 +52,7 @@ class Utterances:
         return sum(-(-int(n) * self.sample_rate // int(rate)) for n, rate in zip(*columns, strict=True))
 
     def speakers(self) -> set[str]:
-        """Everyone who speaks in this split, as far as the corpus says."""
+        """The speakers of this split, as far as the corpus names them."""
         return {name for name in self._columns.column("speaker").unique().to_pylist() if name is not None}
 
     def row(self, utterance: int) -> dict[str, Any]:
@@ -67,7 +66,7 @@ class Utterances:
             SyllabaryError: its shard is gone, its bytes changed, or they do not decode.
         """
         row = self.row(utterance)
-        samples, rate = audio.decode(wds.read_utterance(self.shards_uri, row))
+        samples, rate = audio.decode(dataset.read_utterance(self.shards_uri, row))
         return audio.resample(samples, rate, self.sample_rate)
 
     def read_or_quarantine(self, utterance: int) -> np.ndarray | None:

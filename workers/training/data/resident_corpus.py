@@ -1,8 +1,8 @@
-"""A corpus that stays in the memory of the device it is trained on, where no loader could keep up with a GPU.
+"""A corpus in the memory of the training device, for GPUs that no loader can keep up with.
 
-Speech is kept as int16, 115 MB an hour at 16 kHz: eleven hours are 1.3 GB. What a batch holds is the same pure function
-of plan and position as the ordinary loader's (workers/training/data/loader.py), and the same bits for 16-bit speech at
-the model's rate: loudness, crops, gains and speeds are as there. Speech that had to be resampled is rounded to 16 bits;
+Speech is kept as int16, 115 MB per hour at 16 kHz: eleven hours are 1.3 GB. A batch is the same pure function of plan
+and position as the ordinary loader's (workers/training/data/loader.py), and has the same bits for 16-bit speech at the
+model's rate: loudness, crops, gains and speeds are as there. Speech that had to be resampled is rounded to 16 bits;
 another speed is interpolated by cubics instead of filtered; noise is drawn by the device, from the same seeds but by
 another generator.
 """
@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from syllabary.model.measures.loudness import loudness_gain
+from syllabary.model.encoder import loudness_gain
 from syllabary.shards.errors import InputError
 from syllabary.workers.cluster.memory import free_bytes
 from syllabary.workers.training.data.clips import (
@@ -224,4 +224,4 @@ class ResidentLoader(TrainLoader):
         return self.corpus.batch([self._there(slot) for slot in self._wanted(position)], self.clips)
 
     def _there(self, slot: Slot) -> Slot:
-        return next(found for found in self._candidates(slot) if self.corpus.lengths[found.utterance])
+        return next(other for other in self._candidates(slot) if self.corpus.lengths[other.utterance])

@@ -1,6 +1,6 @@
-"""The frames by which clips are compared at one place: held-out clips of one length, joined over all ranks.
+"""Frames of held-out clips of one length, joined over all ranks, to compare clips at the same place.
 
-An encoder may tell the distance to the end of a clip as well as that to its start, where it sees the padding beyond:
+An encoder may encode the distance to the end of a clip as well as to its start, where it sees the padding beyond:
 between clips of different lengths that would pass for speech. So every clip that is long enough is cut to one length,
 the longest that at least half of the clips reach, and encoded anew at it.
 """

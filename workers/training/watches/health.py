@@ -1,4 +1,4 @@
-"""What is watched besides the losses: the health of latents, gates, target and code. Pure functions of tensors."""
+"""Figures watched besides the losses: the health of latents, gates, target and code. Pure functions of tensors."""
 
 from __future__ import annotations
 
@@ -31,34 +31,34 @@ def per_dim(name: str, values: Tensor) -> dict[str, float]:
 
 
 def place_health(frames: HeldOutFrames, digits: Tensor, levels: int) -> dict[str, float]:
-    """What of latents and digits [rows, dim] is left once the place of a frame in its clip is known.
+    """Measure what is left of latents and digits [rows, dim] once the place of a frame in its clip is known.
 
     A figure that does not exist (too few clips at any place, latents that never move) is left out.
     """
     bits = entropy_given_place(digits, levels, frames.groups)
-    found = {
+    figures = {
         "between_clips": between_clips(frames.latents, frames.groups),
         "level_entropy_given_place": None if bits is None else float(bits.mean()),
         "latent_rank_given_place": rank_given_place(frames.latents, frames.groups),
         "latent_dims": float(frames.latents.shape[1]),
     }
     dims = {} if bits is None else per_dim("level_entropy_given_place", bits)
-    return {name: value for name, value in found.items() if value is not None} | dims
+    return {name: value for name, value in figures.items() if value is not None} | dims
 
 
 def input_health(frames: HeldOutFrames) -> dict[str, float]:
-    """Whether the held-out clips can tell anything: how many, how loud, and how far apart at one place.
+    """Whether the held-out clips can show anything: how many, how loud, and how far apart at one place.
 
     ``clips_at_a_place`` is the mean over the places that count, 0 when none does; ``input_spread_db`` the deviation of
     the clips' band levels at one place, left out when none counts.
     """
     num_clips, spread = frames.groups.num_clips, variance_between_clips(frames.bands_db, frames.groups)
-    found = {
+    figures = {
         "held_out_clips": float(frames.num_clips),
         "clips_at_a_place": float(num_clips.double().mean()) if len(num_clips) else 0.0,
         "input_peak_db": 20 * math.log10(max(frames.peak, 1e-6)),
     }
-    return found if spread is None else found | {"input_spread_db": float(spread.mean()) ** 0.5}
+    return figures if spread is None else figures | {"input_spread_db": float(spread.mean()) ** 0.5}
 
 
 @torch.no_grad()
@@ -72,7 +72,7 @@ def ema_distance(jepa: Jepa) -> float:
 
 @torch.no_grad()
 def daam_spread(module: nn.Module) -> dict[str, float]:
-    """How far the components of the gates are apart, averaged over gates; 0 means that K components act as one."""
+    """The distance between the components of the gates, averaged over gates; 0 means that K components act as one."""
     gates = [m for m in module.modules() if isinstance(m, Daam)]
     if not gates:
         return {}

@@ -1,4 +1,4 @@
-"""Whether the decoder listens to the tokens: the loss with the right ones, and with three kinds of wrong ones.
+"""Measure whether the decoder uses the tokens: the loss with the right ones, and with three kinds of wrong ones.
 
     shuffled    the clip's own frames in another order, none of them where it was
     other       the tokens of another utterance, from its start on, repeated where it is shorter
@@ -7,7 +7,7 @@
     gain = 1 - loss(right) / least of loss(wrong)
 
 All four are measured on the same clips, the first ones held out: each costs as much as a whole validation of them.
-A decoder that says the mean spectrum, or the place in the clip, whatever it is told has a gain near 0. A wrong kind
+A decoder that gives the mean spectrum or the place in the clip, whatever its input, has a gain near 0. A wrong kind
 that does not exist (clips of one frame, a single clip) is left out.
 """
 
@@ -19,8 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from syllabary.model.codec import Codec
-from syllabary.model.fsq import Fsq
+from syllabary.model.codec import Codec, Fsq
 from syllabary.workers.training.data.clips import Batch
 from syllabary.workers.training.engine import clips_of_all_ranks, gather_from_ranks, world
 
@@ -29,7 +28,7 @@ RIGHT = "right"
 
 @dataclass(frozen=True)
 class Headline:
-    """The loss that says how good a codec is: its name, and its mean over a batch's clips from the quantized latents
+    """The loss by which a codec is judged: its name, and its mean over a batch's clips from the quantized latents
     [batch, dim, frames] that stand for them."""
 
     name: str
@@ -63,11 +62,11 @@ def shuffled(digits: Tensor, seed: int) -> Tensor:
 
 def others(mine: Sequence[Tensor], everyone: Sequence[Tensor], places: Sequence[int]) -> list[Tensor]:
     """For each of my clips the digits of the one after it, at my clip's length; ``places`` are mine in ``everyone``."""
-    found = []
+    digits = []
     for place, clip in zip(places, mine, strict=True):
         other = everyone[(place + 1) % len(everyone)]
-        found.append(other[torch.arange(len(clip)) % len(other)])
-    return found
+        digits.append(other[torch.arange(len(clip)) % len(other)])
+    return digits
 
 
 def constant(mine: Sequence[Tensor], everyone: Sequence[Tensor], levels: int) -> list[Tensor]:

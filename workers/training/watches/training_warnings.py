@@ -1,6 +1,6 @@
-"""What a validation gives cause to worry about: a line each that says what it means and what to change.
+"""Warnings of a validation: a line each that says what is wrong and what to change.
 
-A warning follows from the validations so far and the limits alone, so that a resumed run says the same again.
+A warning follows from the validations so far and the limits alone, so that a resumed run gives the same ones again.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from syllabary.workers.recipes.recipe import Recipe
-from syllabary.workers.recipes.training import TrainConfig
+from syllabary.workers.recipes.recipe import Recipe, TrainConfig
 from syllabary.workers.training.history import Validation
 
 SILENT_DB, ALIKE_DB = -80.0, 0.1
@@ -35,7 +34,7 @@ class Warned(NamedTuple):
 
 @dataclass(frozen=True)
 class Watched:
-    """What the warnings of a stage are drawn from.
+    """The data that the warnings of a stage are drawn from.
 
     Attributes:
         validations: so far; the last is the one that is judged.
@@ -80,12 +79,12 @@ class Watched:
         return self.validations[-1].values.get(name)
 
     def first(self, name: str) -> float | None:
-        """The same figure of the first validation, before any step."""
+        """The figure of the first validation, before any step."""
         return self.validations[0].values.get(name)
 
 
 def warnings_of(watched: Watched) -> list[Warned]:
-    """Everything that the last validation gives cause to warn of."""
+    """All warnings of the last validation."""
     corpus = list(_corpus(watched))
     return corpus or [*_place(watched), *_prediction(watched), *_tokens(watched), *_rate(watched)]
 
@@ -93,7 +92,7 @@ def warnings_of(watched: Watched) -> list[Warned]:
 def codec_warnings(
     recipe: Recipe, validations: Sequence[Validation], headline: str, *, loss: str, learns: bool
 ) -> list[Warned]:
-    """Those of stage 2: a code most of whose dims never move, and all of :func:`warnings_of`."""
+    """Warnings of stage 2: a code most of whose dims never change, and all of :func:`warnings_of`."""
     levels = recipe.model.fsq.levels
     watched = Watched(validations, recipe.codec, "codec", loss, levels, learns_digits=learns, headline=headline)
     dead, dims = int(watched.last("dead_dims") or 0), recipe.model.encoder.latent_dim
@@ -104,16 +103,16 @@ def codec_warnings(
 def summed_up(told: Sequence[tuple[int, Sequence[Warned]]]) -> list[dict[str, Any]]:
     """Warnings of all validations (step, warnings) as ``done.json`` has them: each once, from its first step to its
     last, in its last wording."""
-    found: dict[str, dict[str, Any]] = {}
+    by_name: dict[str, dict[str, Any]] = {}
     for step, warnings in told:
         for name, text in warnings:
-            first = found.get(name, {}).get("first_step", step)
-            found[name] = {"name": name, "first_step": first, "last_step": step, "text": text}
-    return list(found.values())
+            first = by_name.get(name, {}).get("first_step", step)
+            by_name[name] = {"name": name, "first_step": first, "last_step": step, "text": text}
+    return list(by_name.values())
 
 
 def _corpus(watched: Watched) -> Iterator[Warned]:
-    """Clips that tell nothing: then the figures drawn from them mean nothing either."""
+    """Warn of clips that show nothing: the figures drawn from them then mean nothing either."""
     count, peak, spread = (watched.last(name) for name in ("held_out_clips", "input_peak_db", "input_spread_db"))
     clips = f"{count or 0:.0f} held-out clip{'' if count == 1 else 's'}"
     if peak is not None and peak < SILENT_DB:

@@ -1,4 +1,4 @@
-"""What the watches found, in words: the lines that stand in a run's log and in ``summary.md``.
+"""Put the watches' figures into words: the lines of a run's log and of ``summary.md``.
 
 A loss never stands alone: beside it is what is had without listening. Figures that do not exist are said to.
 """
@@ -15,7 +15,7 @@ _UNKNOWN = "not known (too few held-out clips, or nothing that moves)"
 
 
 def latents(values: Values) -> str:
-    """How much of the latents' variance is speech, and how much the place in the clip."""
+    """Say how much of the latents' variance is speech, and how much is the place in the clip."""
     share = values.get("between_clips")
     if share is None:
         return f"share between clips {_UNKNOWN}"
@@ -23,14 +23,14 @@ def latents(values: Values) -> str:
 
 
 def digits(values: Values, levels: int) -> str:
-    """What a digit holds, and what is left of it once the place of its frame is known."""
+    """Say what a digit holds, and what is left of it once the place of its frame is known."""
     plain, given = values.get("level_entropy_bits"), values.get("level_entropy_given_place")
     whole = f"{plain:.2f} of {math.log2(levels):g} bits per dim, " if plain is not None else ""
     return f"{whole}{'given the place ' + _UNKNOWN if given is None else f'{given:.2f} once the place is known'}"
 
 
 def prediction(first: Values, last: Values) -> str:
-    """How well stage 1 predicts what is speech in its targets."""
+    """Say how well stage 1 predicts the speech in its targets."""
     before, after, other = first.get("relative_loss"), last.get("relative_loss"), last.get("relative_loss_other")
     if after is None:
         return f"relative loss {_UNKNOWN}"

@@ -1,28 +1,120 @@
-"""Convolutions whose lengths are exact, and the residual block that encoder and decoder share.
+"""Building blocks of all networks: layers of exact length and unit gain, and masks that make padding invisible.
 
-Strided layers have kernel 2s and stride s. ``s`` zeros of padding, ``s // 2`` of them in front, make a strided
-convolution divide its length by s exactly, and the same crop makes a transposed one multiply it exactly. Deviation:
-the paper pads ``s // 2`` on both sides, which for odd s loses a frame down and gains a sample up.
+**Lengths.** Strided layers have kernel 2s and stride s. ``s`` zeros of padding, ``s // 2`` of them in front, make a
+strided convolution divide its length by s exactly, and the same crop makes a transposed one multiply it exactly.
+Deviation: the paper pads ``s // 2`` on both sides, which for odd s loses a frame down and gains a sample up.
+
+**Start.** An untrained network passes the signal on and adds nothing of its own:
+
+    weight ~ N(0, gain^2 / fan_in), bias = 0;  the last layer of a residual branch at a tenth of that
+
+torch's default draws weights of gain 1 / sqrt(3) and biases of 1 / sqrt(fan_in): over a deep stack the signal fades and
+the biases stay, so that latents tell where zero padding begins, which is the place of a frame in its clip, and hardly
+anything of the speech. Deviation from the paper, whose code leaves torch's default.
+
+**Masks.** A clip is zero-padded to a whole number of frames, so at every depth its valid length is ``num_frames`` times
+the remaining stride, and one mask over frames gives the mask at every rate. A layer that looks at neighbours gets its
+input with the invalid positions set to zero, exactly as if the clip ended there.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
-from typing import cast
+from contextlib import AbstractContextManager
+from typing import TypeVar, cast
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Inexact, Int
 from torch import Tensor, nn
 
 from syllabary.model.autograd import dilated_conv, masked_leaky_relu, prefers_products
-from syllabary.model.initialize import LEAKY_GAIN, branch_end, unit_gain
-from syllabary.model.padding import zero_invalid
 
+Layer = TypeVar("Layer", bound=nn.Conv1d | nn.Linear)
+LEAKY_GAIN = math.sqrt(2 / (1 + 0.1**2))  # He et al. 2015, for leaky ReLU of slope 0.1
+SNAKE_GAIN = 0.88  # 1 / sqrt(E[snake(x)^2]) for a standard normal x and alpha 1
+BRANCH_GAIN = 0.1
 LEAKY_SLOPE = 0.1
 _ALPHA_FLOOR = 0.01
 _MAX_INVERSE_ALPHA = 10.0
+
+
+def unit_gain(layer: Layer, gain: float = 1.0) -> Layer:
+    """Let the layer keep the variance of its input, times ``gain`` squared; returns the layer."""
+    fan_in = layer.weight[0].numel()
+    nn.init.normal_(layer.weight, std=gain / math.sqrt(fan_in))
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def branch_end(layer: Layer) -> Layer:
+    """The last layer of a residual branch: it starts small, so that the block starts near the identity."""
+    return unit_gain(layer, BRANCH_GAIN)
+
+
+def valid_mask(lengths: Int[Tensor, "batch"], max_length: int, device: torch.device) -> Bool[Tensor, "batch length"]:
+    """True at the first ``lengths[b]`` of ``max_length`` positions."""
+    return torch.arange(max_length, device=device) < on_device(lengths, device)[:, None]
+
+
+def on_device(lengths: Int[Tensor, "batch"], device: torch.device) -> Int[Tensor, "batch"]:
+    """Lengths on the device that computes with them.
+
+    Equal ones are made there: a copy from the CPU makes a GPU's queue wait, and no CUDA graph can hold one.
+    """
+    if lengths.device.type == "cpu" != device.type and len(lengths) and bool((lengths == lengths[0]).all()):
+        return torch.full_like(lengths, int(lengths[0]), device=device)
+    return lengths.to(device)
+
+
+def frame_mask(
+    num_frames: Int[Tensor, "batch"], max_frames: int, device: torch.device
+) -> Bool[Tensor, "batch frames"] | None:
+    """True at valid frames, or None when every clip is ``max_frames`` long and nothing needs masking.
+
+    Keep ``num_frames`` on the CPU: the question is asked of its values.
+    """
+    if bool((num_frames == max_frames).all()):
+        return None
+    return valid_mask(num_frames, max_frames, device)
+
+
+def stretch(mask: Bool[Tensor, "batch frames"] | None, factor: int) -> Bool[Tensor, "batch positions"] | None:
+    """The mask of a rate ``factor`` times the frame rate."""
+    return mask if mask is None or factor == 1 else mask.repeat_interleave(factor, dim=-1)
+
+
+def zero_invalid(
+    x: Inexact[Tensor, "batch dim positions"], mask: Bool[Tensor, "batch positions"] | None
+) -> Inexact[Tensor, "batch dim positions"]:
+    """``x`` with zeros at invalid positions (``x`` itself when mask is None)."""
+    return x if mask is None else x.masked_fill(~mask[:, None, :], 0.0)
+
+
+def masked_mean(x: Float[Tensor, "*any"], mask: Bool[Tensor, "*any"] | None) -> Float[Tensor, ""]:
+    """Mean over the True positions; 0 when there is none."""
+    if mask is None:
+        return x.mean()
+    return x.masked_fill(~mask, 0.0).sum() / mask.sum().clamp(min=1)
+
+
+def over_clips(terms: Float[Tensor, "batch"], num_samples: Int[Tensor, "batch"]) -> Float[Tensor, ""]:
+    """Mean over clips, weighted by their samples."""
+    weights = on_device(num_samples, terms.device).to(terms.dtype)
+    return (terms * weights).sum() / weights.sum().clamp(min=1)
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Keep fp32 within the block whatever the training precision, as DAAM, FSQ and spectra need it.
+
+    Autocast is off there; devices without it, such as meta, have nothing to turn off.
+    """
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return contextlib.nullcontext()
 
 
 class SnakeBeta(nn.Module):

@@ -1,26 +1,36 @@
-"""The index of a sharded corpus: one Parquet part beside each shard, one row per utterance (FORMAT.md, "Shards").
+"""Sharded corpora: WebDataset tars, and beside each one the part of the index that commits it (FORMAT.md, "Shards").
 
-The presence of ``index/<shard>.parquet`` is the commit of that shard. ``offset`` and ``size_bytes`` are those of the
-FLAC file inside the tar, so that any utterance is one range request away.
+A sample is two adjacent members of a tar, ``<key>.flac`` and ``<key>.json``; modification time, owner and mode are
+constant, so that the bytes depend on the samples alone. ``index/<shard>.parquet`` has one row per utterance, and its
+presence is the commit of that shard. ``offset`` and ``size_bytes`` are those of the FLAC file inside the tar, so that
+any utterance is one range request away.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
-from collections.abc import Iterable, Mapping, Sequence
+import tarfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from syllabary.shards import store
-from syllabary.shards.errors import FormatError, InputError, NotFoundError, require_version
+from syllabary.shards.errors import DamageError, FormatError, InputError, NotFoundError, require_version
+from syllabary.shards.outputs import canonical_json
+from syllabary.shards.store import Folder
 
 INDEX_VERSION = "1"
 _VERSION_KEY = b"syllabary.index_version"
 _READERS = 16
+_BLOCK = tarfile.BLOCKSIZE
+_END = bytes(2 * _BLOCK)
 SPLITS = ("train", "valid", "test")
 
 INDEX_SCHEMA = pa.schema(
@@ -53,9 +63,9 @@ def shard_uri(shards_uri: str, shard: str) -> str:
     return store.join(shards_uri, "shards", f"{shard}.tar")
 
 
-def index_uri(shards_uri: str, shard: str) -> str:
-    """Where the index part of a shard lies."""
-    return store.join(shards_uri, "index", f"{shard}.parquet")
+def index_name(shard: str) -> str:
+    """Path of a shard's part of the index below the shards."""
+    return f"index/{shard}.parquet"
 
 
 def parquet_bytes(table: pa.Table) -> bytes:
@@ -68,7 +78,7 @@ def parquet_bytes(table: pa.Table) -> bytes:
 def publish_index(shards_uri: str, shard: str, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write the index part of a shard, which commits it."""
     table = pa.Table.from_pylist(list(rows), schema=INDEX_SCHEMA)
-    store.publish_bytes(index_uri(shards_uri, shard), parquet_bytes(table))
+    Folder(shards_uri).publish(index_name(shard), parquet_bytes(table))
 
 
 def read_index(shards_uri: str, *, splits: Iterable[str] | None = None) -> pa.Table:
@@ -88,7 +98,7 @@ def read_index(shards_uri: str, *, splits: Iterable[str] | None = None) -> pa.Ta
 
 
 def find_utterance(shards_uri: str, utterance_id: str) -> dict[str, Any]:
-    """The index row of one utterance, for :func:`syllabary.shards.dataset.wds.read_utterance`.
+    """The index row of one utterance, for :func:`read_utterance`.
 
     Raises:
         NotFoundError: no such utterance, or no index.
@@ -104,20 +114,20 @@ def find_utterances(shards_uri: str, utterance_ids: Sequence[str]) -> dict[str, 
     """
     table = read_index(shards_uri)
     rows = table.filter(pc.is_in(table["utterance_id"], pa.array(utterance_ids, pa.string()))).to_pylist()
-    found = {str(row["utterance_id"]): row for row in rows}
-    if missing := [one for one in utterance_ids if one not in found]:
+    by_id = {str(row["utterance_id"]): row for row in rows}
+    if missing := [one for one in utterance_ids if one not in by_id]:
         raise NotFoundError("no such utterance", value=missing[0], expected=f"one of those in {shards_uri}")
-    return found
+    return by_id
 
 
 def read_index_part(shards_uri: str, shard: str) -> pa.Table:
     """The utterances of one shard, by offset. Raises NotFoundError, FormatError."""
-    uri = index_uri(shards_uri, shard)
-    data = store.read_bytes(uri)
+    shards, name = Folder(shards_uri), index_name(shard)
+    data = shards.read(name)
     try:
         table = pq.read_table(io.BytesIO(data), page_checksum_verification=True)
     except (pa.ArrowInvalid, OSError) as error:
-        raise FormatError("damaged index part", value=uri, fix="delete it and shard again") from error
+        raise FormatError("damaged index part", value=shards.join(name), fix="delete it and shard again") from error
     version = (table.schema.metadata or {}).get(_VERSION_KEY, b"none").decode()
     require_version(version, INDEX_VERSION, "index version")
     return table
@@ -129,7 +139,7 @@ def committed_shards(shards_uri: str, *, splits: Iterable[str] | None = None) ->
     unknown = set(wanted) - set(SPLITS)
     if unknown:
         raise InputError("unknown split", value=sorted(unknown)[0], expected=", ".join(SPLITS))
-    entries = store.list_files(store.join(shards_uri, "index"), suffix=".parquet")
+    entries = (Folder(shards_uri) / "index").list(suffix=".parquet")
     names = [entry.name.removesuffix(".parquet") for entry in entries]
     return [name for name in names if name.rpartition("-")[0] in wanted]
 
@@ -139,3 +149,87 @@ def list_shards(shards_uri: str, *, splits: Iterable[str] | None = None) -> list
     table = read_index(shards_uri, splits=splits)
     names: list[str] = sorted(pc.unique(table["shard"]).to_pylist())
     return names
+
+
+class ShardWriter:
+    """Writes samples to a tar file; :meth:`mark` and :meth:`rollback` take back the last ones."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("wb")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._file.write(_END)
+        self._file.close()
+
+    def add(self, key: str, flac: bytes, metadata: Mapping[str, Any]) -> int:
+        """Append one sample; returns the offset in the tar of the FLAC file's first byte."""
+        offset = self._member(f"{key}.flac", flac)
+        self._member(f"{key}.json", canonical_json(dict(metadata)))
+        return offset
+
+    def mark(self) -> int:
+        """A position to roll back to."""
+        return self._file.tell()
+
+    def rollback(self, mark: int) -> None:
+        """Take back every sample added since ``mark``."""
+        self._file.seek(mark)
+        self._file.truncate()
+
+    def _member(self, name: str, data: bytes) -> int:
+        header = tarfile.TarInfo(name)
+        header.size = len(data)
+        header.mode = 0o644
+        self._file.write(header.tobuf(tarfile.USTAR_FORMAT))
+        offset = self._file.tell()
+        self._file.write(data)
+        self._file.write(bytes(-len(data) % _BLOCK))
+        return offset
+
+
+def iter_shard(shards_uri: str, shard: str, part: pa.Table | None = None) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """The samples of a shard in order, each with its index row and its FLAC bytes, in one sequential read.
+
+    Args:
+        shards_uri: of the corpus.
+        shard: its name.
+        part: its index part, where the caller has read it.
+
+    Raises:
+        NotFoundError: no such shard.
+        DamageError: a FLAC file is not what the index says.
+    """
+    rows = (read_index_part(shards_uri, shard) if part is None else part).to_pylist()
+    if not rows:
+        return
+    with store.open_read(shard_uri(shards_uri, shard)) as tar:
+        for row in rows:
+            tar.seek(row["offset"])
+            yield row, _checked(row, tar.read(row["size_bytes"]))
+
+
+def read_utterance(shards_uri: str, index_row: Mapping[str, Any]) -> bytes:
+    """The FLAC bytes of one utterance, by its index row, with one range request.
+
+    Raises:
+        NotFoundError: no such shard.
+        DamageError: the bytes are not what the index says.
+    """
+    uri = shard_uri(shards_uri, index_row["shard"])
+    return _checked(index_row, store.read_range(uri, index_row["offset"], index_row["size_bytes"]))
+
+
+def _checked(row: Mapping[str, Any], flac: bytes) -> bytes:
+    if hashlib.sha256(flac).hexdigest() != row["sha256"]:
+        raise DamageError(
+            f"shard {row['shard']} is damaged at utterance",
+            value=row["utterance_id"],
+            fix="delete the shard's tar and index part, then run `syllabary shard` again",
+        )
+    return flac

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from syllabary.model.measures.loudness import active_rms, loudness_gain, rms_of_dbfs
+from syllabary.model.encoder import active_rms, loudness_gain, rms_of_dbfs
 
 RATE = 16_000
 BLOCK = 320  # 20 ms

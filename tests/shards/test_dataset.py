@@ -15,16 +15,18 @@ import webdataset
 
 from syllabary.shards import store
 from syllabary.shards.audio import encode_flac
-from syllabary.shards.dataset.index import (
+from syllabary.shards.dataset import (
     INDEX_SCHEMA,
+    ShardWriter,
     committed_shards,
     find_utterance,
+    iter_shard,
     list_shards,
     publish_index,
     read_index,
+    read_utterance,
     shard_uri,
 )
-from syllabary.shards.dataset.wds import ShardWriter, iter_shard, read_utterance
 from syllabary.shards.errors import DamageError, FormatError, InputError, NotFoundError, VersionError
 
 

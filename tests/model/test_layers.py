@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from syllabary.model.convolution import DownConv1d, ResidualBlock, SameConv1d, SnakeBeta, UpConv1d
+from syllabary.model.layers import DownConv1d, ResidualBlock, SameConv1d, SnakeBeta, UpConv1d
 
 
 @settings(max_examples=25, deadline=None)
