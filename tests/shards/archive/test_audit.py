@@ -12,14 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-<<<<<<< HEAD
 from syllabary.shards import dataset, outputs
-from syllabary.shards.archive.audit import audit_archive
-=======
-from syllabary.shards import outputs
 from syllabary.shards.archive import audit as audit_module
 from syllabary.shards.archive.audit import Finding, audit_archive
->>>>>>> bite6
 from syllabary.shards.archive.packing import Packing
 from syllabary.shards.errors import NotFoundError
 from tests.helpers.archive_corpus import RATE, make_archive

@@ -22,7 +22,7 @@ from syllabary.shards.archive.parts import PartMetadata
 from syllabary.shards.archive.thrift import read_struct, write_struct
 from syllabary.shards.archive.token_dictionary import packed_runs, with_token_dictionary
 from syllabary.shards.archive.zstd_range import zstd_range
-from syllabary.shards.dataset.index import INDEX_SCHEMA
+from syllabary.shards.dataset import INDEX_SCHEMA
 from tests.helpers.archive_corpus import FORMAT, RATE, utterance_rows
 
 BOUND = 1.10  # of the bits of the digits of unpadded audio

@@ -13,7 +13,7 @@ import torch
 
 from syllabary import Tokenizer
 from syllabary.shards.errors import InputError
-from syllabary.workers.tokenizer.streaming import decoded_chunks
+from syllabary.workers.tokenizer.networks import decoded_chunks
 from tests.helpers.small_models import CONFIGS, HOP, RATE, small_tokenizer
 from tests.helpers.speech_like import speech_like
 
