@@ -1,7 +1,7 @@
 """MP3: its frames walked from header to header, so that each is counted whatever a Xing header says of them.
 
-Where no Xing header counts right, the decoder is given one of ours in front: without, it guesses a length from the
-bitrate of the first frame and stops there.
+Where no Xing header counts right, the decoder is given one of ours in front: without one, and behind Fraunhofer's VBRI
+header, it guesses a length from the bitrate of the first frame and stops there.
 """
 
 from __future__ import annotations
@@ -166,21 +166,27 @@ def _xing(data: mmap.mmap, at: int, frame: Frame) -> tuple[int, int] | None:
         frames = int.from_bytes(body[position : position + 4]) if flags & 1 else 0
         position += 4 if flags & 1 else 0
         return frames, int.from_bytes(body[position : position + 4]) if flags & 2 else 0
-    if data[at + 36 : at + 40] == b"VBRI":
+    if _is_vbri(data, at):
         return int.from_bytes(data[at + 50 : at + 54]), int.from_bytes(data[at + 46 : at + 50])
     return None
+
+
+def _is_vbri(data: mmap.mmap, at: int) -> bool:
+    """Whether the frame at ``at`` holds Fraunhofer's header, which the decoder does not know: to it that is sound."""
+    return data[at + 36 : at + 40] == b"VBRI"
 
 
 def _part(data: mmap.mmap, walk: _Walk) -> Part:
     pieces: tuple[Piece, ...] = tuple(walk.pieces)
     if not walk.num_frames:
         raise RecordingError("no samples")
-    if walk.xing and walk.tag and walk.xing[0] == walk.num_frames:
+    if walk.xing and walk.tag and walk.xing[0] == walk.num_frames and not _is_vbri(data, walk.tag[0]):
         return Part((walk.tag, *pieces), None, believed=True)
     size = sum(stop - start for start, stop in [*walk.pieces, *([walk.tag] if walk.tag else [])])
     if walk.xing and walk.xing[0] > walk.num_frames and size < walk.xing[1]:
         raise RecordingError(_early(walk.xing[0] * walk.num_samples, walk.num_frames * walk.num_samples))
-    promised = walk.xing[0] * walk.num_samples if walk.xing and walk.xing[0] else None
+    counts_wrongly = walk.xing is not None and walk.xing[0] not in (0, walk.num_frames)
+    promised = walk.xing[0] * walk.num_samples if walk.xing and counts_wrongly else None
     header = _own_xing(data[walk.pieces[0][0] : walk.pieces[0][0] + 4], walk.num_frames)
     return Part((*([header] if header else []), *pieces), promised)
 

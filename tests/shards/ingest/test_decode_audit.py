@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from syllabary.shards.ingest.decoding.decoder import Decoder, parts_of
+from syllabary.shards.ingest.decoding.decoder import Decoder, is_audio, parts_of
 from syllabary.shards.ingest.decoding.flac import flac_parts
 from syllabary.shards.ingest.decoding.mpeg import frame_at
 from syllabary.shards.ingest.decoding.ogg import page_checksum
@@ -290,6 +290,35 @@ def test_an_mp3_that_ends_between_two_frames_before_its_xing_header_says_so(tmp_
 def test_a_flac_of_its_header_alone_is_no_sound(tmp_path: Path, size: int) -> None:
     rows = ingested(tmp_path, encoded("FLAC")[:size], "a.flac")
     assert (rows[0]["status"], rows[0]["num_samples"]) == ("quarantined", 0)
+
+
+@pytest.mark.parametrize("factor", [0.5, 1, 2])
+def test_a_vbri_header_counts_as_a_xing_header_does(tmp_path: Path, factor: float) -> None:
+    """Fraunhofer's, 32 bytes behind the first four, wherever the side information ends: bytes, then frames. The decoder
+    does not know it: of a file whose header counts right it would give what it guesses from the first frame, half."""
+    data = bytearray(encoded("MP3"))
+    at = xing_at(data)
+    told = int(int.from_bytes(data[at + 8 : at + 12]) * factor)
+    data[at : at + 4] = bytes(4)
+    data[36:54] = b"VBRI" + bytes(6) + len(data).to_bytes(4) + told.to_bytes(4)
+    promised, decoded, notes = decode(tmp_path, bytes(data))
+    assert promised == (told * 576 if factor != 1 else decoded) and bool(notes) == (factor != 1)
+    whole = int(told / factor) * 576
+    assert whole - 576 <= decoded <= whole
+
+
+@pytest.mark.parametrize("parity", [0, 1])
+def test_a_stream_of_flac_is_found_behind_another_at_any_byte(tmp_path: Path, parity: int) -> None:
+    first = next(data for seed in range(99) if len(data := encoded("FLAC", seed=seed)) % 2 == parity)
+    second = encoded("FLAC", seconds=1, seed=5)
+    assert decode(tmp_path, first + second)[1] == LENGTH + RATE
+    assert [part.pieces[0][0] for part in parts_of(tmp_path / "x.bin")] == [0, len(first)]
+
+
+@pytest.mark.parametrize("fmt", ["FLAC", "OGG", "AIFF", "AU", "CAF", "W64", "RF64", "NIST", "WAV", "MP3"])
+def test_the_first_bytes_tell_what_is_audio(fmt: str) -> None:
+    assert is_audio(encoded(fmt)[:4096])
+    assert not is_audio(b"x" + encoded(fmt)[:4096])
 
 
 def test_an_mp3_behind_zeros_and_tags_is_decoded(tmp_path: Path) -> None:
