@@ -96,7 +96,7 @@ def draw(panels: Sequence[tuple[str, list[Line]]]) -> bytes:
             axis.semilogx(*zip(*line, strict=True), marker="o", color="#2b6cb0")
         axis.set(title=title, xlabel="CPU-hours")
         shown = [lines[0][0][0], *(line[-1][0] for line in lines)]  # a logarithm's own ticks overlap
-        axis.set_xticks(shown, [f"{hours:.2f}" for hours in shown])
+        axis.set_xticks(shown, [f"{hours:.2f}" for hours in shown], fontsize=7)
         axis.xaxis.set_minor_formatter("")
         axis.grid(visible=True, which="both", alpha=0.3)
     picture = io.BytesIO()
