@@ -31,6 +31,7 @@ class Server:
     keyless_pages: bool = False  # IsTruncated without a token
     ends_early: int = 0  # keys after which IsTruncated is false
     same_page: bool = False  # the token is ignored
+    unsent: int = 0  # keys of a page that are counted and not sent
     good_key: str = ""  # only this access key is accepted; others have expired
     after: int = 0  # requests that are answered before keys expire
     lost_answers: int = 0  # PUTs that are stored and answered with 500
@@ -53,7 +54,7 @@ class Server:
             for key in own
         )
         return (
-            f'<?xml version="1.0"?><ListBucketResult><Name>b</Name><KeyCount>{len(own)}</KeyCount>'
+            f'<?xml version="1.0"?><ListBucketResult><Name>b</Name><KeyCount>{len(own) + self.unsent}</KeyCount>'
             "<MaxKeys>1000</MaxKeys>"
             f"<EncodingType>url</EncodingType><IsTruncated>{str(truncated).lower()}</IsTruncated>{token}{rows}"
             "</ListBucketResult>"
@@ -185,6 +186,7 @@ FAULTS = {
     "cut off without a mark": {"keyless_pages": True, "page": 1000},
     "1,001 keys on its last page": {"ends_early": 1001},
     "the same page again": {"same_page": True, "page": 1000},
+    "1,003 keys promised and 1,000 sent": {"unsent": 3, "page": 1000},
 }
 
 
