@@ -153,7 +153,7 @@ def require_whole(data: mmap.mmap) -> None:
 def _end_of(data: mmap.mmap, head: bytes) -> int | None:
     if head[:4] == b"FORM":
         size = int.from_bytes(head[4:8])
-        return None if size in _UNKNOWN else _end_of_form(data, 8 + size)
+        return None if size in _UNKNOWN else end_of_form(data, 8 + size)
     if head[:4] in (b".snd", b"dns."):
         order = ">" if head[:4] == b".snd" else "<"
         start, size = struct.unpack(order + "II", head[4:12])
@@ -172,7 +172,7 @@ def _end_of(data: mmap.mmap, head: bytes) -> int | None:
     return None
 
 
-def _end_of_form(data: mmap.mmap, stop: int) -> int:
+def end_of_form(data: mmap.mmap | bytes, stop: int) -> int:
     """Of an AIFF that says that it ends at ``stop``: there, or where what follows its sound is no chunk."""
     at, has_sound = 12, False
     while at + 8 <= min(stop, len(data)):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from syllabary.shards.ingest.decoding.chunks import end_of_form
 from syllabary.shards.ingest.decoding.decoder import Decoder, is_audio, parts_of
 from syllabary.shards.ingest.decoding.flac import flac_parts
 from syllabary.shards.ingest.decoding.mpeg import frame_at
@@ -155,6 +156,15 @@ def test_no_size_in_a_header_that_is_too_small_loses_sound(tmp_path: Path, fmt: 
             except RecordingError as error:
                 assert any(character.isdigit() for character in str(error)) or "not readable" in str(error)
     assert changed or fmt == "NIST"  # its numbers are words
+
+
+@pytest.mark.parametrize(("size", "is_chunk"), [(10, True), (11, True), (12, False), (20, False)])
+def test_what_follows_the_sound_of_an_aiff_is_a_chunk_where_it_ends_with_its_form(size: int, is_chunk: bool) -> None:
+    """Or one byte behind it: writers differ in whether the last chunk's padding counts."""
+    sound = b"FORM\0\0\0\0AIFF" + b"SSND" + (4).to_bytes(4, "big") + bytes(4)
+    stop = len(sound) + 8 + 10
+    data = sound + b"ANNO" + size.to_bytes(4, "big") + bytes(40)
+    assert end_of_form(data, stop) == (stop if is_chunk else len(sound))
 
 
 @pytest.mark.parametrize("fmt", ["AIFF", "CAF", "AU"])

@@ -149,7 +149,7 @@ def test_an_utterance_of_just_that_length_is_long_enough() -> None:
 def test_another_speed_is_that_of_the_ordinary_loader_to_interpolation(shards) -> None:
     clips = ClipMaker(960, 120, AugmentConfig(speed_percent=12))
     read, kept = _both(shards, clips, RankShare(0, 1, 4, 1))
-    changed = 0
+    changed = padded = 0
     for _ in range(6):
         one, other = read.take()[0], kept.take()[0]
         assert one.slots == other.slots
@@ -159,7 +159,10 @@ def test_another_speed_is_that_of_the_ordinary_loader_to_interpolation(shards) -
             a, b = one.waveform[row, 40:length], other.waveform[row, 40:length]
             assert torch.corrcoef(torch.stack([a, b]))[0, 1] > 0.97
             changed += not torch.equal(a, b)
-    assert changed >= 4
+            beyond = other.waveform[row, int(other.num_samples[row]) :]
+            padded += len(beyond)
+            assert not beyond.any()
+    assert changed >= 4 and padded
     read.close()
 
 
