@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -29,8 +29,7 @@ from syllabary.shards.store import Folder
 INDEX_VERSION = "1"
 _VERSION_KEY = b"syllabary.index_version"
 _READERS = 16
-_BLOCK = tarfile.BLOCKSIZE
-_END = bytes(2 * _BLOCK)
+TAR_END = bytes(2 * tarfile.BLOCKSIZE)
 SPLITS = ("train", "valid", "test")
 
 INDEX_SCHEMA = pa.schema(
@@ -151,6 +150,20 @@ def list_shards(shards_uri: str, *, splits: Iterable[str] | None = None) -> list
     return names
 
 
+def write_member(tar: BinaryIO, name: str, data: bytes) -> int:
+    """Append a file to a tar that is being written; returns the offset of its first byte.
+
+    ``tarfile.TarFile`` gives the same bytes and keeps an object of a kilobyte for every member.
+    """
+    header = tarfile.TarInfo(name)
+    header.size = len(data)
+    tar.write(header.tobuf(tarfile.USTAR_FORMAT))
+    offset = tar.tell()
+    tar.write(data)
+    tar.write(bytes(-len(data) % tarfile.BLOCKSIZE))
+    return offset
+
+
 class ShardWriter:
     """Writes samples to a tar file; :meth:`mark` and :meth:`rollback` take back the last ones."""
 
@@ -164,13 +177,13 @@ class ShardWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is None:
-            self._file.write(_END)
+            self._file.write(TAR_END)
         self._file.close()
 
     def add(self, key: str, flac: bytes, metadata: Mapping[str, Any]) -> int:
         """Append one sample; returns the offset in the tar of the FLAC file's first byte."""
-        offset = self._member(f"{key}.flac", flac)
-        self._member(f"{key}.json", canonical_json(dict(metadata)))
+        offset = write_member(self._file, f"{key}.flac", flac)
+        write_member(self._file, f"{key}.json", canonical_json(dict(metadata)))
         return offset
 
     def mark(self) -> int:
@@ -181,16 +194,6 @@ class ShardWriter:
         """Take back every sample added since ``mark``."""
         self._file.seek(mark)
         self._file.truncate()
-
-    def _member(self, name: str, data: bytes) -> int:
-        header = tarfile.TarInfo(name)
-        header.size = len(data)
-        header.mode = 0o644
-        self._file.write(header.tobuf(tarfile.USTAR_FORMAT))
-        offset = self._file.tell()
-        self._file.write(data)
-        self._file.write(bytes(-len(data) % _BLOCK))
-        return offset
 
 
 def iter_shard(shards_uri: str, shard: str, part: pa.Table | None = None) -> Iterator[tuple[dict[str, Any], bytes]]:

@@ -105,7 +105,7 @@ def earlier_trainings(earlier: str, run: str) -> list[str]:
     digest = initial_digest(earlier, validate(Folder(run).read_json(CONFIG)))
     if begun != digest:
         raise InputError(
-            f"{run} did not begin with {earlier}", value=begun[:12], expected=digest[:12], fix="name the one"
+            f"{run} did not begin with {earlier}", value=begun[:12], expected=digest[:12], fix="name what it began with"
         )
     lines = iter(Folder(earlier).read(CARD).decode().splitlines())
     if TRAININGS not in lines:  # goes on to the line after it

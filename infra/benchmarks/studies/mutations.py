@@ -478,11 +478,29 @@ def rounds_of(mutation: Mutation, limit_s: float, *, only_near: bool) -> Iterato
 
 
 def try_on(project: Copy, mutation: Mutation, tests: list[str]) -> dict[str, object]:
-    """The row of a change that is tried on the tests that somebody chose for it."""
-    begin = time.monotonic()
+    """The outcome of a change that is tried on the tests that somebody chose for it."""
     outcome, by = project.tried(mutation, tests, 900, 300)
-    return {"key": mutation.key, **vars(mutation), "outcome": outcome, "test": by, "tried_on": tests,
-            "seconds": round(time.monotonic() - begin, 1)}  # fmt: skip
+    return {"outcome": outcome, "test": by, "tried_on": tests}
+
+
+def try_on_those_that_reach(project: Copy, mutation: Mutation, limit_s: float, *, only_near: bool) -> dict[str, object]:
+    """The outcome of a change that is tried on the tests that were seen to reach it, the nearest first."""
+    outcome, by, num_tests, num_left_out = "untested", "", 0, 0
+    rounds = list(rounds_of(mutation, limit_s, only_near=only_near))
+    everything = [name for names, _ in rounds for name in names]
+    for names, budget_s, guessed in (*((*own, False) for own in rounds), (everything, limit_s, True)):
+        if guessed and num_tests:
+            break
+        known = project.calls(names)
+        tests, left_out = tests_of(mutation, known, budget_s, guessed=guessed)
+        if not tests:
+            continue
+        longest_s = 60 + 3 * sum(known.seconds[test] for test in tests)
+        outcome, by = project.tried(mutation, tests, longest_s, min(longest_s, 300))
+        num_tests, num_left_out = num_tests + len(tests), num_left_out + left_out
+        if outcome != "survived":
+            break
+    return {"outcome": outcome, "test": by, "num_tests": num_tests, "num_left_out": num_left_out}
 
 
 def main() -> None:
@@ -512,31 +530,16 @@ def main() -> None:
     project = Copy(arguments.out)
     given = None if arguments.tests is None else json.loads(arguments.tests.read_text())
     for number, mutation in enumerate(chosen, 1):
-        if given is not None:
-            is_caught = done.get(mutation.key, {}).get("outcome") == "caught"
-            if str(number) not in given or is_caught:
-                continue
-            done[mutation.key] = try_on(project, mutation, given[str(number)])
-            with path.open("a") as file:
-                file.write(json.dumps(done[mutation.key]) + "\n")
-        elif mutation.key not in done:
-            begin, outcome, by, num_tests, num_left_out = time.monotonic(), "untested", "", 0, 0
-            rounds = list(rounds_of(mutation, arguments.limit_s, only_near=arguments.near))
-            everything = [name for names, _ in rounds for name in names]
-            for names, budget_s, guessed in (*((*own, False) for own in rounds), (everything, arguments.limit_s, True)):
-                if guessed and num_tests:
-                    break
-                known = project.calls(names)
-                tests, left_out = tests_of(mutation, known, budget_s, guessed=guessed)
-                if not tests:
-                    continue
-                longest_s = 60 + 3 * sum(known.seconds[test] for test in tests)
-                outcome, by = project.tried(mutation, tests, longest_s, min(longest_s, 300))
-                num_tests, num_left_out = num_tests + len(tests), num_left_out + left_out
-                if outcome != "survived":
-                    break
-            row = {"key": mutation.key, **vars(mutation), "outcome": outcome, "test": by, "num_tests": num_tests,
-                   "num_left_out": num_left_out, "seconds": round(time.monotonic() - begin, 1)}  # fmt: skip
+        before = done.get(mutation.key)
+        if given is not None and (str(number) not in given or (before and before["outcome"] == "caught")):
+            continue
+        if given is not None or before is None:
+            begin = time.monotonic()
+            if given is not None:
+                found = try_on(project, mutation, given[str(number)])
+            else:
+                found = try_on_those_that_reach(project, mutation, arguments.limit_s, only_near=arguments.near)
+            row = {"key": mutation.key, **vars(mutation), **found, "seconds": round(time.monotonic() - begin, 1)}
             done[mutation.key] = row
             with path.open("a") as file:
                 file.write(json.dumps(row) + "\n")

@@ -59,7 +59,8 @@ def cut(shards: str, out: Path, count: int, seconds: float) -> None:
     out.mkdir(parents=True, exist_ok=True)
     for number, row in enumerate(list(rows.values())[:count]):
         samples, rate = audio.decode(dataset.read_utterance(shards, row))
-        assert rate == RATE, f"{rate} Hz"
+        if rate != RATE:
+            raise SystemExit(f"{shards} has {rate} Hz; expected {RATE}")
         soundfile.write(out / f"{number:02}.wav", samples[: int(seconds * RATE)], RATE)
 
 

@@ -36,10 +36,8 @@ def write_megatron(target: Target, tapes: Tapes) -> Totals:
         return totals
     with tempfile.TemporaryFile() as lengths:
         with store.publishing(target.uri(f"{target.split}.bin")) as path, path.open("wb") as out:
-            tapes, first = (
-                itertools.chain(iter([first]), tapes),
-                None,
-            )  # held by the iterator alone, until it is written
+            tapes = itertools.chain(iter([first]), tapes)
+            del first  # held by the iterator alone, until it is written
             for _, tape in tapes:
                 ids, own = with_separators_behind(tape)
                 out.write(ids.astype(ids.dtype.newbyteorder("<"), copy=False).data)

@@ -11,24 +11,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-AddMember = Callable[[str, bytes], None]
+from syllabary.shards.dataset import TAR_END, write_member
+
+AddMember = Callable[[str, bytes], int]
 
 
 @contextmanager
 def writing_tar(path: Path) -> Iterator[AddMember]:
-    """A function that appends a file of a name to the tar at ``path``; nothing of it stays in memory.
-
-    ``tarfile.TarFile`` keeps an object for every member, a kilobyte each.
-    """
+    """A function that appends a file of a name to the tar at ``path``; nothing of it stays in memory."""
     with path.open("wb") as out:
-
-        def add(name: str, data: bytes) -> None:
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            out.write(member.tobuf(tarfile.USTAR_FORMAT) + data + bytes(-len(data) % tarfile.BLOCKSIZE))
-
-        yield add
-        out.write(bytes(2 * tarfile.BLOCKSIZE))
+        yield lambda name, data: write_member(out, name, data)
+        out.write(TAR_END)
         out.write(bytes(-out.tell() % tarfile.RECORDSIZE))
 
 
