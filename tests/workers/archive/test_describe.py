@@ -53,8 +53,11 @@ def test_hugging_face_gives_the_tokens_and_by_name_the_ledger(
     assert [row["tokens"] for row in tokens["valid"]] == [row["tokens"] for row in rows]
     ledger = datasets.load_dataset(str(archive), name="ledger", cache_dir=str(tmp_path / "cache"))
     assert set(ledger["train"]["status"]) == {"tokenized"} and len(ledger["train"]) == 8
-    streamed = next(iter(datasets.load_dataset(str(archive), split="valid", streaming=True)))
-    assert streamed["utterance_id"] == rows[0]["utterance_id"] and streamed["tokens"] == rows[0]["tokens"]
+    # to its end: a stream left early can end the process (docs/troubleshooting.md), and a test's worker with it
+    streamed = list(datasets.load_dataset(str(archive), split="valid", streaming=True))
+    assert [(row["utterance_id"], row["tokens"]) for row in streamed] == [
+        (row["utterance_id"], row["tokens"]) for row in rows
+    ]
 
 
 def test_croissant_is_valid_and_its_records_are_the_tokens(archive: Path) -> None:
