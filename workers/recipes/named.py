@@ -140,7 +140,10 @@ def _spectral(
     return ModelConfig(
         encoder=EncoderConfig(sample_rate=SAMPLE_RATE_16K, window_s=window_s, front_end=front_end, conformer=conformer),
         jepa=JepaConfig(
-            predictor=PredictorConfig(conv_kernel=SHORT_KERNEL, positions="rotary", reach=NEAR), mask_at="input"
+            predictor=PredictorConfig(conv_kernel=SHORT_KERNEL, positions="rotary", reach=NEAR),
+            mask_at="input",
+            variance_weight=0.2,  # enough to keep the latents' rank, and the voice with it (decision 0025)
+            covariance_weight=0.01,
         ),
         decoder=decoder.model_copy(update={"formant_gain": FORMANT_GAIN}),
         discriminator=DiscriminatorConfig(
