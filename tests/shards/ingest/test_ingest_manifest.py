@@ -13,6 +13,7 @@ from syllabary.shards import store
 from syllabary.shards.dataset import read_index, shard_uri
 from syllabary.shards.errors import ConflictError, InputError, NotFoundError
 from syllabary.shards.ingest.recordings import Recording
+from syllabary.shards.ingest.sources.lines import _location as location_of
 from syllabary.shards.ingest.sources.listing import list_source, tell_source
 from tests.helpers.ingest_testing import RATE, config, ledger_of, outcomes, shard, tone, write_audio
 
@@ -141,6 +142,20 @@ def test_a_manifest_on_s3_gives_the_bytes_of_the_same_manifest_on_disk(tmp_path:
     name = remote["shard"][0].as_py()
     tars = [store.read_bytes(shard_uri(uri, name)) for uri in (str(tmp_path / "out"), f"{bucket}/out")]
     assert tars[0] == tars[1]
+
+
+@pytest.mark.parametrize(
+    ("lies_at", "path", "location"),
+    [
+        ("/lists/a.jsonl", "b.flac", "/lists/b.flac"), ("/lists/a.jsonl", "/abs/b.flac", "/abs/b.flac"),
+        ("/lists/a.jsonl", "s3://other/b.flac", "s3://other/b.flac"),
+        ("s3://bucket/lists/a.jsonl", "c/b.flac", "s3://bucket/lists/c/b.flac"),
+        ("s3://bucket/lists/a.jsonl", "/abs/b.flac", "/abs/b.flac"),
+        ("s3://bucket/lists/a.jsonl", "s3://other/b.flac", "s3://other/b.flac"),
+    ],
+)  # fmt: skip
+def test_what_a_list_names_lies_beside_it_or_where_it_says(lies_at: str, path: str, location: str) -> None:
+    assert location_of(lies_at, path) == location
 
 
 def test_what_lies_at_s3_is_a_file_a_folder_or_nothing(s3: Any) -> None:

@@ -12,6 +12,7 @@ import torch
 from syllabary.shards import store
 from syllabary.shards.errors import StorageError
 from syllabary.workers.training import loop
+from syllabary.workers.training.checkpoints import CheckpointStore
 from syllabary.workers.training.data.clips import Batch
 from syllabary.workers.training.history import History
 from syllabary.workers.training.loop import Run
@@ -93,3 +94,22 @@ def test_what_a_logged_stretch_took_stays_in_the_metrics(tmp_path: Path) -> None
     timing = {name: run.history.series("timing", name) for name in ("step_s", "audio_s_per_s", "eta_s")}
     assert timing == {"step_s": ([6], [2.0]), "audio_s_per_s": ([6], [1.5]), "eta_s": ([6], [8.0])}
     assert str(said[0]).startswith("6/10 steps · mel 0.5000")
+
+
+def test_of_a_checkpoint_that_cannot_be_committed_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its files fill a disk that is full already."""
+
+    def full(self: CheckpointStore, manifest: object) -> None:
+        raise StorageError("the disk is full")
+
+    run, _ = run_of(tmp_path)
+    run.step, run.loader, run.train = 2, cast(Any, Loader()), cast(Any, SimpleNamespace(keep_checkpoints=1))
+    stage: Any = SimpleNamespace(engines={}, headline="loss")
+    assert loop._store(stage, run) is None
+    kept = run.checkpoints.folder.list()
+    run.step = 4
+    monkeypatch.setattr(CheckpointStore, "commit", full)
+    assert loop._store(stage, run) == "the disk is full"
+    assert run.checkpoints.folder.list() == kept and {file.name.partition("/")[0] for file in kept} == {"step-00000002"}
