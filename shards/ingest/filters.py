@@ -47,7 +47,7 @@ def within_full_scale(samples: Samples, config: IngestConfig) -> tuple[Samples, 
 
 def clipping_percent(samples: Samples) -> float:
     """Share of the samples at full scale, in percent."""
-    return 100 * float(np.count_nonzero(np.abs(samples) >= _CLIPPED)) / max(1, len(samples))
+    return 100 * float(np.count_nonzero(np.abs(samples) > _CLIPPED)) / max(1, len(samples))
 
 
 def estimate_snr_db(samples: Samples, rate: int) -> float:

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from syllabary.shards.audio import to_int16
 from syllabary.shards.ingest.config import IngestConfig
 from syllabary.shards.ingest.filters import clipping_percent, estimate_snr_db, reject
 
@@ -18,6 +19,14 @@ def test_only_the_outermost_16_bit_steps_are_clipped() -> None:
     steps = np.array([32767, -32767, -32768, 32766, -32766, 16384, 0, 100], np.float32)
     assert clipping_percent(steps / 32768) == 100 * 3 / 8
     assert clipping_percent(np.zeros(0, np.float32)) == 0
+
+
+def test_what_is_stored_as_an_outermost_step_is_clipped() -> None:
+    """Of a source of 24 bits too: what rounds to the step before is not at full scale."""
+    samples = np.array([32766.25, 32766.5, 32766.75, -32766.5, -32766.75, -32767.5], np.float32) / np.float32(32768)
+    clipped = np.abs(to_int16(samples).astype(int)) >= 32767
+    assert [clipping_percent(sample) == 100 for sample in samples[:, None]] == clipped.tolist()
+    assert clipped.tolist() == [False, False, True, False, True, True]
 
 
 def frames(*levels: float) -> np.ndarray:

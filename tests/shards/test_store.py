@@ -102,6 +102,16 @@ def test_unusable_uris_are_refused(uri: str) -> None:
         store.normalize(uri)
 
 
+def test_a_reader_goes_to_a_place_from_the_start_the_position_or_the_end(root: str) -> None:
+    """As often as asked: a shard is read by the places of its samples."""
+    store.publish_bytes(store.join(root, "x"), bytes(range(200)))
+    with store.open_read(store.join(root, "x"), block_size=64) as file:
+        for place, expected in (((50,), 50), ((20,), 20), ((-10, os.SEEK_CUR), 11), ((-180, os.SEEK_END), 20)):
+            file.seek(*place)
+            assert file.read(1) == bytes([expected])
+        assert file.tell() == 21
+
+
 def test_wrong_keys_name_the_variables_to_check(s3, monkeypatch: pytest.MonkeyPatch) -> None:
     bucket = s3.bucket()
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")

@@ -75,7 +75,7 @@ class ParquetStream:
         name, verdict, detail = self._name(file, path, row), "", ""
         if not audio:
             verdict, detail = "quarantined", "no audio in this row: its bytes lie elsewhere" if path else "no audio"
-        speaker = said.pop("speaker") or speaker_above(name)
+        speaker = said.pop("speaker") or speaker_above(path or "")
         self._num, self._num_unknown = self._num + 1, self._num_unknown + (speaker == UNKNOWN)
         extra = extra_json(values | ({"duration": duration_s} if duration_s is not None else {}))
         recording = Recording(

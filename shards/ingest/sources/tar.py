@@ -244,11 +244,9 @@ class _HashingReader:
         self._head = self._read(size)
         return self._head
 
-    def read(self, size: int = -1) -> bytes:
+    def read(self, size: int) -> bytes:
         """As a file's, of all that passes."""
         head, self._head = self._head, b""
-        if size < 0:
-            return head + b"".join(iter(lambda: self._read(_BLOCK_BYTES), b""))
         if len(head) > size:
             head, self._head = head[:size], head[size:]
             return head

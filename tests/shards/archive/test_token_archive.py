@@ -17,6 +17,7 @@ from syllabary.shards.archive import parts as token_archive
 from syllabary.shards.archive.encoding import PLAIN, encoding_of, encodings_of
 from syllabary.shards.archive.packing import Packing
 from syllabary.shards.archive.parts import ArchiveFormat, PartMetadata, open_part
+from syllabary.shards.archive.thrift import read_struct
 from syllabary.shards.archive.where import parse_where
 from syllabary.shards.dataset import INDEX_SCHEMA
 from syllabary.shards.errors import ConflictError, DamageError, FormatError, VersionError
@@ -74,6 +75,21 @@ def test_a_part_is_written_as_its_archive_says_and_its_pages_are_checksummed(enc
     data[tokens.data_page_offset + tokens.total_compressed_size // 2] ^= 1
     with pytest.raises(OSError, match="CRC checksum"):
         open_part(io.BytesIO(bytes(data)), "part").read_row_group(0, columns=["tokens"])
+
+
+@pytest.mark.parametrize(("column", "level"), [("tokens.list.element", 4), ("utterance_id", 10)])
+def test_pages_of_a_compact_part_are_compressed_as_hard_as_decided(tmp_path: Path, column: str, level: int) -> None:
+    """As pyarrow's own codec does it at that level (decision 0007)."""
+    make_archive(str(tmp_path), ("train-000000",), form=replace(FORMAT, encoding="compact"))
+    path = tmp_path / "parts/train-000000.parquet"
+    group = pq.ParquetFile(path).metadata.row_group(0)
+    chunk = next(c for c in map(group.column, range(group.num_columns)) if c.path_in_schema == column)
+    header, at = read_struct(path.read_bytes(), chunk.data_page_offset)
+    (_, num_bytes), (_, num_compressed) = header[2], header[3]
+    page = path.read_bytes()[at : at + num_compressed]
+    content = pa.Codec("brotli").decompress(page, num_bytes)
+    assert page == pa.Codec("brotli", compression_level=level).compress(content, asbytes=True)
+    assert page != pa.Codec("brotli", compression_level=level + 1).compress(content, asbytes=True)
 
 
 def test_storage_places_of_the_shard_are_not_carried_and_the_rest_is(archive: tuple[Path, dict]) -> None:

@@ -444,12 +444,16 @@ def test_the_size_of_the_whole_riff_is_not_believed(tmp_path: Path, size: int) -
     assert decode(tmp_path, data[:4] + struct.pack("<I", size) + data[8:]) == (RATE, RATE, [])
 
 
-def test_adpcm_is_as_long_as_its_fact_chunk_says(tmp_path: Path) -> None:
-    data = bytearray(encoded("WAV", "IMA_ADPCM"))
+@pytest.mark.parametrize(
+    ("subtype", "padded"), [("IMA_ADPCM", 32_544), ("MS_ADPCM", 32_384), ("GSM610", 32_000), ("G721_32", 32_040)]
+)
+def test_what_is_coded_in_blocks_is_as_long_as_its_fact_chunk_says(tmp_path: Path, subtype: str, padded: int) -> None:
+    data = bytearray(encoded("WAV", subtype))
     at = data.find(b"fact") + 8
-    assert decode(tmp_path, bytes(data))[1] == 32_544, "the last block is padded"
-    data[at : at + 4] = struct.pack("<I", LENGTH)
-    assert stored(ingested(tmp_path, bytes(data), "a.wav")) == LENGTH
+    data[at : at + 4] = bytes(4)
+    assert decode(tmp_path, bytes(data))[1] == padded, "the last block is padded"
+    data[at : at + 4] = struct.pack("<I", LENGTH - 9)
+    assert stored(ingested(tmp_path, bytes(data), "a.wav")) == LENGTH - 9
 
 
 def test_a_huge_promise_takes_no_memory(tmp_path: Path) -> None:

@@ -11,12 +11,15 @@ import webdataset
 
 from syllabary.shards.audio import decode
 from syllabary.shards.dataset import iter_shard, list_shards, read_index, read_utterance, shard_uri
+from syllabary.shards.ingest.cutting import write_shard
+from syllabary.shards.ingest.ingest import FILES
 from tests.helpers.ingest_testing import (
     RATE,
     config,
     ledger_of,
     librilight_json,
     outcomes,
+    plan_source,
     shard,
     tone,
     tree,
@@ -215,6 +218,18 @@ def test_a_damaged_file_is_nobodys_original(tmp_path: Path) -> None:
     shard(tmp_path / "in", tmp_path / "out", config(coverage="all", drop_duplicates=True))
     assert outcomes(tmp_path / "out", "b") == {("shard", "")}
     assert {status for status, _ in outcomes(tmp_path / "out", "a")} == {"quarantined"}
+
+
+def test_a_shard_tells_what_became_of_its_recordings(tmp_path: Path) -> None:
+    write_audio(tmp_path / "in" / "a.flac", tone(2))
+    for name in ("b.flac", "c.flac"):
+        (tmp_path / "in" / name).write_bytes(b"no sound")
+    settings = config(coverage="all", max_utterance_s=9)
+    (plan,) = plan_source(tmp_path / "in", tmp_path / "out", settings)
+    told = write_shard(str(tmp_path / "out"), plan, settings, FILES)
+    reason = told.pop("reason")
+    assert told == {"shard": plan.shard, "num_utterances": 1, "num_quarantined": 2, "duration_s": 2.0}
+    assert "not readable" in reason
 
 
 def test_a_speaker_is_on_one_side_and_adding_data_moves_nobody(corpus: Path, tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ from syllabary.shards import store
 from syllabary.shards.dataset import read_index, shard_uri
 from syllabary.shards.errors import ConflictError, InputError, NotFoundError
 from syllabary.shards.ingest.recordings import Recording
+from syllabary.shards.ingest.sources.lines import _location as location_of
 from syllabary.shards.ingest.sources.listing import list_source, tell_source
-from tests.helpers.ingest_testing import RATE, config, outcomes, shard, tone, write_audio
+from tests.helpers.ingest_testing import RATE, config, ledger_of, outcomes, shard, tone, write_audio
 
 
 def list_manifest(uri: str) -> list[Recording]:
@@ -54,6 +55,14 @@ def test_the_part_is_the_right_part(tmp_path: Path) -> None:
     (row,) = read_index(str(tmp_path / "out")).to_pylist()
     source, _ = soundfile.read(tmp_path / "a.flac", dtype="float32")
     assert (decode(read_utterance(str(tmp_path / "out"), row))[0] == source[36_000:64_000]).all()
+
+
+def test_what_a_list_says_of_a_part_is_what_it_promises(tmp_path: Path) -> None:
+    write_audio(tmp_path / "a.flac", tone(6))
+    parts = [{"start_s": 2.25, "end_s": 4}, {"end_s": 1.5}, {"start_s": 5}]
+    shard(manifest(tmp_path, *({"path": "a.flac", **part} for part in parts)), tmp_path / "out", config(coverage="all"))
+    promised = {row["recording_id"]: row["promised_samples"] for row in ledger_of(tmp_path / "out")}
+    assert promised == {"a#2.25-4": 1.75 * RATE, "a#0-1.5": 1.5 * RATE, "a#5-end": None}
 
 
 def test_missing_files_and_spans_without_audio_are_quarantined(tmp_path: Path) -> None:
@@ -133,6 +142,20 @@ def test_a_manifest_on_s3_gives_the_bytes_of_the_same_manifest_on_disk(tmp_path:
     name = remote["shard"][0].as_py()
     tars = [store.read_bytes(shard_uri(uri, name)) for uri in (str(tmp_path / "out"), f"{bucket}/out")]
     assert tars[0] == tars[1]
+
+
+@pytest.mark.parametrize(
+    ("lies_at", "path", "location"),
+    [
+        ("/lists/a.jsonl", "b.flac", "/lists/b.flac"), ("/lists/a.jsonl", "/abs/b.flac", "/abs/b.flac"),
+        ("/lists/a.jsonl", "s3://other/b.flac", "s3://other/b.flac"),
+        ("s3://bucket/lists/a.jsonl", "c/b.flac", "s3://bucket/lists/c/b.flac"),
+        ("s3://bucket/lists/a.jsonl", "/abs/b.flac", "/abs/b.flac"),
+        ("s3://bucket/lists/a.jsonl", "s3://other/b.flac", "s3://other/b.flac"),
+    ],
+)  # fmt: skip
+def test_what_a_list_names_lies_beside_it_or_where_it_says(lies_at: str, path: str, location: str) -> None:
+    assert location_of(lies_at, path) == location
 
 
 def test_what_lies_at_s3_is_a_file_a_folder_or_nothing(s3: Any) -> None:

@@ -342,6 +342,13 @@ def test_kaldi_segments_are_parts_of_recordings(tmp_path: Path) -> None:
     assert found.notes == ["1 recordings of wav.scp are in no segment and left out"]
 
 
+def test_utt2dur_of_kaldi_is_the_length_of_whole_recordings(tmp_path: Path) -> None:
+    tables = {"wav_scp": "u1 a/1.flac\nu2 b.wav\n", "utt2dur": "u1 2.5\n"}
+    assert [own.duration_s for own in listed(kaldi_folder(tmp_path / "k", **tables)).recordings] == [2.5, None]
+    tables |= {"segments": "u1 u1 0 1\nu2 u2 1 2\n"}
+    assert [own.duration_s for own in listed(kaldi_folder(tmp_path / "k", **tables)).recordings] == [None, None]
+
+
 @pytest.mark.parametrize(
     ("tables", "message"),
     [

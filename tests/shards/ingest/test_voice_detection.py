@@ -37,6 +37,18 @@ def test_each_stretch_of_speech_is_found_with_a_margin_and_a_click_is_none(
     assert found == [(17, 43), (57, 73), (107, 120)]
 
 
+def test_speech_that_begins_with_the_recording_is_judged_from_its_first_frame(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five frames are just more than half of the nine around each; they keep three more behind."""
+    monkeypatch.setattr(webrtcvad, "Vad", Loud)
+    for num_frames, expected in ((5, [(0, 0.24)]), (4, [])):
+        wave = np.zeros(40 * FRAME, np.float32)
+        wave[: num_frames * FRAME] = 0.5
+        write_audio(tmp_path / "a.wav", wave, RATE)
+        assert detect_speech(tmp_path / "a.wav", 2) == expected
+
+
 def test_silence_and_no_whole_frame_have_no_speech(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(webrtcvad, "Vad", Loud)
     for name, wave in (("silent.wav", np.zeros(10 * FRAME)), ("short.wav", np.full(FRAME - 1, 0.5))):

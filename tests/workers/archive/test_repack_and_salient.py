@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -15,6 +18,7 @@ from syllabary.shards.archive.packing import Packing
 from syllabary.shards.archive.reader import ArchiveReader
 from syllabary.shards.errors import ConflictError, DamageError, InputError, NotFoundError
 from syllabary.workers.archive import repack as repack_module
+from syllabary.workers.archive import salient as salient_module
 from syllabary.workers.archive.repack import choice_figures, repack
 from syllabary.workers.archive.salient import salience_threshold, salient
 from syllabary.workers.control.jobs import RepackJob, SalientJob
@@ -131,6 +135,21 @@ def test_the_top_share_is_that_share_by_salience_and_ties_by_time(archive, tmp_p
 
 def starts(folder: Path) -> dict[str, float]:
     return {row["utterance_id"]: row["start_sample"] / row["sample_rate"] for row in rows_of(folder)}
+
+
+@pytest.mark.parametrize(("limit", "num_read"), [(1, 1), (2, 1), (3, 2), (9, 3)])
+def test_no_more_spans_are_gathered_than_are_shown(limit: int, num_read: int) -> None:
+    """The others of an archive may be millions."""
+    read = []
+
+    def tables() -> Iterator[pa.Table]:
+        for number in range(3):
+            read.append(number)
+            span = {"recording_id": "r", "start_s": 1.0 * number, "end_s": number + 0.4, "salience": 9 - number}
+            yield pa.Table.from_pylist([span, span | {"start_s": number + 0.2}])
+
+    shown = salient_module._publish(SalientJob(archive="a", limit=limit), cast(Any, None), tables())
+    assert [span["start_s"] for span in shown] == [0.0, 0.2, 1.0, 1.2, 2.0, 2.2][:limit] and len(read) == num_read
 
 
 def test_threshold_of_ties_and_extremes() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 
 import matplotlib.pyplot as plt
@@ -45,6 +46,11 @@ def test_the_running_mean_of_a_short_run_halves_what_was_before(drawn: list[plt.
     assert np.allclose(lines["training, running mean"], [(1, 1), (2, 5 / 3), (3, 3)])
     assert np.array_equal(lines["validation"], [(0, 3), (3, 2.5)])
     assert drawn[0].axes[0].get_ylabel() == "loss (nats)" and picture.startswith(b"\x89PNG")
+
+
+def test_a_curve_is_sixteen_to_nine_and_fits_a_page_of_900_points() -> None:
+    picture = curves.loss_curve(history([1, 2], {}), "loss", title="a run", unit="nats")
+    assert picture[12:16] == b"IHDR" and struct.unpack(">II", picture[16:24]) == (880, 495)
 
 
 def test_the_running_mean_of_a_long_run_reaches_over_a_twentieth_of_it() -> None:

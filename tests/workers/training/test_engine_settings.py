@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MethodType
 from typing import Any
 
 import pytest
@@ -136,3 +137,44 @@ def test_a_sum_is_taken_over_all_ranks_where_there_are_several(monkeypatch, worl
     monkeypatch.setattr(engine.dist, "all_reduce", lambda values: values.add_(100))  # what the other rank has
     values = torch.tensor([1.0, 2.0])
     assert engine.sum_over_ranks(values).tolist() == expected == values.tolist()
+
+
+class _Zero:
+    """DeepSpeed's ZeRO optimizer as far as it scales losses: its own methods, without parameters and ranks."""
+
+    def __init__(self) -> None:
+        from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer as Zero
+
+        self.custom_loss_scaler, self.external_loss_scale = False, None
+        self.torch_autocast_gradscaler = self.loss_scaler = None
+        self.override_loss_scale, self.scale = (
+            MethodType(method, self) for method in (Zero.override_loss_scale, Zero.scale_if_loss)
+        )
+
+
+@pytest.mark.parametrize(("scaling", "gradient"), [(None, 3.0), (LossScale(16.0), 48.0)])
+def test_zero_scales_a_loss_by_the_factor_of_fp16_and_by_none_otherwise(scaling, gradient):
+    leaf, optimizer = torch.tensor(2.0, requires_grad=True), _Zero()
+    asked = _Engine()
+    asked.scaling, asked.optimizer = scaling, optimizer
+    asked.backward = lambda loss: (optimizer.scale(loss) if optimizer.custom_loss_scaler else loss).backward()
+    engine.backward(asked, 3 * leaf)
+    assert leaf.grad == gradient
+
+
+@pytest.mark.parametrize("universal", [False, True])
+def test_deepspeed_is_told_of_a_checkpoint_of_other_ranks_only_where_there_is_one(monkeypatch, universal):
+    import deepspeed
+    from deepspeed.runtime.config import DeepSpeedConfig
+
+    asked = {}
+
+    def initialize(config, **_):
+        asked.update(config)
+        raise InterruptedError
+
+    monkeypatch.setattr(deepspeed, "initialize", initialize)
+    part = torch.nn.Linear(1, 1)
+    with pytest.raises(InterruptedError):
+        engine.build_engine(part, [(part, 1.0)], TrainConfig(), 1e-3, load_universal=universal)
+    assert DeepSpeedConfig(asked).load_universal_checkpoint is universal

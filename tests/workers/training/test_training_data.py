@@ -232,6 +232,15 @@ def test_a_damaged_utterance_is_quarantined_and_replaced_the_same_way_each_time(
     assert 3 not in taken[0] and len(taken[0]) == 24
 
 
+def test_the_stand_ins_of_a_clip_are_those_of_its_seed_whatever_the_version(shards):
+    """A run that goes on by a later version must go on with the clips that it would have had."""
+    loader = _loader(shards)
+    for seed, expected in ((0, [0, 5, 20, 22]), (7, [22, 12, 10, 9])):
+        drawn = list(itertools.islice(loader._candidates(Slot(5, seed)), 5))
+        assert [slot.utterance for slot in drawn] == [5, *expected] and {slot.seed for slot in drawn} == {seed}
+    loader.close()
+
+
 def test_a_vanished_shard_goes_beyond_the_limit_and_stops_with_its_reason(tmp_path):
     uri = write_training_shards(str(tmp_path / "shards"))
     store.delete(dataset.shard_uri(uri, "train-000001"))
