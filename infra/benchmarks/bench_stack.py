@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -31,7 +32,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from infra.stack.services import SERVICES, answers  # noqa: E402
 from infra.stack.stack_files import Stack, open_stack  # noqa: E402
 from syllabary.shards import store  # noqa: E402
-from syllabary.shards.errors import NotFoundError  # noqa: E402
+from syllabary.shards.errors import JobError, NotFoundError  # noqa: E402
 from syllabary.workers.recipes.named import resolve  # noqa: E402
 from syllabary.workers.recipes.shipped import demo_recipe  # noqa: E402
 
@@ -83,6 +84,7 @@ def _running_stack(folder: Path) -> Iterator[Stack]:
         yield stack
         return
     print("no stack is up: this brings up one of its own and ends it\n", flush=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # whoever ends this ends the stack with it
     try:
         _timed([*_LOCAL_STACK, "up", "--folder", str(folder)])
         own = open_stack(folder)
@@ -131,8 +133,16 @@ def _timed(command: list[str]) -> tuple[Span, str]:
     started = time.time()
     ended = subprocess.run(command, cwd=ROOT, env=environment, check=False, stderr=subprocess.PIPE, text=True)
     if ended.returncode:
-        sys.exit(ended.stderr[-2000:])
+        raise JobError(f"{Path(command[0]).name} {' '.join(command[1:4])} failed: {_last_message(ended.stderr)}")
     return Span(started, time.time()), ended.stderr
+
+
+def _last_message(log: str) -> str:
+    """The last thing that a command said, whether its line is JSON or text."""
+    last = next((line for line in reversed(log.splitlines()) if line.strip()), "without a word")
+    with suppress(ValueError, KeyError, TypeError):
+        return str(json.loads(last)["message"])
+    return last
 
 
 def _last_lines(log: str) -> dict[str, float]:

@@ -34,6 +34,7 @@ from command_line import Parser, at_least, run
 
 from syllabary.shards import audio, dataset, outputs, store
 from syllabary.shards.dataset import ShardWriter
+from syllabary.shards.errors import JobError
 from syllabary.workers.cluster.memory import keep_freed_memory
 from syllabary.workers.control.jobs import TokenizeJob
 from syllabary.workers.recipes.named import resolve
@@ -131,7 +132,9 @@ def pipeline(shards: str, tokenizer: str, archive: str, num_workers: int, shard_
             sums[name] += spent
         used.append((len(list(Path(archive, "parts").glob("*.parquet"))), sums))
         time.sleep(0.5)
-    assert process.returncode == 0, said.read_text()[-2000:]
+    if process.returncode:
+        last = said.read_text().splitlines()[-5:]
+        raise JobError(f"tokenize failed: {last[-1] if last else 'without a word'}", tuple(last))
     published = sorted(p.stat().st_mtime for p in (Path(archive) / "parts").iterdir())
     seconds = published[-1] - published[num_workers - 1]
     before = next(cpu for parts, cpu in used if parts >= num_workers)

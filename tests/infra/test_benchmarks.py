@@ -183,11 +183,23 @@ def test_a_mistake_is_one_line(
 
 
 def test_the_published_structure_gives_the_same_indices_and_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What bench_codec compares is one computation: the recipe's own scale of its input included."""
+    """What bench_codec compares is one computation: the recipe's own scale of its input included.
+
+    The plain modules stand for the fused ones, which have tests of their own (tests/parity) and are slow to load.
+    """
     import torch
+
+    from syllabary.model.codec import make_generator
+    from syllabary.model.encoder import Encoder
+
+    def plain(module: torch.nn.Module, state: dict[str, torch.Tensor]) -> torch.nn.Module:
+        module.load_state_dict(state)
+        return module.eval()
 
     bench = imported("codec")
     monkeypatch.setattr(bench, "resolve", lambda _: SimpleNamespace(model=CONFIGS["waveform"]))
+    monkeypatch.setattr(bench, "build_encoder", lambda config, state, _: plain(Encoder(config.encoder), state))
+    monkeypatch.setattr(bench, "build_generator", lambda config, state, _: plain(make_generator(config), state))
     with torch.inference_mode():
         encoders, decoders, codec, _ = bench.variants("small", 0.5)
         assert codec.encoder.input_gain > 2
