@@ -68,14 +68,19 @@ check: $(READY)  ## lint, types, import contracts, dependencies
 	$(BIN)/lint-imports
 	$(BIN)/python infra/audit_dependencies.py
 
-# bench_jepa_ablation takes hours, bench_data_wait wants shards, bench_audit speech: they are run by hand, as they say.
-BENCHES := archive_scale archive_size codec decode_stream gpu listing object_store manifest packing peers scoring stack tokenize training
+# By hand: bench_jepa_ablation takes hours, bench_data_wait wants shards, bench_audit speech. See infra/benchmarks/README.md.
+BENCHES := archive_scale archive_size codec decode_stream gpu listing object_store manifest packing peers scoring tokenize training stack
 SPEECH ?=
 
 bench: $(READY)  ## the benchmarks; each prints ratios from interleaved runs; SPEECH=<folder of audio> for those of ingest
-	@for name in $(BENCHES); do echo "== $$name"; $(BIN)/python infra/benchmarks/bench_$$name.py || exit 1; done
-	@if [ -n '$(SPEECH)' ]; then echo "== ingest"; $(BIN)/python infra/benchmarks/bench_ingest.py '$(SPEECH)'; \
-	else echo "left out: ingest, which needs SPEECH=<folder of audio>"; fi
+	@if [ -n '$(SPEECH)' ] && [ ! -d '$(SPEECH)' ]; then echo "error: no such folder: '$(SPEECH)'; expected SPEECH=<folder of audio>" >&2; exit 2; fi
+	@failed=; $(if $(SPEECH),,echo "left out: ingest, which needs SPEECH=<folder of audio>";) \
+	for name in $(BENCHES) $(if $(SPEECH),ingest); do \
+	  echo "== $$name"; started=$$(date +%s); [ $$name = ingest ] && speech='$(SPEECH)' || speech=; \
+	  $(BIN)/python infra/benchmarks/bench_$$name.py $${speech:+"$$speech"} || failed="$$failed $$name"; \
+	  echo "== $$name took $$(($$(date +%s) - started)) s"; \
+	done; \
+	if [ -n "$$failed" ]; then echo "error: failed:$$failed" >&2; exit 1; fi
 
 docs: $(READY)   ## the pages that are made of the code: docs/commands.md, docs/api.md
 	$(BIN)/python -m infra.generate_pages

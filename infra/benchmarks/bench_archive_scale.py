@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from command_line import Parser, at_least, run
 
 from syllabary import open_archive
 from syllabary.shards import dataset, outputs
@@ -123,7 +124,7 @@ def steps_of(archive: str, packed: str, num_rows: int) -> dict[str, tuple[str, .
     }  # fmt: skip
 
 
-def main(folder: Path, sizes: list[int], wanted: list[str]) -> None:
+def table(folder: Path, sizes: list[int], wanted: list[str]) -> None:
     """Print a row for each size and step whose name begins with a wanted word; with none, for all."""
     print("| rows | archive MB | step | CPU-s | peak MB | |\n| --- | --- | --- | --- | --- | --- |", flush=True)
     for num_rows in sizes:
@@ -142,8 +143,8 @@ def main(folder: Path, sizes: list[int], wanted: list[str]) -> None:
 
 def parsed() -> argparse.Namespace:
     """The command line; ``--make``, ``--iterate`` and ``--filter`` are this script's own processes."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("rows", nargs="*", type=int, metavar="ROWS")
+    parser = Parser(__doc__)
+    parser.add_argument("rows", nargs="*", type=at_least(1), metavar="ROWS")
     parser.add_argument("--in", dest="folder", type=Path)
     parser.add_argument("--steps", nargs="*", default=[], metavar="WORD")
     parser.add_argument("--make", nargs=2, help=argparse.SUPPRESS)
@@ -152,7 +153,8 @@ def parsed() -> argparse.Namespace:
     return parser.parse_args()
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Do a step as a process of its own, or print the table of all."""
     options = parsed()
     sizes = options.rows or DEFAULT_ROWS
     if options.make:
@@ -163,7 +165,11 @@ if __name__ == "__main__":
         filter_by(*options.filter)
     elif options.folder:
         options.folder.mkdir(parents=True, exist_ok=True)
-        main(options.folder, sizes, options.steps)
+        table(options.folder, sizes, options.steps)
     else:
         with tempfile.TemporaryDirectory() as made:
-            main(Path(made), sizes, options.steps)
+            table(Path(made), sizes, options.steps)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import io
 import itertools
 import lzma
-import sys
 from collections import Counter
 from dataclasses import dataclass, replace
 from typing import get_args
@@ -23,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
+from command_line import Parser, run
 from numpy.typing import NDArray
 
 from syllabary.model.measures.usage import entropy_bits
@@ -169,6 +169,9 @@ def parts_of(uri: str) -> tuple[list[Part], ArchiveFormat]:
 
 def main() -> None:
     """Print the tables."""
+    parser = Parser(__doc__)
+    parser.add_argument("uris", nargs="*", metavar="URI", help="an archive, or shards")
+    given = {uri: parts_of(uri) for uri in parser.parse_args().uris}
     print("| part | token B/s | bound B/s | ratio to it | entropy B/s | ratio to it | all else B/s |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for name, shares in (("uniform", UNIFORM), ("skewed", (0.1, 0.4, 0.4, 0.1))):
@@ -176,7 +179,6 @@ def main() -> None:
             rng = np.random.default_rng(0)
             part = random_part(synthetic_rows(num_rows, rng), rng, shares, encoding)
             print(line(f"{name}, {num_rows} utterances, {encoding}", [part], FORM))
-    given = {uri: parts_of(uri) for uri in sys.argv[1:]}
     for uri, (parts, form) in given.items():
         print(line(f"{uri}, {form.encoding}", parts, form))
     for uri, (parts, _) in given.items():
@@ -184,4 +186,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

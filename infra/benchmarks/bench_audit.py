@@ -1,6 +1,6 @@
 """What the decode audit costs: CPU time of sniffing and checking as a share of the whole ingest's, on real speech.
 
-    python -m infra.benchmarks.bench_audit FOLDER [--files 60] [--rounds 5]
+    python infra/benchmarks/bench_audit.py FOLDER [--files 60] [--rounds 5]
 
 Rounds are interleaved; a figure is the median of the rounds, its range behind it. "plain" reads every file with
 soundfile as it is, which checks nothing; "audited" is what the ingest does.
@@ -8,7 +8,6 @@ soundfile as it is, which checks nothing; "audited" is what the ingest does.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import shutil
 import statistics
@@ -18,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import soundfile
+from command_line import Parser, at_least, folder_with, run
 
 from syllabary.shards.ingest import ingest
 from syllabary.shards.ingest.config import IngestConfig
@@ -69,11 +69,12 @@ def cpu_s(function: Callable[[], None]) -> float:
 
 def main() -> None:
     """Print the four times and the share of the audit."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(__doc__)
     parser.add_argument("speech", type=Path)
-    parser.add_argument("--files", type=int, default=60)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--files", type=at_least(1), default=60)
+    parser.add_argument("--rounds", type=at_least(1), default=5)
     arguments = parser.parse_args()
+    folder_with(arguments.speech, AUDIO_SUFFIXES, "audio files")
     found = sorted(path for path in arguments.speech.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
     times: dict[str, list[float]] = {"plain": [], "audited": [], "sniffed": [], "ingest": []}
     with tempfile.TemporaryDirectory() as scratch:
@@ -100,4 +101,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

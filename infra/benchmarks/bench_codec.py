@@ -1,30 +1,31 @@
 """Encode and decode against the published structure, same weights, same clip, same threads, interleaved runs.
 
-    python infra/benchmarks/bench_codec.py [--seconds 15] [--rounds 3] [--recipes paper,base16k]
+    python infra/benchmarks/bench_codec.py [--seconds 6] [--rounds 2] [--recipes paper,base16k]
+    python infra/benchmarks/bench_codec.py --seconds 15 --rounds 3         as results are recorded
     python infra/benchmarks/bench_codec.py --device cuda [--batch 16]      the plain modules, eager and compiled
 
 For each recipe: the plain published structure (tests/parity/published_model.py), ours at fp32 and ours at bf16. CPU
 seconds of this process at one thread (which a busy machine disturbs less than wall time), the best of the rounds;
 share of the GEMM peak measured in the same run; flipped indices; largest difference of decoded samples; peak memory of
-a process of its own for each.
+a process of its own for each. A CPU without instructions for bf16 has no row of it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from command_line import Parser, at_least, in_process, run, seconds_of_audio
 
 from syllabary.model.codec import Codec
 from syllabary.workers.operate.show import gflop_of
-from syllabary.workers.recipes.named import RECIPES
-from syllabary.workers.tokenizer.networks import build_encoder, build_generator
+from syllabary.workers.recipes.named import resolve
+from syllabary.workers.tokenizer.networks import build_encoder, build_generator, computes_bf16
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "parity"))
 import published_model
@@ -52,7 +53,7 @@ def gemm_gflops() -> float:
 
 def variants(recipe: str, seconds: float) -> tuple[dict, dict, Codec, float]:
     """Encode and decode actions of the three variants."""
-    config = RECIPES[recipe]().model
+    config = resolve(recipe).model
     torch.manual_seed(0)
     codec = Codec(config).eval().requires_grad_(False)
     framing = config.framing
@@ -61,19 +62,22 @@ def variants(recipe: str, seconds: float) -> tuple[dict, dict, Codec, float]:
     wave = torch.randn(1, int(length), generator=torch.Generator().manual_seed(1)) * 0.1
     values = codec.fsq(torch.randn(1, codec.fsq.dims, frames, generator=torch.Generator().manual_seed(2))).values
     ours = build_encoder(config, codec.encoder.state_dict(), CPU)
-    half = config.model_copy(update={"encoder": config.encoder.model_copy(update={"precision": "bf16"})})
-    bf16 = build_encoder(half, codec.encoder.state_dict(), CPU)
     generator = build_generator(config, codec.generator.state_dict(), CPU)
 
-    def encode_bf16() -> torch.Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
-            return bf16(wave.clone(), length).latents.float()
+    encoders = {"ours fp32": lambda: ours(wave.clone(), length).latents}
+    if computes_bf16(CPU):
+        half = config.model_copy(update={"encoder": config.encoder.model_copy(update={"precision": "bf16"})})
+        bf16 = build_encoder(half, codec.encoder.state_dict(), CPU)
 
-    is_published = RECIPES[recipe]().model.decoder.kind == "hifigan"
-    encoders = {"ours fp32": lambda: ours(wave.clone(), length).latents, "ours bf16": encode_bf16}
+        def encode_bf16() -> torch.Tensor:
+            with torch.autocast("cpu", torch.bfloat16):
+                return bf16(wave.clone(), length).latents.float()
+
+        encoders["ours bf16"] = encode_bf16
     decoders = {"ours fp32": lambda: generator(values.clone(), length)}
-    if is_published:
-        encoders = {"published fp32": lambda: published_model.encode(codec, wave), **encoders}
+    if config.decoder.kind == "hifigan":
+        gain = codec.encoder.input_gain  # the published structure has no scale of its own for its input
+        encoders = {"published fp32": lambda: published_model.encode(codec, wave * gain), **encoders}
         decoders = {"published fp32": lambda: published_model.decode(codec, values), **decoders}
     return encoders, decoders, codec, int(length) / framing.sample_rate
 
@@ -81,7 +85,7 @@ def variants(recipe: str, seconds: float) -> tuple[dict, dict, Codec, float]:
 def report(recipe: str, seconds: float, rounds: int) -> None:
     """One table for one recipe."""
     encoders, decoders, codec, audio_s = variants(recipe, seconds)
-    gflop, peak = gflop_of(RECIPES[recipe]().model), gemm_gflops()
+    gflop, peak = gflop_of(resolve(recipe).model), gemm_gflops()
     print(f"\n## {recipe}: {audio_s:.1f} s of audio; GEMM peak {peak:.0f} GFLOP/s at one thread\n")
     print("| | CPU s per audio s | GFLOP/s | of peak | against published | result |")
     print("| --- | --- | --- | --- | --- | --- |")
@@ -109,7 +113,7 @@ PRECISIONS = {"fp32": (torch.float32, False), "tf32": (torch.float32, True), "bf
 
 def report_modules(recipe: str, seconds: float, rounds: int, device: torch.device, batch: int) -> None:
     """The plain modules on a device: every precision, eager and compiled, one after another."""
-    config = RECIPES[recipe]().model
+    config = resolve(recipe).model
     torch.manual_seed(0)
     codec = Codec(config).eval().requires_grad_(False).to(device)
     frames = config.framing.num_frames(int(seconds * config.framing.sample_rate))
@@ -160,13 +164,12 @@ def device_gemm_flops(device: torch.device, dtype: torch.dtype, rounds: int) -> 
 
 def peak_mib(recipe: str, seconds: float, what: str, name: str) -> float:
     """Peak resident memory of one variant in a process of its own."""
-    command = [sys.executable, __file__, "--peak", json.dumps([recipe, seconds, what, name])]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+    return float(in_process(__file__, ["--peak", json.dumps([recipe, seconds, what, name])]).split()[-1])
 
 
 def run_for_peak(recipe: str, seconds: float, what: str, name: str) -> None:
     """Build and run one variant only, and print this process's peak in MiB."""
-    config = RECIPES[recipe]().model
+    config = resolve(recipe).model
     torch.manual_seed(0)
     codec = Codec(config).eval().requires_grad_(False)
     framing = config.framing
@@ -178,7 +181,8 @@ def run_for_peak(recipe: str, seconds: float, what: str, name: str) -> None:
         codec.generator = build_generator(config, codec.generator.state_dict(), CPU)
     _reset_peak()
     if name == "published":
-        _ = published_model.encode(codec, wave) if what == "encode" else published_model.decode(codec, values)
+        scaled = wave * codec.encoder.input_gain
+        _ = published_model.encode(codec, scaled) if what == "encode" else published_model.decode(codec, values)
     else:
         _ = codec.encoder(wave, length) if what == "encode" else codec.generator(values, length)
     # VmHWM, not ru_maxrss: the latter starts at the size of the process that forked this one.
@@ -193,30 +197,31 @@ def _reset_peak() -> None:
 
 def main() -> None:
     """Parse the command line and print the tables."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--seconds", type=float, default=15.0)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--recipes", default="paper,base16k")
+    parser = Parser(__doc__)
+    parser.add_argument("--seconds", type=seconds_of_audio, default=6.0, help="of the clip; results are of 15")
+    parser.add_argument("--rounds", type=at_least(1), default=2, help="the best of them counts; results are of 3")
+    parser.add_argument("--recipes", default="paper,base16k", help="names with commas between them")
     parser.add_argument("--device", help="measure the plain modules on this device, eager and compiled")
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--peak")
+    parser.add_argument("--batch", type=at_least(1), default=16, help="clips at once on --device")
+    parser.add_argument("--peak", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     with torch.inference_mode():
         if arguments.peak:
             run_for_peak(*json.loads(arguments.peak))
             return
-        for recipe in arguments.recipes.split(","):
+        configs = {name: resolve(name).model for name in arguments.recipes.split(",")}
+        for recipe, config in configs.items():
             if arguments.device:
                 device = torch.device(arguments.device)
                 report_modules(recipe, arguments.seconds, arguments.rounds, device, arguments.batch)
                 continue
             report(recipe, arguments.seconds, arguments.rounds)
-            if RECIPES[recipe]().model.decoder.kind == "hifigan":
+            if config.decoder.kind == "hifigan":
                 for what in ("encode", "decode"):
                     sizes = {n: peak_mib(recipe, arguments.seconds, what, n) for n in ("published", "ours")}
                     print(f"peak memory to {what}: " + ", ".join(f"{n} {mib:.0f} MiB" for n, mib in sizes.items()))
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

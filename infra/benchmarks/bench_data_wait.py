@@ -5,13 +5,13 @@ python infra/benchmarks/bench_data_wait.py SHARDS [--recipe small] [--steps 24] 
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import tempfile
 from pathlib import Path
 
 from bench_jepa_ablation import Mailbox
+from command_line import Parser, at_least, run
 
 
 def waits(shards: str, recipe_name: str, steps: int, clips: int, out: str) -> tuple[list[float], list[float]]:
@@ -37,11 +37,11 @@ def waits(shards: str, recipe_name: str, steps: int, clips: int, out: str) -> tu
 
 def main() -> None:
     """Run from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("shards")
     parser.add_argument("--recipe", default="small")
-    parser.add_argument("--steps", type=int, default=24)
-    parser.add_argument("--clips", type=int, default=8)
+    parser.add_argument("--steps", type=at_least(1), default=24)
+    parser.add_argument("--clips", type=at_least(1), default=8)
     options = parser.parse_args()
     os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1",
                    "MASTER_PORT": str(29_000 + os.getpid() % 1000), "GLOO_SOCKET_IFNAME": "lo"}  # fmt: skip
@@ -52,4 +52,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -19,10 +19,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 import resource
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -30,6 +27,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
+from command_line import Parser, at_least, in_process, run, seconds_of_audio
 
 from syllabary import Tokenizer
 
@@ -79,13 +77,11 @@ def _in_process(
 ) -> dict[str, float]:
     """What :func:`stream` gives in a process of its own."""
     asked = json.dumps([seconds, size, compared])
-    command = [sys.executable, __file__, "--tokenizer", name, "--one", asked]
-    ended = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | environment)
-    row: dict[str, float] = json.loads(ended.stdout)
+    row: dict[str, float] = json.loads(in_process(__file__, ["--tokenizer", name, "--one", asked], environment))
     return row
 
 
-def main(name: str, lengths: list[float], chunks: list[int]) -> None:
+def table(name: str, lengths: list[float], chunks: list[int]) -> None:
     """Print a row for each length and size of chunk."""
     print("| sound s | frames | frames a chunk | waits for s | first sound CPU-s | CPU-s a second | MB before "
           "| peak MB | peak mapped MB | from the whole |\n|" + " --- |" * 10, flush=True)  # fmt: skip
@@ -103,15 +99,20 @@ def main(name: str, lengths: list[float], chunks: list[int]) -> None:
               flush=True)  # fmt: skip
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main() -> None:
+    """Decode one stream as a process of its own, or print the table of all."""
+    parser = Parser(__doc__)
     parser.add_argument("--tokenizer", default="builtin:speech16k")
-    parser.add_argument("--seconds", nargs="*", type=float, default=[10, 60, 1800])
-    parser.add_argument("--chunks", nargs="*", type=int, default=[0, 6, 1])
+    parser.add_argument("--seconds", nargs="+", type=seconds_of_audio, default=[10, 60, 1800])
+    parser.add_argument("--chunks", nargs="+", type=at_least(0), default=[0, 6, 1])
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         seconds, size, compared = json.loads(options.one)
         print(json.dumps(stream(options.tokenizer, seconds, size, compared)))
     else:
-        main(options.tokenizer, options.seconds, options.chunks)
+        table(options.tokenizer, options.seconds, options.chunks)
+
+
+if __name__ == "__main__":
+    run(main)

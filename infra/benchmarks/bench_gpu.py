@@ -12,7 +12,6 @@ and without --device, it rehearses. A line that fails says why and the others go
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from command_line import Parser, at_least, run, seconds_of_audio
 from gpu_steps import Captured, Step, bare_step, compiled, project_step
 
 from syllabary.model.codec import Codec
@@ -227,13 +227,13 @@ def parity(bench: Bench) -> None:
 
 def parsed() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--recipe", default="fast16k")
     parser.add_argument("--set", dest="overrides", nargs="*", default=[])
     parser.add_argument("--shards")
-    parser.add_argument("--clips", type=int, default=64)
-    parser.add_argument("--seconds", type=float, default=6.0)
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--clips", type=at_least(1), default=64)
+    parser.add_argument("--seconds", type=seconds_of_audio, default=6.0)
+    parser.add_argument("--steps", type=at_least(1), default=60)
     parser.add_argument("--kinds", nargs="*", choices=KINDS, default=KINDS)
     parser.add_argument("--device", choices=("cpu", "cuda"))
     parser.add_argument("--tiny", action="store_true")
@@ -278,4 +278,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

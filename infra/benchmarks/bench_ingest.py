@@ -10,7 +10,6 @@ median.
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import subprocess
@@ -22,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+from command_line import Parser, at_least, folder_with, run
 
 from syllabary.shards import dataset
 from syllabary.shards.audio import encode_flac
@@ -190,10 +190,12 @@ def _wall(function: Callable[[], object]) -> float:
 
 def main() -> None:
     """Run every part and print its figures."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("speech", type=Path)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = Parser(__doc__)
+    parser.add_argument("speech", type=Path, metavar="SPEECH")
+    parser.add_argument("--rounds", type=at_least(1), default=5)
     arguments = parser.parse_args()
+    folder_with(arguments.speech, (".flac",), "FLAC files")
+    folder_with(arguments.speech, (".json",), "LibriLight's JSON beside the FLAC files")
     with tempfile.TemporaryDirectory() as scratch:
         speed(arguments.speech, Path(scratch), arguments.rounds)
         memory(Path(scratch))
@@ -202,4 +204,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -4,8 +4,8 @@
 
 SPEECH is a corpus that ``syllabary shard`` reads; every variant gets the same clips, steps and learning rate, once a
 seed. Beside the loss stands what it hides: the loss over the variance of its targets between clips, the spread of the
-latents, and linear probes on held-out speakers (latent_probes.py), the untrained encoder's among them. A finished run
-in FOLDER is not trained again, so the command can be repeated.
+latents, and linear probes on held-out speakers (studies/latent_probes.py), the untrained encoder's among them. A
+finished run in FOLDER is not trained again, so the command can be repeated.
 """
 
 from __future__ import annotations
@@ -19,6 +19,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from command_line import Parser, at_least, run
+
+sys.path.append(str(Path(__file__).parent / "studies"))
 
 VARIANTS: Mapping[str, tuple[str, ...]] = {
     "DAAM, spread init": (),
@@ -214,12 +218,12 @@ def run_all(options: argparse.Namespace, report: Callable[[str], None]) -> None:
 
 def main() -> None:
     """Run from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("speech")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--pictures", type=Path)
-    parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=at_least(1), default=600)
+    parser.add_argument("--seeds", type=at_least(1), default=3)
     options = parser.parse_args()
     os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1",
                    "MASTER_PORT": str(29_000 + os.getpid() % 1000), "GLOO_SOCKET_IFNAME": "lo"}  # fmt: skip
@@ -227,4 +231,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

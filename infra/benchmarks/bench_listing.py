@@ -1,6 +1,6 @@
 """What listing a large bucket takes: CPU time and the peak of memory, from its pages to recordings, and no body read.
 
-    python -m infra.benchmarks.bench_listing [--keys 100000]
+    python infra/benchmarks/bench_listing.py [--keys 100000]
 
 A server in a process of its own, on loopback, makes up pages of 1,000 keys, each said to be of 10 MB; a request for
 anything but a page is counted and answered with 404.
@@ -8,7 +8,6 @@ anything but a page is counted and answered with 404.
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import os
 import resource
@@ -16,6 +15,8 @@ import time
 import urllib.parse
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from multiprocessing.connection import Connection
+
+from command_line import Parser, at_least, run
 
 PAGE, SIZE_BYTES = 1000, 10_000_000
 
@@ -72,8 +73,8 @@ def peak_mb() -> float:
 
 def main() -> None:
     """List, and print what it took."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--keys", type=int, default=100_000)
+    parser = Parser(__doc__)
+    parser.add_argument("--keys", type=at_least(1), default=100_000)
     num_keys = parser.parse_args().keys
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
@@ -100,4 +101,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,6 +1,6 @@
 """What planning a long list takes: CPU time and the peak of memory, for lines that are parts of files.
 
-    python -m infra.benchmarks.bench_manifest [--lines 1000000] [--files 100]
+    python infra/benchmarks/bench_manifest.py [--lines 1000000] [--files 100]
 
 A NeMo manifest with speaker, text, offset and duration, of files that are there; every line becomes a recording of the
 published plan. Asked: a million lines below 1 GB and 60 s.
@@ -8,7 +8,6 @@ published plan. Asked: a million lines below 1 GB and 60 s.
 
 from __future__ import annotations
 
-import argparse
 import json
 import resource
 import tempfile
@@ -16,6 +15,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from command_line import Parser, at_least, run
 
 from syllabary.shards import audio
 from syllabary.shards.ingest import ingest
@@ -48,9 +48,9 @@ def peak_mb() -> float:
 
 def main() -> None:
     """Plan, and print what it took."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--lines", type=int, default=1_000_000)
-    parser.add_argument("--files", type=int, default=100)
+    parser = Parser(__doc__)
+    parser.add_argument("--lines", type=at_least(1), default=1_000_000)
+    parser.add_argument("--files", type=at_least(1), default=100)
     arguments = parser.parse_args()
     config = IngestConfig()
     with tempfile.TemporaryDirectory() as scratch:
@@ -69,4 +69,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 import psutil
+from command_line import Parser, at_least, run
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
@@ -37,11 +39,18 @@ def measure(limit: str) -> tuple[float, float, int]:
             store.stop()
 
 
+def limit_of(text: str) -> str:
+    """A memory limit as Go reads it; refuses what it would not."""
+    if not re.fullmatch(r"[1-9]\d*[KMG]iB", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size as 256MiB or 1GiB")
+    return text
+
+
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--limits", nargs="+", default=["256MiB", "512MiB", MEMORY_LIMIT])
-    parser.add_argument("--rounds", type=int, default=2)
+    parser = Parser(__doc__)
+    parser.add_argument("--limits", nargs="+", type=limit_of, default=["256MiB", "512MiB", MEMORY_LIMIT])
+    parser.add_argument("--rounds", type=at_least(1), default=2)
     options = parser.parse_args()
     print("| round | limit | server, CPU-s | all, s | memory, MiB |\n| --- | --- | --- | --- | --- |")
     for number in range(options.rounds):
@@ -51,4 +60,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,10 +1,12 @@
 """Real-time factors and peak memory of other codecs' shapes beside ours, all with random weights, in interleaved runs.
 
-    python infra/benchmarks/bench_peers.py [--seconds 6] [--rounds 2] [--only paper,mimi]
+    python infra/benchmarks/bench_peers.py [--seconds 3] [--rounds 2] [--only paper,mimi]
+    python infra/benchmarks/bench_peers.py --seconds 6         as results are recorded
     python infra/benchmarks/bench_peers.py --roofline [--seconds 6] [--only paper]
 
 Every codec runs in a process of its own with one thread, so that peak memory is its own; rounds of all take turns. The
-real-time factor is CPU seconds per second of audio. ``--roofline``: how far ours is from the GEMM peak of both cores,
+real-time factor is CPU seconds per second of audio, the best of the rounds, and its ratio that to the first codec's.
+``--roofline``: how far ours is from the GEMM peak of both cores,
 as two processes of one thread and as one process of two (wall time, so only on an idle machine).
 """
 
@@ -19,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from command_line import Parser, at_least, in_process, known, run, seconds_of_audio
 
 from syllabary.model.codec import Codec
 from syllabary.workers.operate.show import gflop_of
@@ -80,24 +83,19 @@ def measure(name: str, seconds: float) -> dict[str, float]:
     return found
 
 
-def in_process(arguments: list[str]) -> str:
-    """The last line that this file prints when run with the arguments."""
-    run = subprocess.run([sys.executable, __file__, *arguments], capture_output=True, text=True, check=True)
-    return run.stdout.strip().splitlines()[-1]
-
-
 def table(names: list[str], seconds: float, rounds: int) -> None:
     """One row a codec, the best of the rounds."""
     best: dict[str, dict[str, float]] = {}
     for _ in range(rounds):
         for name in names:
-            found = json.loads(in_process(["--measure", name, "--seconds", str(seconds)]))
+            said = in_process(__file__, ["--measure", name, "--seconds", str(seconds)])
+            found = json.loads(said.strip().splitlines()[-1])
             best[name] = {k: min(v, best.get(name, found)[k]) for k, v in found.items()}
-    print("| random weights, one thread | encode, CPU s per audio s | decode | peak MiB to encode | to decode |")
-    print("| --- | --- | --- | --- | --- |")
+    print(f"| random weights, one thread | encode, CPU s per audio s | of {names[0]}'s | decode | of {names[0]}'s "
+          "| peak MiB to encode | to decode |\n|" + " --- |" * 7)  # fmt: skip
     for name, row in best.items():
-        seconds_of = f"{row['encode']:.4f} | {row['decode']:.4f}"
-        print(f"| {name} | {seconds_of} | {row['encode_mib']:.0f} | {row['decode_mib']:.0f} |")
+        costs = [f"{row[what]:.4f} | {row[what] / best[names[0]][what]:.2f} x" for what in ("encode", "decode")]
+        print(f"| {name} | {' | '.join(costs)} | {row['encode_mib']:.0f} | {row['decode_mib']:.0f} |")
 
 
 def work(recipe: str, seconds: float, threads: int) -> None:
@@ -121,8 +119,8 @@ def roofline(recipes: list[str], seconds: float) -> None:
         gflop = gflop_of(RECIPES[recipe]().model)["encode"]
         for processes, threads in ((2, 1), (1, 2)):
             command = [sys.executable, __file__, "--work", recipe, str(threads), "--seconds", str(seconds)]
-            runs = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(processes)]
-            found = [json.loads(run.communicate()[0].strip().splitlines()[-1]) for run in runs]
+            started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(processes)]
+            found = [json.loads(process.communicate()[0].strip().splitlines()[-1]) for process in started]
             rate = sum(gflop * f["audio_s"] / f["encode"] for f in found)
             peak = sum(2 * 2048**3 / f["gemm"] / 1e9 for f in found)
             print(f"{recipe}: {processes} processes x {threads} threads: {rate:.0f} GFLOP/s of {peak:.0f} "
@@ -131,15 +129,15 @@ def roofline(recipes: list[str], seconds: float) -> None:
 
 def main() -> None:
     """Parse the command line and print the tables."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--seconds", type=float, default=6.0)
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--only", default="")
-    parser.add_argument("--roofline", action="store_true")
-    parser.add_argument("--measure")
-    parser.add_argument("--work", nargs=2)
+    parser = Parser(__doc__)
+    parser.add_argument("--seconds", type=seconds_of_audio, default=3.0, help="of the clip; results are of 6 and 15")
+    parser.add_argument("--rounds", type=at_least(1), default=2, help="the best of them counts")
+    parser.add_argument("--only", default=",".join((*OURS, *PEERS)), help="of these, with commas between them")
+    parser.add_argument("--roofline", action="store_true", help="ours against both cores' GEMM peak, by wall time")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    parser.add_argument("--work", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    names = arguments.only.split(",") if arguments.only else [*OURS, *PEERS]
+    names = known(arguments.only, (*OURS, *PEERS), "codec")
     torch.set_num_threads(1)
     with torch.inference_mode():
         if arguments.measure:
@@ -153,4 +151,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

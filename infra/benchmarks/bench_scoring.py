@@ -9,10 +9,12 @@ pieces, scored as Codec2 1300 gives it back. CPU-seconds do not depend on what e
 from __future__ import annotations
 
 import resource
-import sys
 from pathlib import Path
 
+from command_line import Parser, run
+
 from syllabary.shards import audio
+from syllabary.shards.errors import NotFoundError
 from syllabary.workers.evaluation.baselines import Codec2, Speech, standard_baselines
 from syllabary.workers.evaluation.scoring import RATE, Original, chosen_metrics
 from syllabary.workers.evaluation.scoring_models import Scorer
@@ -42,10 +44,16 @@ def pieces(files: list[Path]) -> list[Speech]:
 
 def main() -> None:
     """Print the table."""
+    parser = Parser(__doc__)
+    parser.add_argument("files", nargs="*", type=Path, metavar="FILE")
+    files = parser.parse_args().files or default_files()
+    for file in files:
+        if not file.is_file():
+            raise NotFoundError("no such file", value=str(file), expected="a recording")
     import torch
 
     torch.set_num_threads(1)
-    speeches = pieces([Path(name) for name in sys.argv[1:]] or default_files())
+    speeches = pieces(files)
     total_s = sum(len(speech.samples) for speech in speeches) / RATE
     timer = Timer()
     with timer.measuring("loading the models (once an actor)"):
@@ -70,4 +78,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

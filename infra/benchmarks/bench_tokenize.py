@@ -1,14 +1,16 @@
 """Pipeline throughput as a share of the bare forward of the same recipe, and 1 worker against 2.
 
-    python infra/benchmarks/bench_tokenize.py [--recipe small] [--shards 8] [--shard-s 3600] [--rounds 2] [--wall-only]
+    python infra/benchmarks/bench_tokenize.py [--recipe small] [--shards 4] [--shard-s 600] [--rounds 2] [--wall-only]
+    python infra/benchmarks/bench_tokenize.py --shards 8 --shard-s 3600    a quarter of an hour, as results are recorded
 
 Random weights: the cost does not depend on them. "bare" is ``Tokenizer.encode`` on waveforms already in memory, one
 thread, on as many processes as there are workers; "bare, kept" is the same in processes that keep freed memory, as the
 pipeline's actors do (workers/cluster/memory.py). "pipeline" is the Ray Data job over FLAC shards on local disk up to
-the published part; an hour of audio is what a shard of the default size holds. Its clock starts when as many parts are
-published as there are workers and stops with the last part, so that the parts of that time are a multiple of the
-workers: how they are staggered does not matter, and start-up is apart. Bare and pipeline runs alternate. The processor
-time of every process of the job in that time says where the difference goes.
+the published part; an hour of audio is what a shard of the default size holds, and in shards of ten minutes handing
+them over weighs more. Its clock starts when as many parts are published as there are workers and stops with the last
+part, so that the parts of that time are a multiple of the workers: how they are staggered does not matter, and
+start-up is apart. Bare and pipeline runs alternate. The processor time of every process of the job in that time says
+where the difference goes.
 """
 
 from __future__ import annotations
@@ -28,9 +30,11 @@ from typing import Any
 
 import numpy as np
 import psutil
+from command_line import Parser, at_least, run
 
 from syllabary.shards import audio, dataset, outputs, store
 from syllabary.shards.dataset import ShardWriter
+from syllabary.shards.errors import JobError
 from syllabary.workers.cluster.memory import keep_freed_memory
 from syllabary.workers.control.jobs import TokenizeJob
 from syllabary.workers.recipes.named import resolve
@@ -128,7 +132,9 @@ def pipeline(shards: str, tokenizer: str, archive: str, num_workers: int, shard_
             sums[name] += spent
         used.append((len(list(Path(archive, "parts").glob("*.parquet"))), sums))
         time.sleep(0.5)
-    assert process.returncode == 0, said.read_text()[-2000:]
+    if process.returncode:
+        last = said.read_text().splitlines()[-5:]
+        raise JobError(f"tokenize failed: {last[-1] if last else 'without a word'}", tuple(last))
     published = sorted(p.stat().st_mtime for p in (Path(archive) / "parts").iterdir())
     seconds = published[-1] - published[num_workers - 1]
     before = next(cpu for parts, cpu in used if parts >= num_workers)
@@ -182,7 +188,7 @@ def cpu_share(shards: str, tokenizer_uri: str, rounds: int) -> float:
 def measure(options: argparse.Namespace, folder: str, shard_s: int) -> dict[str, list[float]]:
     """Every figure of every round; one worker and two, bare and pipeline in turn."""
     measured: dict[str, list[float]] = {}
-    tokenizer, seconds = f"{folder}/tokenizer", 40 if options.recipe == "paper" else 10
+    tokenizer, seconds = f"{folder}/tokenizer", options.bare_s or (40 if options.recipe == "paper" else 10)
     for turn in range(options.rounds):
         for n in (1, 2):
             found = {
@@ -200,16 +206,18 @@ def measure(options: argparse.Namespace, folder: str, shard_s: int) -> dict[str,
 
 def main() -> None:
     """Print medians and ratios."""
-    parser = argparse.ArgumentParser()
+    parser = Parser(__doc__)
     parser.add_argument("--recipe", default="small")
-    parser.add_argument("--shards", type=int, default=8)
-    parser.add_argument("--shard-s", type=int, default=3600)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--shards", type=at_least(3), default=4, help="results are of 6 to 8")
+    parser.add_argument("--shard-s", type=at_least(UTTERANCE_S), default=600, help="of audio; results are of 3600")
+    parser.add_argument("--rounds", type=at_least(1), default=2)
+    parser.add_argument("--bare-s", type=at_least(1), help="seconds of each bare run; 10 unless given, of paper 40")
     only = parser.add_mutually_exclusive_group()
     only.add_argument("--cpu-only", action="store_true", help="only the CPU share, for a busy machine")
     only.add_argument("--wall-only", action="store_true", help="only the wall clock, for an idle one")
     options = parser.parse_args()
     shard_s = options.shard_s // UTTERANCE_S * UTTERANCE_S
+    resolve(options.recipe)  # before anything is made
     with tempfile.TemporaryDirectory() as folder:
         make_shards(f"{folder}/shards", options.shards, shard_s)
         make_tokenizer(f"{folder}/tokenizer", options.recipe)
@@ -237,4 +245,4 @@ def report(recipe: str, measured: dict[str, list[float]]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

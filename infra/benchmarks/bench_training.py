@@ -1,6 +1,7 @@
 """CPU-seconds and peak memory of a training step, against the published loop's structure written plainly.
 
-    python infra/benchmarks/bench_training.py [--recipe paper] [--seconds 3.2] [--clips 1] [--repeats 4] [CASE ...]
+    python infra/benchmarks/bench_training.py [--recipe paper] [--seconds 1.6] [--clips 1] [--repeats 2] [CASE ...]
+    python infra/benchmarks/bench_training.py --seconds 8 --repeats 2 "stage 1"         as results are recorded
 
 Every variant is a process of its own that takes one step when told to; the variants of a case take turns, one thread
 each, and the ratio is that of their medians. The published structure: stage 1 encodes once more than needed for its
@@ -22,6 +23,8 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from command_line import Parser, at_least, known, run, seconds_of_audio
 
 CASES = {
     "stage 1": ("jepa-published", "jepa"),
@@ -219,7 +222,10 @@ def compare(case: str, recipe: str, seconds: float, clips: int, repeats: int) ->
             assert process.stdin and process.stdout
             process.stdin.write("\n")
             process.stdin.flush()
-            found.append(json.loads(process.stdout.readline()))
+            answer = process.stdout.readline()
+            if not answer:  # what it died of stands on standard error
+                sys.exit(f"error: the process of {CASES[case][variants.index(process)]!r} ended before its step")
+            found.append(json.loads(answer))
     for process in variants:
         process.communicate()
     losses = [found[0]["loss"] for found in answers]
@@ -232,26 +238,30 @@ def compare(case: str, recipe: str, seconds: float, clips: int, repeats: int) ->
 
 def main() -> None:
     """Compare the cases named on the command line, or all."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    from syllabary.workers.recipes.named import resolve
+
+    parser = Parser(__doc__)
     parser.add_argument("--recipe", default="paper")
-    parser.add_argument("--seconds", type=float, default=3.2)
-    parser.add_argument("--clips", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=4)
-    parser.add_argument("--serve")
+    parser.add_argument("--seconds", type=seconds_of_audio, default=1.6, help="of a clip; results are of 2 to 15")
+    parser.add_argument("--clips", type=at_least(1), default=1)
+    parser.add_argument("--repeats", type=at_least(1), default=2, help="steps of each variant after one to warm up")
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
     parser.add_argument("cases", nargs="*", metavar="CASE", help=", ".join(CASES))
     options = parser.parse_args()
     if options.serve:
         serve(options.serve, options.recipe, options.seconds, options.clips)
         return
+    cases = known(options.cases, list(CASES), "case") or list(CASES)
+    resolve(options.recipe)
     print(
         f"recipe {options.recipe}, {options.clips} clips of {options.seconds} s, "
         f"{options.repeats} steps each after one to warm up\n"
     )
     print("| case | published, CPU-s | ours, CPU-s | ratio | published, GiB | ours, GiB | first loss |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
-    for case in options.cases or CASES:
+    for case in cases:
         print(compare(case, options.recipe, options.seconds, options.clips, options.repeats), flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)
