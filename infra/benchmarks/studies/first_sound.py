@@ -4,8 +4,8 @@
 
 Without ``--archive`` the recordings of docs/sounds, one behind the other to the lengths asked for, are sharded and
 tokenized by the shipped tokenizer first. Each round starts the real command anew, so that no sound is at hand, and
-clicks each utterance once. ``decode`` is the same tokens through ``Tokenizer.decode`` in this process, in turns with the
-clicks; the ratio says what a page, a server and a browser add to it, or, below 1, how far the sound runs ahead of it.
+clicks each utterance once. ``decode`` is the same tokens through ``Tokenizer.decode`` in this process, in turns with
+the clicks; the ratio says what a page, a server and a browser add to it.
 """
 
 from __future__ import annotations
@@ -123,7 +123,8 @@ def measure(archive: str, lengths: Sequence[float], rounds: int) -> list[Utteran
             with served(archive) as url:
                 page.goto(url)
                 page.locator(".row").first.wait_for()
-                shown = [str(row["id"]) for row in page.evaluate("fetch('/api/utterances').then((a) => a.json())")["rows"]]
+                listed = page.evaluate("fetch('/api/utterances').then((answer) => answer.json())")["rows"]
+                shown = [str(row["id"]) for row in listed]
                 for row in chosen:
                     row.clicks.append(click(page, url, shown.index(row.utterance_id)))
                     begin = time.perf_counter()
@@ -139,7 +140,8 @@ def main(archive: str | None, lengths: list[float], rounds: int) -> None:
         raise SystemExit(f"error: no archive: {archive}; give --archive a folder that `syllabary tokenize` made")
     with tempfile.TemporaryDirectory() as scratch:
         chosen = measure(archive or make_archive(Path(scratch), lengths), lengths, rounds)
-    print("| utterance s | click to sound s: median | highest | decode s: median | ratio of medians |\n" + "| --- " * 5 + "|")
+    print("| utterance s | click to sound s: median | highest | decode s: median | ratio of medians |")
+    print("| --- " * 5 + "|")
     for row in chosen:
         heard, decoded = statistics.median(row.clicks), statistics.median(row.decodes)
         print(f"| {row.duration_s:.1f} | {heard:.2f} | {max(row.clicks):.2f} | {decoded:.2f} | {heard / decoded:.2f} |")
