@@ -43,6 +43,8 @@ from syllabary.workers.recipes import shipped
 
 RESULT_PREFIX = "syllabary-result: "
 PARENT_VARIABLE = "SYLLABARY_PARENT_PID"
+ON_STANDARD_INPUT = "-"  # in place of the JSON
+LONGEST_ARGUMENT = 100_000  # bytes; Linux starts no process with one above 128 KiB
 
 
 def declared_jobs() -> list[type[Job]]:

@@ -88,6 +88,10 @@ def test_progress_comes_back_as_an_event_beside_its_line(
     assert shown == "60/240 s of audio · loss 0.2500 · 12/s · 0:00:14 left · a\x1f{}/b"
 
 
+def test_a_job_too_long_for_an_argument_is_read_from_standard_input(probe: Path) -> None:
+    assert submit(ProbeJob(how="work", note="é" * 150_000), lambda told: None) == {"how": "work"}
+
+
 def test_a_refusal_is_the_jobs_own_line_and_exit_code(probe: Path) -> None:
     with pytest.raises(JobError) as caught:
         submit(ProbeJob(how="refuse"), lambda told: None)
