@@ -37,6 +37,7 @@ from fsspec import AbstractFileSystem
 
 from syllabary.shards import object_store
 from syllabary.shards.errors import (
+    ConflictError,
     ExtraError,
     FormatError,
     InputError,
@@ -318,6 +319,21 @@ def publish_bytes(uri: str, data: bytes) -> None:
         return
     with publishing(uri) as temporary:
         temporary.write_bytes(data)
+
+
+def publish_new(uri: str, data: bytes) -> None:
+    """Write a file where there is none; the same bytes stay as they are, and others are never replaced.
+
+    Raises:
+        ConflictError: another file of that name is there.
+    """
+    try:
+        is_there = read_bytes(uri) == data
+    except NotFoundError:
+        publish_bytes(uri, data)
+        return
+    if not is_there:
+        raise ConflictError("another file is there already", value=uri, fix="give another --out, or move it away")
 
 
 @contextlib.contextmanager
