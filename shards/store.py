@@ -130,13 +130,21 @@ def normalize(uri: str | os.PathLike[str]) -> str:
     if text.startswith("file://"):
         text = text.removeprefix("file://")
     if "://" not in text:
-        return os.path.normpath(Path(text).expanduser().absolute())
+        return os.path.normpath(_at_home(Path(text)).absolute())
     scheme, _, rest = text.partition("://")
     if scheme not in ("s3", "memory"):
         raise InputError("unknown URI scheme", value=text, expected="a path or s3://bucket/prefix")
     if scheme == "s3" and not rest.strip("/"):
         raise InputError("S3 URI without a bucket", value=text, expected="s3://bucket/prefix")
     return f"{scheme}://{rest.strip('/')}"
+
+
+def _at_home(path: Path) -> Path:
+    """The path with ``~`` or ``~user`` as the folder that it stands for; as it is where there is no such user."""
+    try:
+        return path.expanduser()
+    except RuntimeError:  # a file may well be called ~a.wav
+        return path
 
 
 def join(uri: str, *parts: str) -> str:
@@ -172,6 +180,10 @@ def _storage_errors(action: str, uri: str) -> Iterator[None]:
     except (StorageError, InputError):
         raise
     except FileNotFoundError as error:
+        raise NotFoundError(f"cannot {action}, nothing there", value=uri, fix="check the URI") from error
+    except NotADirectoryError as error:
+        if action == "write":
+            raise StorageError(f"cannot {action}, a file is where a folder should be", value=uri) from error
         raise NotFoundError(f"cannot {action}, nothing there", value=uri, fix="check the URI") from error
     except PermissionError as error:
         fix = (
