@@ -44,8 +44,11 @@ def digest(value: object) -> str:
     return hashlib.sha256(canonical_json(value)).hexdigest()
 
 
-def claim(uri: str, kind: Kind, *, inputs: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+def claim(uri: str, kind: Kind, *, inputs: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
     """Take an empty folder for one run, or recognize the folder of the same run.
+
+    Returns:
+        Whether it was taken just now.
 
     Raises:
         ConflictError: the folder belongs to another kind of output, other inputs or another configuration.
@@ -54,8 +57,14 @@ def claim(uri: str, kind: Kind, *, inputs: Mapping[str, Any], config: Mapping[st
     folder = Folder(uri)
     if folder.exists(CLAIM):
         _require_equal(uri, read_claim(uri), json.loads(canonical_json(wanted)))
-    else:
-        folder.publish_json(CLAIM, wanted)
+        return False
+    folder.publish_json(CLAIM, wanted)
+    return True
+
+
+def release(uri: str) -> None:
+    """Give a folder back that was claimed just now, before anything was written into it."""
+    Folder(uri).delete(CLAIM)
 
 
 def read_claim(uri: str, kind: Kind | None = None) -> dict[str, Any]:
