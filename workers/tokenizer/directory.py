@@ -32,6 +32,7 @@ from syllabary.shards.errors import (
     DamageError,
     FormatError,
     InputError,
+    NotFoundError,
     first_fault,
     require_version,
 )
@@ -351,7 +352,12 @@ def _require_vacant(folder: Folder, digests: Digests) -> None:
 
 
 def _read_description(folder: Folder) -> dict[str, Any]:
-    description = folder.read_json(CONFIG)
+    try:
+        description = folder.read_json(CONFIG)
+    except NotFoundError as error:
+        there = " or ".join(store.BUILTIN + name for name in store.builtin_names())
+        expected = f"a tokenizer directory, with {CONFIG}" + (f", or {there}, which ships" if there else "")
+        raise NotFoundError("no tokenizer, nothing there", value=folder.uri, expected=expected) from error
     if description.get("kind") != "tokenizer":
         raise FormatError(
             f"not a tokenizer directory: {folder.uri} has kind",
