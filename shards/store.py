@@ -181,9 +181,10 @@ def _storage_errors(action: str, uri: str) -> Iterator[None]:
         raise
     except FileNotFoundError as error:
         raise NotFoundError(f"cannot {action}, nothing there", value=uri, fix="check the URI") from error
-    except NotADirectoryError as error:
+    except (NotADirectoryError, FileExistsError) as error:
         if action == "write":
-            raise StorageError(f"cannot {action}, a file is where a folder should be", value=uri) from error
+            what, fix = f"cannot {action}, a file is where a folder should be", "give another folder, or move the file"
+            raise StorageError(what, value=uri, fix=fix) from error
         raise NotFoundError(f"cannot {action}, nothing there", value=uri, fix="check the URI") from error
     except PermissionError as error:
         fix = (

@@ -159,6 +159,13 @@ def test_what_is_no_output_is_told_by_its_own_name(root: str) -> None:
             outputs.read_claim(uri)
 
 
+def test_a_file_where_a_folder_should_be_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("x")
+    for name in ("a/b", "a/b/c"):
+        with pytest.raises(StorageError, match=r"cannot write, a file is where a folder should be: .*; give another"):
+            store.publish_bytes(str(tmp_path / name), b"x")
+
+
 def test_a_name_that_begins_as_a_home_folder_is_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert store.normalize("~no-such-user.wav") == str(tmp_path / "~no-such-user.wav")
