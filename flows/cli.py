@@ -6,6 +6,7 @@ chosen, and help is plain text, so ``--help`` answers at once.
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Callable
@@ -119,6 +120,8 @@ def main() -> None:
     from syllabary.shards.errors import SyllabaryError
     from syllabary.workers.control.extras import extras_told
 
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr has it: a name that the locale cannot write
     try:
         with extras_told(" ".join(["syllabary", *sys.argv[1:2]])):
             app()

@@ -12,7 +12,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from syllabary.shards.errors import ConflictError, FormatError, require_version
+from syllabary.shards import store
+from syllabary.shards.errors import ConflictError, DamageError, FormatError, NotFoundError, require_version
 from syllabary.shards.store import Folder
 
 Kind = Literal[
@@ -43,8 +44,11 @@ def digest(value: object) -> str:
     return hashlib.sha256(canonical_json(value)).hexdigest()
 
 
-def claim(uri: str, kind: Kind, *, inputs: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+def claim(uri: str, kind: Kind, *, inputs: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
     """Take an empty folder for one run, or recognize the folder of the same run.
+
+    Returns:
+        Whether it was taken just now.
 
     Raises:
         ConflictError: the folder belongs to another kind of output, other inputs or another configuration.
@@ -53,8 +57,14 @@ def claim(uri: str, kind: Kind, *, inputs: Mapping[str, Any], config: Mapping[st
     folder = Folder(uri)
     if folder.exists(CLAIM):
         _require_equal(uri, read_claim(uri), json.loads(canonical_json(wanted)))
-    else:
-        folder.publish_json(CLAIM, wanted)
+        return False
+    folder.publish_json(CLAIM, wanted)
+    return True
+
+
+def release(uri: str) -> None:
+    """Give a folder back that was claimed just now, before anything was written into it."""
+    Folder(uri).delete(CLAIM)
 
 
 def read_claim(uri: str, kind: Kind | None = None) -> dict[str, Any]:
@@ -64,11 +74,20 @@ def read_claim(uri: str, kind: Kind | None = None) -> dict[str, Any]:
         NotFoundError: nothing of ours is there.
         VersionError: a format version this code does not know.
         FormatError: another kind of output.
+        DamageError: the claim lacks what every claim has.
     """
-    claimed = Folder(uri).read_json(CLAIM)
+    folder = Folder(uri)
+    try:
+        claimed = folder.read_json(CLAIM)
+    except NotFoundError as error:
+        what = "no output of syllabary" if store.exists(uri) else "nothing there"
+        expected = f"a folder with {CLAIM}, as every output has it"
+        raise NotFoundError(what, value=uri, expected=expected, fix="check the URI") from error
     require_version(claimed.get("format_version"), FORMAT_VERSION, f"format version in {uri}")
     if kind is not None and claimed.get("kind") != kind:
         raise FormatError(f"wrong kind of output at {uri}", value=claimed.get("kind"), expected=kind)
+    if not (isinstance(claimed.get("inputs"), dict) and isinstance(claimed.get("config"), dict)):
+        raise DamageError("a claim without its inputs and configuration", value=folder.join(CLAIM), fix="restore it")
     return claimed
 
 

@@ -37,6 +37,7 @@ from fsspec import AbstractFileSystem
 
 from syllabary.shards import object_store
 from syllabary.shards.errors import (
+    ConflictError,
     ExtraError,
     FormatError,
     InputError,
@@ -129,13 +130,21 @@ def normalize(uri: str | os.PathLike[str]) -> str:
     if text.startswith("file://"):
         text = text.removeprefix("file://")
     if "://" not in text:
-        return os.path.normpath(Path(text).expanduser().absolute())
+        return os.path.normpath(_at_home(Path(text)).absolute())
     scheme, _, rest = text.partition("://")
     if scheme not in ("s3", "memory"):
         raise InputError("unknown URI scheme", value=text, expected="a path or s3://bucket/prefix")
     if scheme == "s3" and not rest.strip("/"):
         raise InputError("S3 URI without a bucket", value=text, expected="s3://bucket/prefix")
     return f"{scheme}://{rest.strip('/')}"
+
+
+def _at_home(path: Path) -> Path:
+    """The path with ``~`` or ``~user`` as the folder that it stands for; as it is where there is no such user."""
+    try:
+        return path.expanduser()
+    except RuntimeError:  # a file may well be called ~a.wav
+        return path
 
 
 def join(uri: str, *parts: str) -> str:
@@ -171,6 +180,11 @@ def _storage_errors(action: str, uri: str) -> Iterator[None]:
     except (StorageError, InputError):
         raise
     except FileNotFoundError as error:
+        raise NotFoundError(f"cannot {action}, nothing there", value=uri, fix="check the URI") from error
+    except (NotADirectoryError, FileExistsError) as error:
+        if action == "write":
+            what, fix = f"cannot {action}, a file is where a folder should be", "give another folder, or move the file"
+            raise StorageError(what, value=uri, fix=fix) from error
         raise NotFoundError(f"cannot {action}, nothing there", value=uri, fix="check the URI") from error
     except PermissionError as error:
         fix = (
@@ -318,6 +332,21 @@ def publish_bytes(uri: str, data: bytes) -> None:
         return
     with publishing(uri) as temporary:
         temporary.write_bytes(data)
+
+
+def publish_new(uri: str, data: bytes) -> None:
+    """Write a file where there is none; the same bytes stay as they are, and others are never replaced.
+
+    Raises:
+        ConflictError: another file of that name is there.
+    """
+    try:
+        is_there = read_bytes(uri) == data
+    except NotFoundError:
+        publish_bytes(uri, data)
+        return
+    if not is_there:
+        raise ConflictError("another file is there already", value=uri, fix="give another --out, or move it away")
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import hashlib
 from pathlib import Path
 
 from syllabary.shards import store
-from syllabary.shards.errors import ConflictError, DamageError, NotFoundError
+from syllabary.shards.errors import ConflictError, DamageError, InputError, NotFoundError
 from syllabary.shards.store import Folder
 
 DECLARATION = b"BagIt-Version: 1.0\nTag-File-Character-Encoding: UTF-8\n"
@@ -38,9 +38,12 @@ def write_bag(uri: str, out: str, description: str) -> dict[str, int]:
 
     Raises:
         NotFoundError: there is nothing in the folder.
-        ConflictError: ``out`` holds what is not in the folder.
+        InputError: ``out`` lies in the folder, so the bag would hold itself.
+        ConflictError: ``out`` holds what is not in the folder, or is a bag in which a file has other bytes.
         StorageError: storage refuses.
     """
+    if f"{store.normalize(out)}/".startswith(f"{store.normalize(uri)}/"):
+        raise InputError("a bag in the folder that goes into it", value=out, fix="use another --out")
     files, bag = store.list_files(uri), Folder(out)
     if not files:
         raise NotFoundError("nothing to put into a bag", value=uri, fix="check the URI")
@@ -49,7 +52,11 @@ def write_bag(uri: str, out: str, description: str) -> dict[str, int]:
     if foreign := sorted({entry.name for entry in bag.list()} - wanted - {*tags}):
         what, fix = "a file that is not in the folder", "use another --out"
         raise ConflictError(what, value=bag.join(foreign[0]), fix=fix)
-    sums = {entry.name: _copy(entry.uri, (bag / DATA).join(entry.name), entry.size_bytes) for entry in files}
+    known = _sums(bag)
+    sums = {
+        entry.name: _copy(entry.uri, (bag / DATA).join(entry.name), entry.size_bytes, known.get(entry.name))
+        for entry in files
+    }
     size_bytes = sum(entry.size_bytes for entry in files)
     info = f"Bag-Software-Agent: syllabary\nExternal-Description: {_one_line(description)}\n"
     info += f"Payload-Oxum: {size_bytes}.{len(files)}\n"
@@ -62,8 +69,22 @@ def write_bag(uri: str, out: str, description: str) -> dict[str, int]:
     return {"num_files": len(files), "size_bytes": size_bytes}
 
 
-def _copy(source: str, target: str, size_bytes: int) -> str:
-    """Copy a file some bytes at a time; returns its sha256. Raises DamageError: its size is not what was listed."""
+def _sums(bag: Folder) -> dict[str, str]:
+    """sha256 of each file of a whole bag, by name; empty where there is none."""
+    if not (bag.exists("bagit.txt") and bag.exists("manifest-sha256.txt")):
+        return {}
+    lines = bag.read("manifest-sha256.txt").decode(errors="replace").splitlines()
+    pairs = (line.partition("  ") for line in lines)
+    return {unescaped(path).removeprefix(f"{DATA}/"): digest for digest, _, path in pairs}
+
+
+def _copy(source: str, target: str, size_bytes: int, known: str | None) -> str:
+    """Copy a file some bytes at a time; returns its sha256.
+
+    Raises:
+        DamageError: its size is not what was listed.
+        ConflictError: its sha256 is not the one that is ``known`` of it; nothing is written then.
+    """
     digest, copied = hashlib.sha256(), 0
     with store.publishing(target) as path, store.open_read(source) as incoming, Path(path).open("wb") as outgoing:
         while data := incoming.read(_CHUNK):
@@ -72,6 +93,9 @@ def _copy(source: str, target: str, size_bytes: int) -> str:
             copied += len(data)
         if copied != size_bytes:
             raise DamageError("a file changed while it was copied", value=source, fix="run again when nobody writes")
+        if known not in (None, digest.hexdigest()):
+            what, fix = "a bag of other bytes is there, they differ in", "use another --out: a bag stays as it was made"
+            raise ConflictError(what, value=source, fix=fix)
     return digest.hexdigest()
 
 

@@ -27,6 +27,7 @@ from syllabary.shards.archive.ledger import (
     Ledger,
     ledger_name,
     part_sizes,
+    read_totals,
     sha256,
     shards_in,
     sums_name,
@@ -100,14 +101,16 @@ def audit_archive(
     Parts that are ``known`` to be intact, by shard and size in bytes, are looked for but not read.
 
     Raises:
-        NotFoundError, FormatError, VersionError: there is no archive of a known version.
+        NotFoundError, FormatError, VersionError: there is no archive of a known version, or there are no shards.
     """
     form = read_format(archive_uri)
+    if shards_uri:
+        outputs.read_claim(shards_uri, "shards")  # a wrong folder would be told as damage of every part
     sizes = part_sizes(archive_uri)
     names = {PARTS: list(sizes), **{folder: shards_in(archive_uri, folder) for folder in (LEDGER, SUMS)}}
     indexed = set(dataset.committed_shards(shards_uri)) if shards_uri else None
     told_of = set[str]().union(*names.values(), indexed or ())
-    audit = Audit(findings=[*_coverage_findings(names, indexed), *_done_findings(archive_uri, len(told_of))])
+    audit = Audit(findings=[*_coverage_findings(names, indexed), *_done_findings(archive_uri, sizes, len(told_of))])
     for name, what in check_about(archive_uri):
         if name == CARD:
             audit.notes.append(f"{name} {what}")
@@ -126,15 +129,23 @@ def audit_archive(
     return audit
 
 
-def _done_findings(archive_uri: str, num_shards: int) -> Iterable[Finding]:
-    """Whether a complete archive still knows all of its shards: one whose files are all gone leaves no other trace."""
+def _done_findings(archive_uri: str, sizes: Mapping[str, int], num_shards: int) -> Iterable[Finding]:
+    """Whether a complete archive still has all of its shards, and no other archive's instead: one that is gone, or
+    exchanged, with its ledger and checksums leaves no other trace.
+    """
     try:
-        done = outputs.read_done(archive_uri)
+        done = read_totals(archive_uri)
     except FormatError:
         yield Finding(outputs.DONE, "does not parse")
         return
-    if done is not None and done.get("num_parts", 0) > num_shards:
+    if done is None:
+        return
+    if done["num_parts"] > num_shards:
         yield Finding(outputs.DONE, f"counts {done['num_parts']} parts, but there are traces of {num_shards}")
+    size_bytes = sum(sizes.values())
+    if done["num_parts"] == len(sizes) == num_shards and done.get("size_bytes", size_bytes) != size_bytes:
+        what = f"counts {done['size_bytes']:,} bytes in {len(sizes):,} parts, but they have {size_bytes:,}"
+        yield Finding(outputs.DONE, f"{what}: a part is cut, or not of this archive")
 
 
 def _coverage_findings(names: dict[str, list[str]], indexed: set[str] | None) -> Iterable[Finding]:

@@ -145,6 +145,15 @@ def part_sizes(archive_uri: str) -> dict[str, int]:
     return {entry.name.removesuffix(".parquet"): entry.size_bytes for entry in entries}
 
 
+def read_totals(archive_uri: str) -> dict[str, Any] | None:
+    """The totals of a complete archive, ``done.json``, or None while it is not complete. Raises FormatError."""
+    done = outputs.read_done(archive_uri)
+    if done is not None and not isinstance(done.get("num_parts"), int):
+        where = Folder(archive_uri).join(outputs.DONE)
+        raise DamageError("totals without a number of parts", value=where, fix="run `syllabary tokenize` again")
+    return done
+
+
 def shards_in(archive_uri: str, folder: str = PARTS) -> list[str]:
     """Names of the shards that have a file in ``folder`` of the archive, sorted."""
     suffix = ".sha256" if folder == SUMS else ".parquet"

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from syllabary.shards import outputs, store
-from syllabary.shards.archive.ledger import part_sizes
+from syllabary.shards import store
+from syllabary.shards.archive.ledger import part_sizes, read_totals
 from syllabary.shards.archive.parts import REBUILD, ArchiveFormat, PartMetadata, open_part, part_name, read_format
 from syllabary.shards.archive.where import Condition
 from syllabary.shards.errors import DamageError, FormatError, NotFoundError
@@ -89,7 +89,7 @@ class ArchiveReader:
         sizes = part_sizes(uri)
         if not sizes:
             raise NotFoundError("an archive without parts", value=uri, fix="run `syllabary tokenize` first")
-        done = outputs.read_done(uri)
+        done = read_totals(uri)
         if done is not None and done["num_parts"] > len(sizes):  # more there may be: a run that is adding them
             raise DamageError(f"parts of {uri}", value=len(sizes), expected=str(done["num_parts"]), fix=REBUILD)
         reader = cls(uri, form, sizes, pa.schema([]))
@@ -177,10 +177,10 @@ class _OpenPart:
         name = part_name(self._shard)
         self._file = RangeReader(store.join(self._reader.uri, name))
         opened = open_part(self._file, name)
-        if PartMetadata.of_file(opened, name).format != self._reader.format:
-            raise FormatError(
-                "a foreign part", value=name, expected=f"the format of {self._reader.uri}", fix="move it away"
-            )
+        metadata = PartMetadata.of_file(opened, name)
+        if metadata.format != self._reader.format or metadata.shard != self._shard:  # a copy would come twice
+            expected = f"the format of {self._reader.uri}, and the name of its own shard"
+            raise FormatError("a foreign part", value=name, expected=expected, fix="move it away")
         return opened
 
     def __exit__(self, *_: object) -> None:

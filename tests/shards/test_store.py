@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 from syllabary.shards import outputs, store
-from syllabary.shards.errors import ConflictError, FormatError, InputError, NotFoundError, StorageError, VersionError
+from syllabary.shards.errors import (
+    ConflictError,
+    DamageError,
+    FormatError,
+    InputError,
+    NotFoundError,
+    StorageError,
+    VersionError,
+)
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -147,6 +155,31 @@ def test_a_damaged_claim_is_named(root: str) -> None:
     store.publish_bytes(store.join(root, outputs.CLAIM), b"{")
     with pytest.raises(FormatError, match="not JSON"):
         outputs.read_claim(root)
+    store.publish_bytes(store.join(root, outputs.CLAIM), b'{"format_version": 1, "kind": "archive"}')
+    with pytest.raises(DamageError, match="a claim without its inputs and configuration"):
+        outputs.read_claim(root, "archive")
+
+
+def test_what_is_no_output_is_told_by_its_own_name(root: str) -> None:
+    with pytest.raises(NotFoundError, match=r"nothing there: .*/absent'; expected a folder with output.json"):
+        outputs.read_claim(store.join(root, "absent"))
+    store.publish_bytes(store.join(root, "a.wav"), b"x")
+    for uri in (root, store.join(root, "a.wav")):
+        with pytest.raises(NotFoundError, match=r"no output of syllabary: .*; expected a folder with output.json"):
+            outputs.read_claim(uri)
+
+
+def test_a_file_where_a_folder_should_be_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("x")
+    for name in ("a/b", "a/b/c"):
+        with pytest.raises(StorageError, match=r"cannot write, a file is where a folder should be: .*; give another"):
+            store.publish_bytes(str(tmp_path / name), b"x")
+
+
+def test_a_name_that_begins_as_a_home_folder_is_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert store.normalize("~no-such-user.wav") == str(tmp_path / "~no-such-user.wav")
+    assert store.normalize("~/x") == str(Path.home() / "x")
 
 
 @pytest.mark.parametrize("how", ["publish_bytes", "publishing"])

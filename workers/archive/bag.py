@@ -17,12 +17,16 @@ def bag(job: BagJob) -> dict[str, Any]:
 
     Raises:
         NotFoundError: there is no output folder.
+        InputError: ``out`` lies in the folder.
         ConflictError: ``out`` holds something else.
     """
+    folder = Folder(job.folder)
     try:
         kind = outputs.read_claim(job.folder)["kind"]
     except NotFoundError:
-        kind = Folder(job.folder).read_json("config.json").get("kind", "folder")
+        if not folder.exists("config.json"):  # which a tokenizer directory has
+            raise
+        kind = folder.read_json("config.json").get("kind", "folder")
     written = write_bag(job.folder, job.out, f"syllabary {kind}")
     say("bag", f"{written['num_files']:,} files, {written['size_bytes']:,} bytes")
     return dict(written)

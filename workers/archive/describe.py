@@ -50,6 +50,11 @@ def describe(
         say(stage, f"{CARD} has been edited since it was written: it stays as it is")
 
 
+def holds_weights(archive: str) -> bool:
+    """Whether the weights of the tokenizer lie beside an archive's tokens."""
+    return (Folder(archive) / "tokenizer").exists(_WEIGHTS[1])
+
+
 def carry_description(stage: str, source: str, archive: str, totals: Mapping[str, Any]) -> None:
     """Describe an archive made of the archive ``source``, with what that knows of origin and tokenizer.
 
@@ -60,4 +65,4 @@ def carry_description(stage: str, source: str, archive: str, totals: Mapping[str
     if not tokenizer.exists("config.json"):
         say(stage, f"{source} holds no description, so {archive} gets none: `syllabary tokenize` again writes it")
         return
-    describe(stage, archive, totals, Origin.read(source), tokenizer.uri, tokenizer.exists(_WEIGHTS[1]))
+    describe(stage, archive, totals, Origin.read(source), tokenizer.uri, holds_weights(source))

@@ -12,6 +12,7 @@ where a row matches, and a part only while it is asked for.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -108,16 +109,18 @@ class Recording:
     _archive: Archive
 
     def between(self, start_s: float, end_s: float) -> Recording:
-        """The part between two times, both in seconds of the whole recording.
+        """The part between two times, both in seconds of the whole recording; infinity is its end.
 
         Raises:
             InputError: a negative time, or an end that is not behind the start.
         """
+        start_s, end_s = float(start_s), float(end_s)  # of numpy's too
         if not 0 <= start_s < end_s:
             what, expected = "a time range of a recording", "0 <= start_s < end_s"
-            raise InputError(what, value=f"{start_s} to {end_s} s", expected=expected)
-        end_s = end_s if self.end_s is None else min(end_s, self.end_s)
-        return Recording(self.recording_id, max(start_s, self.start_s), end_s, self._archive)
+            raise InputError(what, value=f"{start_s:g} to {end_s:g} s", expected=expected)
+        end = min(end_s, math.inf if self.end_s is None else self.end_s)
+        until = None if math.isinf(end) else end
+        return Recording(self.recording_id, max(start_s, self.start_s), until, self._archive)
 
     def __iter__(self) -> Iterator[Utterance]:
         return iter(self._utterances)
@@ -143,7 +146,7 @@ class Recording:
 
     @cached_property
     def _utterances(self) -> list[Utterance]:
-        texts = ["recording_id = '" + self.recording_id.replace("'", "''") + "'"]
+        texts = [_is_recording(self.recording_id)]
         texts += [f"end_s > {self.start_s!r}"] if self.start_s else []
         texts += [f"start_s < {self.end_s!r}"] if self.end_s is not None else []
         return sorted(self._archive.where(" and ".join(texts)), key=lambda one: one.row["start_sample"])
@@ -151,6 +154,8 @@ class Recording:
 
 class Archive:
     """An archive opened for reading; iterating it gives every :class:`Utterance`, in the archive's order.
+
+    ``archive[recording_id]`` is a :class:`Recording`, and ``recording_id in archive`` whether anything of it is there.
 
     Attributes:
         uri: of the archive.
@@ -177,7 +182,13 @@ class Archive:
         both = condition if self._condition is None else self._condition & condition
         return Archive(self._reader, both, self._whole)
 
+    def __contains__(self, recording_id: object) -> bool:
+        return isinstance(recording_id, str) and next(iter(self.where(_is_recording(recording_id))), None) is not None
+
     def __getitem__(self, recording_id: str) -> Recording:
+        if not isinstance(recording_id, str):
+            fix = "iterate the archive for its utterances: next(iter(archive)) is the first"
+            raise InputError("a recording of an archive", value=recording_id, expected="its recording_id", fix=fix)
         return Recording(recording_id, 0.0, None, self)
 
     def __iter__(self) -> Iterator[Utterance]:
@@ -215,6 +226,10 @@ class Archive:
             what, expected = f"the tokenizer cannot restore {self.uri}, encoder digest", self.format.encoder_digest[:16]
             raise ConflictError(what, value=tokenizer.encoder_digest[:16], expected=expected)
         return Sound(samples_of(clip, tokenizer, self.format.packing), int(clip.rows[0]["sample_rate"]))
+
+
+def _is_recording(recording_id: str) -> str:
+    return "recording_id = '" + recording_id.replace("'", "''") + "'"
 
 
 def open_archive(uri: str) -> Archive:

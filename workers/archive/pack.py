@@ -63,7 +63,7 @@ def pack(job: PackJob) -> dict[str, Any]:
     require_block_size(job.block_size, form.packing.num_groups)
     text = TextTokenizer.load(job.text_tokenizer) if job.text_tokenizer is not None else None
     vocabulary = LmVocabulary(form.packing, _id_offset(job, text))
-    _claim(job, sources, text)
+    is_new = _claim(job, sources, text)
     done = outputs.read_done(job.out)
     if done is not None:
         say("pack", "is done: nothing to do")
@@ -72,7 +72,12 @@ def pack(job: PackJob) -> dict[str, Any]:
     num_buckets = 1 + int(sum(source.size_bytes * source.weight for source in sources) / (job.part_mb * 1e6))
     summary: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="syllabary-pack-") as folder:
-        dealers = _deal(job, sources, Path(folder), num_buckets)
+        try:
+            dealers = _deal(job, sources, Path(folder), num_buckets)
+        except (InputError, NotFoundError):
+            if is_new:
+                outputs.release(job.out)  # settings that are refused must not bind the folder to them
+            raise
         for split in SPLITS:
             target = Target(job.out, split, job.seed, job.block_size, job.layout, vocabulary, metadata)
             frame_s = form.hop_length / form.model_sample_rate
@@ -94,13 +99,14 @@ def _id_offset(job: PackJob, text: TextTokenizer | None) -> int:
     return least if job.id_offset is None else job.id_offset
 
 
-def _claim(job: PackJob, sources: list[Source], text: TextTokenizer | None) -> None:
+def _claim(job: PackJob, sources: list[Source], text: TextTokenizer | None) -> bool:
+    """Take the output; returns whether it was free until now."""
     archives = [
         {"encoder_digest": own.reader.format.encoder_digest, "parts_digest": own.parts_digest} for own in sources
     ]
     inputs = {"archives": archives} | ({"text_tokenizer": text.digest} if text else {})
     config = job.model_dump(mode="json", exclude={"archive", "out", "text_tokenizer"})
-    outputs.claim(job.out, "packed", inputs=inputs, config=config)
+    return outputs.claim(job.out, "packed", inputs=inputs, config=config)
 
 
 def _metadata(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -14,11 +15,11 @@ from syllabary.model.measures.usage import entropy_bits
 from syllabary.shards import store
 from syllabary.shards.archive import parts as token_archive
 from syllabary.shards.archive.encoding import encode_part
-from syllabary.shards.archive.ledger import intact_ledger, publish_part, sha256, shards_in
+from syllabary.shards.archive.ledger import intact_ledger, publish_part, read_ledger, sha256, shards_in
 from syllabary.shards.archive.packing import Packing
 from syllabary.shards.archive.parts import ArchiveFormat, PartMetadata, open_part, part_name
 from syllabary.shards.archive.reader import ArchiveReader
-from syllabary.shards.errors import DamageError, InputError
+from syllabary.shards.errors import ConflictError, DamageError, InputError, NotFoundError
 from syllabary.shards.outputs import mark_done, read_done
 from syllabary.shards.store import Folder
 from syllabary.workers.archive.describe import carry_description
@@ -107,6 +108,7 @@ def _line(choice: dict[str, float]) -> str:
 def _write(job: RepackJob, reader: ArchiveReader, form: ArchiveFormat, out: str) -> None:
     form.claim(out)
     present = set(shards_in(out))
+    _require_same_shards(reader, present, out)
     progress = Progress("repack", len(reader.shards), "parts")
     for shard in reader.shards:
         if shard not in present or intact_ledger(out, shard, form) is None:
@@ -118,6 +120,17 @@ def _write(job: RepackJob, reader: ArchiveReader, form: ArchiveFormat, out: str)
         done = done | {"size_bytes": sum(e.size_bytes for e in (Folder(out) / "parts").list())}
         carry_description("repack", job.archive, out, done)
         mark_done(out, done)
+
+
+def _require_same_shards(reader: ArchiveReader, present: set[str], out: str) -> None:
+    """Refuse an output with parts of another archive: they would be taken for this one's. Raises ConflictError."""
+    for shard in sorted(present):
+        uri, fix = store.join(out, part_name(shard)), "use another --out"
+        if shard not in reader.part_sizes:
+            raise ConflictError("a part of no shard", value=uri, expected=f"parts of {reader.uri}", fix=fix)
+        with contextlib.suppress(NotFoundError, DamageError):  # which is made again
+            if read_ledger(out, shard).shard_digest != read_ledger(reader.uri, shard).shard_digest:
+                raise ConflictError("a part of another shard of that name", value=uri, fix=fix)
 
 
 def _write_part(reader: ArchiveReader, shard: str, form: ArchiveFormat, out: str) -> None:

@@ -19,7 +19,7 @@ from syllabary.shards.archive import parts as token_archive
 from syllabary.shards.archive.ledger import intact_ledger, shards_in
 from syllabary.shards.archive.parts import ArchiveFormat
 from syllabary.shards.errors import ConflictError, FormatError, NotFoundError, StorageError
-from syllabary.workers.archive.describe import describe
+from syllabary.workers.archive.describe import describe, holds_weights
 from syllabary.workers.archive.encode_shard import NO_FIGURES, ShardEncoder, archive_format, figures, persist
 from syllabary.workers.cluster.actors import error_of, through_actors
 from syllabary.workers.cluster.devices import ClusterGpus, choose_device
@@ -60,7 +60,8 @@ def tokenize(job: TokenizeJob) -> dict[str, Any]:
 
 
 def _describe(job: TokenizeJob, summary: dict[str, Any]) -> None:
-    describe("tokenize", job.archive, summary, Origin.read(job.shards), job.tokenizer, job.with_tokenizer)
+    with_weights = job.with_tokenizer or holds_weights(job.archive)  # what is there stays described and checked
+    describe("tokenize", job.archive, summary, Origin.read(job.shards), job.tokenizer, with_weights)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from syllabary.shards.errors import InputError, JobError, UnavailableError
-from syllabary.workers.control.jobs import Job
+from syllabary.workers.control.jobs import LONGEST_ARGUMENT, Job
 from syllabary.workers.control.log import job_environment
 from syllabary.workers.control.patience import patiently
 
@@ -37,10 +37,14 @@ class RayJob:
 
         Raises:
             JobError: the cluster cannot be reached; ``may_pass`` is set.
-            InputError: the cluster refuses our token.
+            InputError: the cluster refuses our token, or the job is longer than a command line may be.
         """
         self._address = address
         self._entrypoint = shlex.join(job.command())
+        if len(self._entrypoint.encode()) > LONGEST_ARGUMENT:
+            what, expected = "a job is too long for a cluster's command line, bytes", f"{LONGEST_ARGUMENT:,} or fewer"
+            fix = "name fewer files or ids at once, or unset RAY_API_SERVER_ADDRESS"
+            raise InputError(what, value=len(self._entrypoint.encode()), expected=expected, fix=fix)
         self._client = self._reached(lambda: _connect(address))
         self.job_id, self.taken_up = self._reached(self._find_or_submit)
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticSerializationError
 
-from syllabary.shards.errors import refuse_keys
+from syllabary.shards.errors import InputError, refuse_keys
 from syllabary.workers.control.declaration import Shown
 
 
@@ -35,8 +36,24 @@ class Job(BaseModel):
                     refuse_keys(text)
 
     def command(self, python: str = "python") -> list[str]:
-        """The command line that runs the job. With ``-P`` nothing of the working directory is taken for a module."""
-        return [python, "-P", "-m", "syllabary.workers", self.verb, self.model_dump_json()]
+        """The command line that runs the job. With ``-P`` nothing of the working directory is taken for a module.
+
+        Raises:
+            InputError: a name in it is not UTF-8, so JSON cannot say it.
+        """
+        try:
+            return [python, "-P", "-m", "syllabary.workers", self.verb, self.model_dump_json()]
+        except PydanticSerializationError as error:
+            fix = "rename the file, or give the folder that it lies in to `syllabary shard`, which takes any name"
+            raise InputError("a name that is not UTF-8", value=_first_odd(self.model_dump()), fix=fix) from error
+
+
+def _first_odd(values: dict[str, object]) -> str | None:
+    """The first text that UTF-8 cannot write: Python reads other bytes of a name as lone surrogates."""
+    texts = (text for value in values.values() for text in (value if isinstance(value, tuple) else (value,)))
+    return next(
+        (text for text in texts if isinstance(text, str) and text != text.encode(errors="replace").decode()), None
+    )
 
 
 def jobs_by_verb(base: type[Job] = Job) -> dict[str, type[Job]]:

@@ -43,6 +43,8 @@ from syllabary.workers.recipes import shipped
 
 RESULT_PREFIX = "syllabary-result: "
 PARENT_VARIABLE = "SYLLABARY_PARENT_PID"
+ON_STANDARD_INPUT = "-"  # in place of the JSON
+LONGEST_ARGUMENT = 100_000  # bytes; Linux starts no process with one above 128 KiB
 
 
 def declared_jobs() -> list[type[Job]]:
@@ -232,10 +234,10 @@ class RestoreJob(Job):
     )
     recording: str | None = Field(default=None, description="One recording, joined in time and cut to the time range.")
     start_s: Annotated[float | None, Shown(option="--start")] = Field(
-        default=None, ge=0, description="From this second of the recording."
+        default=None, ge=0, allow_inf_nan=False, description="From this second of the recording."
     )
     end_s: Annotated[float | None, Shown(option="--end")] = Field(
-        default=None, gt=0, description="To this second of the recording."
+        default=None, gt=0, allow_inf_nan=False, description="To this second of the recording."
     )
     join: Annotated[bool, Shown(option="--join")] = Field(
         default=False, description="Whole recordings instead of utterances."

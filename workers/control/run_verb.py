@@ -16,7 +16,7 @@ from syllabary.shards.errors import InputError, SyllabaryError, first_fault
 from syllabary.workers.control import log as job_log
 from syllabary.workers.control.extras import extras_told, require_extras, torch_told
 from syllabary.workers.control.job import Job, jobs_by_verb
-from syllabary.workers.control.jobs import RESULT_PREFIX
+from syllabary.workers.control.jobs import ON_STANDARD_INPUT, RESULT_PREFIX
 from syllabary.workers.control.processes import die_with_parent
 
 
@@ -75,11 +75,12 @@ def _read_job(arguments: list[str]) -> Job:
         raise InputError(
             "wrong arguments",
             value=arguments,
-            expected=f"a verb ({', '.join(sorted(jobs))}) and one JSON object, the job",
+            expected=f"a verb ({', '.join(sorted(jobs))}) and one JSON object, the job, or - and it on standard input",
             fix="use the `syllabary` command",
         )
     try:
-        return jobs[arguments[0]].model_validate_json(arguments[1])
+        verb, text = arguments
+        return jobs[verb].model_validate_json(sys.stdin.buffer.read() if text == ON_STANDARD_INPUT else text)
     except ValidationError as error:
         where, message, value = first_fault(error)
         raise InputError(f"job parameter {where}: {message}", value=value) from error

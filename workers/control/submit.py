@@ -12,12 +12,13 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import IO, Any
 
 from syllabary.shards.errors import JobError, UnavailableError
-from syllabary.workers.control.jobs import RESULT_PREFIX, Job
+from syllabary.workers.control.jobs import LONGEST_ARGUMENT, ON_STANDARD_INPUT, RESULT_PREFIX, Job
 from syllabary.workers.control.log import Told, job_environment, read_line, without_ray_prefix
 from syllabary.workers.control.processes import parent_environment
 from syllabary.workers.control.screen import on_screen
@@ -46,15 +47,16 @@ def submit(job: Job, on_told: OnTold | None = None) -> dict[str, Any]:
 
 
 def _run_as_subprocess(job: Job, on_told: OnTold) -> dict[str, Any]:
-    process = subprocess.Popen(
-        job.command(sys.executable),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env=parent_environment() | job_environment(),
-        text=True,
-        errors="replace",
-    )
+    with _given(job) as (command, stdin):
+        process = subprocess.Popen(
+            command,
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=parent_environment() | job_environment(),
+            text=True,
+            errors="replace",
+        )
     assert process.stdout is not None
     with _ended_with_us(process):
         result, last_lines = _follow((line.rstrip("\n") for line in process.stdout), on_told)
@@ -62,6 +64,20 @@ def _run_as_subprocess(job: Job, on_told: OnTold) -> dict[str, Any]:
     if status != 0 or result is None:
         raise _failure(job, f"exit status {status}", last_lines, status)
     return result
+
+
+@contextlib.contextmanager
+def _given(job: Job) -> Iterator[tuple[list[str], IO[bytes] | int]]:
+    """A job's command line and standard input: it reads from there what is too long for an argument, many files say."""
+    command = job.command(sys.executable)
+    text = command[-1].encode()
+    if len(text) <= LONGEST_ARGUMENT:
+        yield command, subprocess.DEVNULL
+        return
+    with tempfile.TemporaryFile() as file:
+        file.write(text)
+        file.seek(0)
+        yield [*command[:-1], ON_STANDARD_INPUT], file
 
 
 @contextlib.contextmanager

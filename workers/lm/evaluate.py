@@ -27,6 +27,7 @@ from syllabary.workers.control.run_layout import LM_FIGURES
 from syllabary.workers.lm.blocks_data import Batch, BlockSource, Vocabulary, frames_of
 from syllabary.workers.lm.directory import load_model
 from syllabary.workers.lm.speech_lm import LmLoss
+from syllabary.workers.tokenizer.checks import checked_device
 
 STAGE = "lm-eval"
 Kind = Literal["all", "speech", "text"]
@@ -37,10 +38,11 @@ def lm_eval(job: LmEvalJob) -> dict[str, Any]:
 
     Raises:
         NotFoundError: there is no such model, or no such split.
-        ConflictError: the blocks are of another tokenizer or have other ids than the model.
-        InputError: the split holds no whole frame.
+        ConflictError: the blocks are of another tokenizer or have other ids than the model, or ``out`` holds figures of
+            another model or of other blocks.
+        InputError: the split holds no whole frame, or this machine has no such device.
     """
-    device = torch.device(job.device)
+    device = checked_device(job.device)
     loaded = load_model(job.model, device)
     vocabulary = Vocabulary.of_blocks(job.blocks)
     _require_same(loaded.vocabulary, vocabulary)
@@ -71,7 +73,8 @@ def lm_eval(job: LmEvalJob) -> dict[str, Any]:
     model = f"{result['bits_per_s']:>9.1f} bit/s, {result['bits_per_token']:.3f} bits per token"
     say(STAGE, f"{'language model':<16} {model}")
     if job.out is not None:
-        inputs = {"encoder_digest": vocabulary.metadata["encoder_digest"]}
+        blocks = outputs.digest(outputs.read_claim(job.blocks, "packed"))
+        inputs = {"model": loaded.weights_digest, "blocks": blocks}
         outputs.claim(job.out, "report", inputs=inputs, config={"split": job.split, "limit": job.limit})
         Folder(job.out).publish_json(LM_FIGURES, result)
     return result

@@ -18,6 +18,7 @@ from syllabary.workers.control.log import Progress
 from syllabary.workers.lm.blocks_data import Vocabulary
 from syllabary.workers.lm.directory import load_model
 from syllabary.workers.lm.speech_lm import SpeechLm
+from syllabary.workers.tokenizer.checks import checked_device
 from syllabary.workers.tokenizer.tokenizer import Tokenizer
 
 STAGE = "lm-sample"
@@ -44,10 +45,11 @@ def lm_sample(job: LmSampleJob) -> dict[str, Any]:
 
     Raises:
         NotFoundError: there is no such model or tokenizer.
-        ConflictError: the tokenizer is not the one whose tokens the model has learned.
-        InputError: the model knows speech only after its text.
+        ConflictError: the tokenizer is not the one whose tokens the model has learned, or ``out`` holds samples of
+            another model.
+        InputError: the model knows speech only after its text, or this machine has no such device.
     """
-    device = torch.device(job.device)
+    device = checked_device(job.device)
     loaded, tokenizer = load_model(job.model, device), Tokenizer.load(job.tokenizer)
     expected = str(loaded.vocabulary.metadata["encoder_digest"])
     if tokenizer.encoder_digest != expected:
@@ -56,7 +58,7 @@ def lm_sample(job: LmSampleJob) -> dict[str, Any]:
     if loaded.vocabulary.metadata.get("interleave") == "text_to_speech":
         what, fix = "a model that speaks only after a text", "train one on blocks without --interleave, or with `both`"
         raise InputError(what, value=job.model, fix=fix)
-    inputs = {"encoder_digest": expected, "decoder_digest": tokenizer.decoder_digest}
+    inputs = {"model": loaded.weights_digest, "encoder_digest": expected, "decoder_digest": tokenizer.decoder_digest}
     config = job.model_dump(mode="json", exclude={"model", "tokenizer", "out", "device"})
     outputs.claim(job.out, "report", inputs=inputs, config=config)
     num_frames = max(1, round(job.duration_s * loaded.vocabulary.frames_per_s))

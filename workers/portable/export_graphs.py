@@ -27,9 +27,9 @@ from syllabary.shards.store import Folder
 from syllabary.workers.control.extras import require_extras
 from syllabary.workers.control.log import say
 from syllabary.workers.recipes.bitrates import packing_of
-from syllabary.workers.tokenizer.directory import TokenizerFiles, load_tokenizer
+from syllabary.workers.tokenizer.directory import TokenizerFiles, load_tokenizer, publish_card
 
-GRAPHS, READER, CARD = "graphs.json", "read_onnx.py", "README.md"
+GRAPHS, READER = "graphs.json", "read_onnx.py"
 FORMAT_VERSION = 1
 _OPSET = 20
 _EXAMPLE_FRAMES = 8  # whatever the example's length, any length runs
@@ -58,7 +58,7 @@ def export_graphs(tokenizer: str, out: str, form: Form) -> dict[str, Any]:
     Raises:
         ExtraError: packages for ONNX are not installed.
         InputError: the encoder computes in bf16, or the decoder has gates over whole clips.
-        ConflictError: the graphs of another tokenizer are there.
+        ConflictError: the graphs of another tokenizer are there, or a README.md of somebody's own.
     """
     if form == "onnx":
         require_extras(("onnx",), "export --format onnx")
@@ -68,8 +68,8 @@ def export_graphs(tokenizer: str, out: str, form: Form) -> dict[str, Any]:
     if (present := _present(folder, about)) is not None:
         about = present
     else:
-        about["graphs"] = {name: _publish(folder, name, form, *graph) for name, graph in _graphs(files).items()}
         _publish_text(folder, files, form)
+        about["graphs"] = {name: _publish(folder, name, form, *graph) for name, graph in _graphs(files).items()}
         folder.publish_json(GRAPHS, about)
     digests = {name: graph["sha256"] for name, graph in about["graphs"].items()}
     weights = {"encoder_digest": files.digests.encoder, "decoder_digest": files.digests.decoder}
@@ -198,6 +198,6 @@ def _publish_text(out: Folder, files: TokenizerFiles, form: Form) -> None:
         window=about["window_frames"], context=about["context_frames"], reader=reader,
         encoder=files.digests.encoder, decoder=files.digests.decoder,
     )  # fmt: skip
-    out.publish(CARD, text.encode())
+    publish_card(out, GRAPHS, text.encode())
     if is_onnx:
         out.publish(READER, (Path(__file__).parent / READER).read_bytes())

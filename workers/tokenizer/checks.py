@@ -60,7 +60,7 @@ def checked_waveform(wav: ArrayLike, sample_rate: int) -> NDArray[np.float32]:
         raise InputError(
             "peak of the waveform", value=peak, expected="samples in -1..1", fix="divide 16-bit integers by 32768"
         )
-    return np.ascontiguousarray(array, np.float32)
+    return np.require(array, np.float32, ["C", "W"])  # torch warns of what cannot be written to, as Arrow's arrays
 
 
 def _require_floating_mono(array: NDArray[Any]) -> None:

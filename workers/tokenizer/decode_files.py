@@ -15,14 +15,20 @@ from syllabary.workers.tokenizer.tokenizer import Tokenizer
 
 
 def decode_files(job: DecodeJob) -> dict[str, Any]:
-    """Decode every token file; returns the audio files. Nothing is written when any input cannot be read or decoded."""
+    """Decode every token file; returns the audio files. Nothing is written when any input cannot be read or decoded.
+
+    Raises:
+        ConflictError: another encoder made a file, or another file is where the sound would go: the recording, say,
+            that the tokens were made of.
+        InputError: tokens do not decode; names the file.
+    """
     targets = target_uris(job.files, job.out, f".{job.audio_format}")
     tokenizer = Tokenizer.load(job.tokenizer, device=job.device)
     contents = [_matching(uri, tokenizer) for uri in job.files]
     progress = Progress("decode", sum(c.num_samples / c.sample_rate for c in contents), "s of audio")
     for content, target in zip(contents, targets, strict=True):
         wav = tokenizer.decode(content.tokens, content.num_samples, content.sample_rate)
-        store.publish_bytes(target, encode(wav, content.sample_rate, job.audio_format))
+        store.publish_new(target, encode(wav, content.sample_rate, job.audio_format))
         progress.add(content.num_samples / content.sample_rate)
     progress.finish()
     return {"files": targets, "decoder_digest": tokenizer.decoder_digest}

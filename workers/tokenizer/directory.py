@@ -32,6 +32,7 @@ from syllabary.shards.errors import (
     DamageError,
     FormatError,
     InputError,
+    NotFoundError,
     first_fault,
     require_version,
 )
@@ -139,6 +140,18 @@ class TokenizerFiles:
     uri: str = ""
 
 
+def publish_card(folder: Folder, mark: str, text: bytes) -> None:
+    """Write the card of a folder, before all else in it: while ``mark`` is not there, it may be anybody's folder.
+
+    Raises:
+        ConflictError: it holds somebody's own README.md.
+    """
+    if folder.exists(mark):
+        folder.publish(CARD, text)
+    else:
+        store.publish_new(folder.join(CARD), text)
+
+
 def save_tokenizer(
     uri: str,
     config: ModelConfig,
@@ -163,7 +176,7 @@ def save_tokenizer(
     Raises:
         InputError: a state does not fit the configuration, holds values that are not finite, or that the type cannot
             hold.
-        ConflictError: another tokenizer is already there.
+        ConflictError: another tokenizer is already there, or a README.md of somebody's own.
     """
     encoder = rounded_weights("encoder", encoder_state, stored_as)
     decoder = rounded_weights("decoder", decoder_state, stored_as)
@@ -172,12 +185,12 @@ def save_tokenizer(
     digests = Digests(encoder_digest(config, encoder), decoder_digest(config, decoder))
     folder = Folder(uri)
     _require_vacant(folder, digests)
+    card = model_card(config, str(recipe.get("name")), digests.encoder, digests.decoder, stored_as)
+    publish_card(folder, CONFIG, card.encode())
     for name, state in ((ENCODER, encoder), (DECODER, decoder)):
         narrow = {key: value.to(_TYPES[stored_as]) for key, value in state.items()}
         folder.publish(name, safetensors.torch.save(narrow))
     heads = {} if mel_head is None else {"mel_head_digest": _publish_mel_head(folder, mel_head)}
-    card = model_card(config, str(recipe.get("name")), digests.encoder, digests.decoder, stored_as)
-    folder.publish(CARD, card.encode())
     description = {
         "kind": "tokenizer",
         "format_version": FORMAT_VERSION,
@@ -218,18 +231,18 @@ def copy_tokenizer(uri: str, target: str, digests: Digests) -> None:
     """Copy a tokenizer directory, its card with what a model hub reads of it in front (YAML between two rules).
 
     Raises:
-        ConflictError: another tokenizer is at ``target``.
+        ConflictError: another tokenizer is at ``target``, or a README.md of somebody's own.
         DamageError: what is at ``uri`` is not, or no longer, the tokenizer of these digests.
     """
     files, source, copy = load_tokenizer(uri), Folder(uri), Folder(target)
     _require_digest(source, ENCODER, digests.encoder, files.digests.encoder)
     _require_digest(source, DECODER, digests.decoder, files.digests.decoder)
     _require_vacant(copy, digests)
+    card = source.read(CARD).decode()
+    publish_card(copy, CONFIG, (card if card.startswith("---\n") else _HUB + card).encode())
     head = [MEL_HEAD] if source.exists(MEL_HEAD) else []
     for name in (ENCODER, DECODER, *head):
         copy.publish(name, source.read(name))
-    card = source.read(CARD).decode()
-    copy.publish(CARD, (card if card.startswith("---\n") else _HUB + card).encode())
     copy.publish(CONFIG, source.read(CONFIG))
 
 
@@ -351,7 +364,12 @@ def _require_vacant(folder: Folder, digests: Digests) -> None:
 
 
 def _read_description(folder: Folder) -> dict[str, Any]:
-    description = folder.read_json(CONFIG)
+    try:
+        description = folder.read_json(CONFIG)
+    except NotFoundError as error:
+        there = " or ".join(store.BUILTIN + name for name in store.builtin_names())
+        expected = f"a tokenizer directory, with {CONFIG}" + (f", or {there}, which ships" if there else "")
+        raise NotFoundError("no tokenizer, nothing there", value=folder.uri, expected=expected) from error
     if description.get("kind") != "tokenizer":
         raise FormatError(
             f"not a tokenizer directory: {folder.uri} has kind",

@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from syllabary.shards import store
-from syllabary.shards.errors import ConflictError, FormatError, InputError
+from syllabary.shards.errors import ConflictError, FormatError, InputError, NotFoundError
 from syllabary.shards.ingest.decoding.whole import Whole, decode_whole
 from syllabary.shards.ingest.recordings import RecordingError
 from syllabary.workers.control.jobs import EncodeJob
 from syllabary.workers.control.log import Progress, say
 from syllabary.workers.tokenizer.checks import checked_waveform
-from syllabary.workers.tokenizer.token_file import SUFFIX, TokenFile, write_token_file
+from syllabary.workers.tokenizer.token_file import SUFFIX, TokenFile, encode_token_file
 from syllabary.workers.tokenizer.tokenizer import Tokenizer
 
 
@@ -30,6 +30,7 @@ def encode_files(job: EncodeJob) -> dict[str, Any]:
     Raises:
         FormatError: a file is not audio, damaged, or ends before or behind what it promises; names the file.
         InputError: it holds samples that no tokenizer takes; names the file.
+        ConflictError: other tokens are where its own would go.
     """
     targets = target_uris(job.files, job.out, SUFFIX)
     tokenizer = Tokenizer.load(job.tokenizer, decoder=False, device=job.device)
@@ -41,7 +42,7 @@ def encode_files(job: EncodeJob) -> dict[str, Any]:
         for note in audio.notes:
             say("encode", f"{uri}: {note}")
         content = token_file_of(tokenizer, audio.samples, audio.rate)
-        write_token_file(target, content)
+        store.publish_new(target, encode_token_file(content))
         told = {"tokens": target, "num_frames": len(content.tokens), "num_samples": content.num_samples}
         written.append(told | ({"notes": list(audio.notes)} if audio.notes else {}))
         progress.add(len(audio.samples) / audio.rate)
@@ -81,7 +82,13 @@ def target_uris(files: tuple[str, ...], out: str | None, suffix: str) -> list[st
 
 def _read(uri: str) -> Whole:
     """Waveform and sample rate of a file that can be encoded, and what of it was mended."""
-    store.file_entry(uri)  # says what is missing
+    try:
+        store.file_entry(uri)
+    except NotFoundError:
+        if store.is_folder(uri):
+            fix = "give the files in it, or make a corpus of it with `syllabary shard` and `syllabary tokenize`"
+            raise InputError("a folder instead of an audio file", value=uri, fix=fix) from None
+        raise
     with tempfile.TemporaryDirectory(prefix="syllabary-") as folder:
         try:
             audio = decode_whole(store.fetch_to(uri, Path(folder), "audio"))

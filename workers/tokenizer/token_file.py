@@ -37,6 +37,11 @@ class TokenFile:
 
 def write_token_file(uri: str, content: TokenFile) -> None:
     """Publish a token file; equal content gives equal bytes."""
+    store.publish_bytes(uri, encode_token_file(content))
+
+
+def encode_token_file(content: TokenFile) -> bytes:
+    """The bytes of a token file, equal for equal content."""
     metadata = {
         "kind": KIND,
         "format_version": FORMAT_VERSION,
@@ -49,8 +54,7 @@ def write_token_file(uri: str, content: TokenFile) -> None:
         "tokens": np.ascontiguousarray(content.tokens),
         "salience": np.ascontiguousarray(content.salience),
     }
-    data = safetensors.numpy.save(tensors, {"syllabary": json.dumps(metadata, sort_keys=True)})
-    store.publish_bytes(uri, data)
+    return safetensors.numpy.save(tensors, {"syllabary": json.dumps(metadata, sort_keys=True)})
 
 
 def read_token_file(uri: str) -> TokenFile:

@@ -93,7 +93,7 @@ class _Frames:
 
 
 class Tokenizer:
-    """A tokenizer directory in memory. Build it with :meth:`load`."""
+    """A tokenizer in memory: waveforms to tokens and back. Build it with :meth:`load` or :meth:`from_pretrained`."""
 
     def __init__(self, files: TokenizerFiles, device: str = "cpu") -> None:
         self.config: ModelConfig = files.config
@@ -314,7 +314,9 @@ class Tokenizer:
         size = window if chunk_frames is None else checked_length(chunk_frames, "chunk_frames")
         if size > window:
             raise InputError("chunk_frames", value=chunk_frames, expected=f"at most the model's window, {window}")
-        is_whole = isinstance(tokens, np.ndarray) or (isinstance(tokens, Sequence) and np.ndim(tokens[0]) == 0)
+        is_whole = isinstance(tokens, np.ndarray) or (
+            isinstance(tokens, Sequence) and len(tokens) > 0 and np.ndim(tokens[0]) == 0
+        )
         pieces = cast("Iterable[ArrayLike]", [tokens] if is_whole else tokens)
         digits = self._pieces(pieces, length, rate, packing)
         chunks = self._stream(digits, size)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Literal, TypeVar
 
-from syllabary.shards import store
+from syllabary.shards import outputs, store
 from syllabary.shards.errors import InputError, StorageError
 from syllabary.shards.ingest.config import IngestConfig
 from syllabary.shards.ingest.decoding.decoder import is_audio
@@ -69,6 +70,9 @@ def recordings_of(
     source: str, listed: list[SourceFile], num_passed_over: int, config: IngestConfig, notes: list[str]
 ) -> list[Recording]:
     """The recordings of the files of a folder; see :func:`list_recordings`."""
+    if own := _own_outputs(listed):
+        listed = [file for file in listed if not any(file.name.startswith(folder) for folder in own)]
+        notes.append(f"outputs of syllabary below SOURCE are passed over: {len(own):,}, such as {escape(own[0])}")
     wanted = list(_in_threads(_is_input, listed))
     files = [file for file, own in zip(listed, wanted, strict=True) if own]
     layout = _layout(files, config)
@@ -85,6 +89,20 @@ def recordings_of(
     if others := [file.name for file, own in zip(listed, wanted, strict=True) if not own]:
         notes.append(f"{len(others):,} files are no audio and are passed over, such as {escape(others[0])}")
     return in_order(recordings)
+
+
+def _own_outputs(listed: list[SourceFile]) -> list[str]:
+    """Folders below the source, each with its slash, that hold an output of ours: what is restored is no new speech."""
+    claims = [file for file in listed if file.name.endswith(f"/{outputs.CLAIM}") and not file.problem]
+    return [file.name.removesuffix(outputs.CLAIM) for file in claims if _is_claim(file)]
+
+
+def _is_claim(file: SourceFile) -> bool:
+    try:
+        claim = json.loads(read_input(file.location))
+    except (RecordingError, ValueError):
+        return False
+    return isinstance(claim, dict) and {"kind", "format_version", "inputs", "config"} <= claim.keys()
 
 
 def _in_threads(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:

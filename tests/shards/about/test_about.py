@@ -115,6 +115,15 @@ def test_a_bag_holds_every_file_and_is_the_same_again(tmp_path: Path) -> None:
     (out / "bagit.txt").unlink()
     write_bag(str(source), str(out), "a folder")
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    (source / "b more").write_text("later")
+    write_bag(str(source), str(out), "a folder")
+    (source / "b more").write_text("other")
+    with pytest.raises(ConflictError, match=r"a bag of other bytes is there, .*b more'; use another --out"):
+        write_bag(str(source), str(out), "a folder")
+    assert (out / "data/b more").read_text() == "later"
+    for inside in (source, source / "bag"):
+        with pytest.raises(InputError, match="a bag in the folder that goes into it"):
+            write_bag(str(source), str(inside), "a folder")
     (out / "data/more").write_text("?")
     with pytest.raises(ConflictError, match="not in the folder"):
         write_bag(str(source), str(out), "")
@@ -133,5 +142,6 @@ def test_the_library_of_congress_takes_a_bag_of_an_output_and_sees_damage(tmp_pa
     ]  # fmt: skip
     (tmp_path / "bag/data/deep/format.md").write_bytes(b"tixt\n")
     assert not bagit.Bag(str(tmp_path / "bag")).is_valid()
-    with pytest.raises((NotFoundError, InputError)):
-        bag(BagJob(folder=str(tmp_path / "none"), out=str(tmp_path / "bag2")))
+    for folder, what in ((tmp_path / "none", "nothing there"), (tmp_path / "bag", "no output of syllabary")):
+        with pytest.raises(NotFoundError, match=rf"{what}: '{folder}'; expected a folder with output.json"):
+            bag(BagJob(folder=str(folder), out=str(tmp_path / "bag2")))

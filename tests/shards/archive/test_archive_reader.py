@@ -91,6 +91,21 @@ def test_a_foreign_part_a_truncated_one_and_no_archive_are_refused(tmp_path: Pat
         list(ArchiveReader.open(str(tmp_path / "a")).scan())
 
 
+def test_a_part_under_another_name_is_refused_and_does_not_come_twice(tmp_path: Path) -> None:
+    make_archive(str(tmp_path))
+    (tmp_path / "parts/train-000000 (copy).parquet").write_bytes((tmp_path / "parts/train-000000.parquet").read_bytes())
+    with pytest.raises(FormatError, match=r"a foreign part: 'parts/train-000000 \(copy\).parquet'; .*; move it away"):
+        list(ArchiveReader.open(str(tmp_path)).scan())
+
+
+@pytest.mark.parametrize("totals", [{}, {"num_parts": "3"}])
+def test_totals_without_a_number_of_parts_are_refused(tmp_path: Path, totals: dict) -> None:
+    make_archive(str(tmp_path))
+    outputs.mark_done(str(tmp_path), totals)
+    with pytest.raises(DamageError, match=r"totals without a number of parts: .*done.json"):
+        ArchiveReader.open(str(tmp_path))
+
+
 def test_a_damaged_row_group_is_named_and_the_others_stay_readable(tmp_path: Path) -> None:
     make_archive(str(tmp_path), num_utterances=48)
     part = tmp_path / "parts/train-000000.parquet"

@@ -268,8 +268,23 @@ def test_a_shard_that_is_gone_with_all_its_files_is_missed_once_the_archive_was_
     assert [str(f) for f in audit_archive(str(archive)).findings] == [
         "done.json: counts 3 parts, but there are traces of 2"
     ]
-    (archive / "done.json").write_text("{")
-    assert [str(f) for f in audit_archive(str(archive)).findings] == ["done.json: does not parse"]
+    for text in ("{", "{}", '{"num_parts": "3"}'):
+        (archive / "done.json").write_text(text)
+        assert [str(f) for f in audit_archive(str(archive)).findings] == ["done.json: does not parse"]
+
+
+def test_a_shard_exchanged_for_another_archives_with_ledger_and_checksums_is_found(
+    archive: Path, tmp_path: Path
+) -> None:
+    size_bytes = sum(part.stat().st_size for part in (archive / "parts").iterdir())
+    outputs.mark_done(str(archive), {"num_parts": 3, "size_bytes": size_bytes})
+    assert not audit_archive(str(archive)).findings
+    make_archive(str(tmp_path / "other"), num_utterances=62)
+    for name in ("parts/train-000001.parquet", "ledger/train-000001.parquet", "sums/train-000001.sha256"):
+        shutil.copy(tmp_path / "other" / name, archive / name)
+    (finding,) = audit_archive(str(archive)).findings
+    assert finding.file == "done.json" and f"counts {size_bytes:,} bytes in 3 parts" in finding.what
+    assert "not of this archive" in finding.what
 
 
 def test_a_ledger_of_fewer_rows_than_the_part_is_told_without_blaming_the_rows(archive: Path) -> None:

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from syllabary.shards import outputs
 from syllabary.shards.dataset import read_index
 from syllabary.shards.errors import FormatError, InputError
 from syllabary.shards.ingest.recordings import Recording
@@ -569,6 +570,16 @@ def test_what_systems_leave_is_passed_over_and_counted(speech: Path, tmp_path: P
     notes = summary["source_notes"] if kind == "tar" else listed(source).notes
     assert notes[0] == f"{len(LITTER) + 1} hidden files and files of the system are passed over"
     assert "no audio" in notes[1] and "anna/notes.txt" in notes[1]
+
+
+def test_what_was_restored_into_the_source_is_no_new_speech(speech: Path) -> None:
+    before = listed(speech, coverage="all").recordings
+    outputs.claim(str(speech / "heard"), "restored", inputs={}, config={})
+    write_audio(speech / "heard/audio/anna/1.flac", tone(2))
+    (speech / "anna/output.json").write_text('{"kind": "of somebody else\'s"}')
+    found = listed(speech, coverage="all")
+    assert found.recordings == before and len(before) == 4
+    assert "outputs of syllabary below SOURCE are passed over: 1, such as heard/" in found.notes
 
 
 def test_an_mp3_beside_its_apple_double_is_taken(tmp_path: Path) -> None:

@@ -75,6 +75,19 @@ def test_a_time_range_sounds_as_its_utterances_do_with_silence_between(archive: 
     whole = opened[recording].to_audio(tokenizer).samples
     assert np.array_equal(whole[1_600 : 1_600 + len(samples)], samples)
     assert np.array_equal(part.between(0.2, 100).to_audio(tokenizer).samples, samples[1_600:])
+    of_numpy = opened[recording].between(np.float64(start), np.float32(1e9))
+    assert [one.utterance_id for one in of_numpy] == [row["utterance_id"] for row in rows]
+    rest = opened[recording].between(start, float("inf")).to_audio(tokenizer).samples
+    assert np.array_equal(rest, whole[1_600:])
+
+
+def test_a_recording_is_in_its_archive_and_asked_for_by_its_id(archive: str) -> None:
+    opened = open_archive(archive)
+    recording = EXPECTED[0]["recording_id"]
+    assert recording in opened and "nobody's" not in opened and 0 not in opened
+    assert recording not in opened.where("speaker = '101'")
+    with pytest.raises(InputError, match=r"a recording of an archive: 0; expected its recording_id; iterate"):
+        opened[0]  # type: ignore[index]
 
 
 def test_nothing_there_and_a_wrong_tokenizer_are_refused(archive: str, tmp_path: Path) -> None:

@@ -93,6 +93,9 @@ def test_a_speaker_in_two_splits_is_refused(tmp_path: Path) -> None:
         path.rename(tmp_path / "a" / path.relative_to(tmp_path / "b"))
     with pytest.raises(InputError, match=r"a speaker in two splits of the archive, train and valid: '100'"):
         pack(PackJob(archive=str(tmp_path / "a"), out=str(tmp_path / "out")))
+    with pytest.raises(NotFoundError, match="no utterance is selected"):
+        pack(PackJob(archive=str(tmp_path / "a"), out=str(tmp_path / "out"), where="speaker = 'nobody'"))
+    pack(PackJob(archive=str(tmp_path / "a"), out=str(tmp_path / "out"), splits="speaker"))  # as the first line says
     with pytest.raises(NotFoundError):
         pack(PackJob(archive=str(tmp_path / "nothing"), out=str(tmp_path / "out2")))
 

@@ -99,6 +99,12 @@ def test_what_cannot_be_repacked_is_refused(archive, tmp_path: Path) -> None:
     repack(RepackJob(archive=str(folder), out=str(tmp_path / "out"), group_size=4))
     with pytest.raises(ConflictError, match="group_size was 4 and is now 5"):
         repack(RepackJob(archive=str(folder), out=str(tmp_path / "out"), group_size=5))
+    make_archive(str(tmp_path / "other"), num_utterances=6)
+    with pytest.raises(ConflictError, match=r"a part of another shard of that name: .*train-000000.parquet'; use"):
+        repack(RepackJob(archive=str(tmp_path / "other"), out=str(tmp_path / "out"), group_size=4))
+    make_archive(str(tmp_path / "fewer"), ["train-000000"])
+    with pytest.raises(ConflictError, match=r"a part of no shard: .*train-000001.parquet'; expected parts of"):
+        repack(RepackJob(archive=str(tmp_path / "fewer"), out=str(tmp_path / "out"), group_size=4))
     ledger = folder / "ledger/train-000001.parquet"
     ledger.write_bytes(ledger.read_bytes()[:-1])
     with pytest.raises(DamageError, match="train-000001"):
@@ -164,3 +170,7 @@ def test_salient_refuses_nothing_and_nonsense(archive, tmp_path: Path) -> None:
         salient(SalientJob(archive=str(archive[0]), where="speaker = 'x'"))
     with pytest.raises(InputError, match="invalid --where"):
         salient(SalientJob(archive=str(archive[0]), where="speaker ~ 'x'"))
+    make_archive(str(tmp_path / "other"), num_utterances=6)
+    salient(SalientJob(archive=str(archive[0]), out=str(tmp_path / "spans")))
+    with pytest.raises(ConflictError, match=r"parts_digest was .*; use another --out"):
+        salient(SalientJob(archive=str(tmp_path / "other"), out=str(tmp_path / "spans")))

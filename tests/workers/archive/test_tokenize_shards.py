@@ -98,6 +98,9 @@ def test_a_second_run_does_nothing_and_says_the_same(shards: str, tokenizer: str
     assert "# Fables as tokens" in card and "license: cc0-1.0" in card and "12 utterances" in card
     assert (Path(job.archive) / "tokenizer/decoder.safetensors").exists(), "told by the second run"
     assert first == second and first["num_new_parts"] == 0 and first["num_tokenized"] == 12
+    (Path(job.archive) / "tokenizer/decoder.safetensors").write_bytes(b"spoiled")
+    assert tokenize(job) == second and audit_archive(job.archive).findings == [], "weights stay covered, and are mended"
+    assert "tokenizer/decoder.safetensors" in (Path(job.archive) / "about.sha256").read_text()
     done = outputs.read_done(job.archive)
     assert done is not None and done["num_parts"] == 3 and done["quarantined_s"] == 0
 

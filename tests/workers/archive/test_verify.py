@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from syllabary.shards.errors import DamageError, FormatError
+from syllabary.shards.errors import DamageError, FormatError, NotFoundError
 from syllabary.workers.archive.verify import verify
 from syllabary.workers.control.jobs import VerifyJob
 from tests.helpers.archive_corpus import make_archive
@@ -53,6 +53,16 @@ def test_only_new_parts_are_read_and_a_whole_run_reads_all(archive: Path, tmp_pa
     assert (second["num_parts"], second["num_known_parts"], second["num_utterances"]) == (1, 2, 40)
     assert sorted(json.loads((archive / "verified.json").read_bytes())["parts"]) == list(SHARDS)
     assert verify(VerifyJob(archive=str(archive)))["num_parts"] == 3
+
+
+def test_a_wrong_folder_of_shards_is_refused_and_logged_nowhere(archive: Path, tmp_path: Path) -> None:
+    for shards, error, what in (
+        (archive, FormatError, "wrong kind of output"),
+        (tmp_path / "absent", NotFoundError, "nothing there"),
+    ):
+        with pytest.raises(error, match=what):
+            verify(VerifyJob(archive=str(archive), shards=str(shards)))
+    assert not (archive / "events").exists()
 
 
 def test_parts_that_do_not_tell_what_computed_them_are_read_as_before(

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from ray.job_submission import JobStatus
 
-from syllabary.shards.errors import JobError
+from syllabary.shards.errors import InputError, JobError
 from syllabary.workers.control import cluster_job as ray_jobs
 from syllabary.workers.control.cluster_job import RayJob
-from syllabary.workers.control.jobs import VerifyJob
+from syllabary.workers.control.jobs import EncodeJob, VerifyJob
 from syllabary.workers.control.log import CONTEXT_VARIABLE, EVENTS_VARIABLE, MODE_VARIABLE
 
 JOB = VerifyJob(archive="s3://bucket/archive")
@@ -99,6 +99,12 @@ def test_a_job_that_is_over_or_was_not_submitted_is_run_again(job: Told, monkeyp
     running = on(cluster, monkeypatch)
     assert (running.job_id, running.taken_up) == ("new-1", False)
     assert cluster.jobs[1].entrypoint == ENTRYPOINT
+
+
+def test_a_job_longer_than_a_command_line_is_refused_before_the_cluster_is_asked() -> None:
+    files = tuple(f"s3://bucket/recording-{number:09}.wav" for number in range(4_000))
+    with pytest.raises(InputError, match=r"too long for a cluster's command line, bytes: .*; name fewer files or ids"):
+        RayJob("http://127.0.0.1:1", EncodeJob(files=files))
 
 
 @pytest.mark.parametrize("mode", ["json", ""])

@@ -15,9 +15,9 @@ from typing import ClassVar
 import psutil
 import pytest
 
-from syllabary.shards.errors import JobError
+from syllabary.shards.errors import InputError, JobError
 from syllabary.workers.control import submit as submit_module
-from syllabary.workers.control.jobs import Job, ListenJob, VerifyJob
+from syllabary.workers.control.jobs import EncodeJob, Job, ListenJob, VerifyJob
 from syllabary.workers.control.log import MODE_VARIABLE, Reached, Told
 from syllabary.workers.control.submit import submit
 
@@ -86,6 +86,17 @@ def test_progress_comes_back_as_an_event_beside_its_line(
     assert one.reached == Reached("probe", "s of audio", 60, 240, 12.5, 14.4, {"loss": 0.25}, "a\x1f{}/b")
     shown = json.loads(one.line)["message"] if mode == "json" else one.line.removeprefix("probe  ")
     assert shown == "60/240 s of audio · loss 0.2500 · 12/s · 0:00:14 left · a\x1f{}/b"
+
+
+def test_a_job_too_long_for_an_argument_is_read_from_standard_input(probe: Path) -> None:
+    assert submit(ProbeJob(how="work", note="é" * 150_000), lambda told: None) == {"how": "work"}
+
+
+def test_a_name_that_json_cannot_say_is_refused_before_anything_runs() -> None:
+    with pytest.raises(
+        InputError, match=r"a name that is not UTF-8: 'b\\udcff.wav'; rename the file, or give the folder"
+    ):
+        submit(EncodeJob(files=("a.wav", os.fsdecode(b"b\xff.wav"))), lambda told: None)
 
 
 def test_a_refusal_is_the_jobs_own_line_and_exit_code(probe: Path) -> None:

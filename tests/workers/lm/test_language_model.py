@@ -22,7 +22,7 @@ from syllabary.workers.archive.pack import pack
 from syllabary.workers.control.jobs import LmEvalJob, LmSampleJob, LmTrainJob, PackJob
 from syllabary.workers.lm import train as lm_training
 from syllabary.workers.lm.blocks_data import BlockSource, Vocabulary, frames_of
-from syllabary.workers.lm.directory import load_model
+from syllabary.workers.lm.directory import load_model, save_model
 from syllabary.workers.lm.evaluate import entropies, held_out_nats, lm_eval, shuffled_batch
 from syllabary.workers.lm.sample import ValidIds, lm_sample, sample_tokens
 from syllabary.workers.lm.speech_lm import LmLoss, label_nats, make_model
@@ -220,6 +220,17 @@ def test_samples_hold_possible_ids_only_and_are_sound(folder: Path, tmp_path: Pa
     make_tokenizer(str(tmp_path / "other"), seed=9)
     with pytest.raises(ConflictError, match="tokenizer of another encoder"):
         lm_sample(job.model_copy(update={"tokenizer": str(tmp_path / "other")}))
+    save_model(str(tmp_path / "lm2"), make_model(vocabulary, **SIZES), vocabulary, SIZES)
+    with pytest.raises(ConflictError, match=r"belongs to another run: inputs.model was"):
+        lm_sample(job.model_copy(update={"model": str(tmp_path / "lm2")}))
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99"])
+def test_a_device_that_is_not_here_is_refused_in_one_line(device: str) -> None:
+    with pytest.raises(InputError, match=rf"device.*: '{device}'; expected cpu"):
+        lm_eval(LmEvalJob(model="none", blocks="none", device=device))
+    with pytest.raises(InputError, match=rf"device.*: '{device}'; expected cpu"):
+        lm_sample(LmSampleJob(model="none", tokenizer="none", out="none", device=device))
 
 
 def test_what_a_model_cannot_learn_from_is_refused(folder: Path, tmp_path: Path) -> None:

@@ -131,6 +131,8 @@ def test_what_cannot_be_exported_is_refused(tokenizer: Tokenizer, exported: Path
     other = small_tokenizer("spectral", tmp_path / "other", seed=1)
     with pytest.raises(ConflictError, match="other graphs"):
         export_graphs(other._uri, str(exported), "onnx")
+    with pytest.raises(ConflictError, match=r"another file is there already: .*README.md"):
+        export_graphs(other._uri, other._uri, "onnx")  # its own card would go
     assert not (tmp_path / "graphs").exists()
 
 

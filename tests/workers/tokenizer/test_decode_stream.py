@@ -114,6 +114,9 @@ def test_without_a_length_whole_frames_come(tokenizer: Tokenizer) -> None:
 
 def test_wrong_input_is_refused_where_it_is_seen(tokenizer: Tokenizer) -> None:
     encoded = tokenizer.encode(speech_like(5, 1.0, RATE), RATE)
+    assert list(tokenizer.decode_stream([])) == []
+    with pytest.raises(InputError, match=r"frames of 5 samples .*: 0; expected 1"):
+        list(tokenizer.decode_stream([], 5))
     with pytest.raises(InputError, match="chunk_frames: 0"):
         tokenizer.decode_stream(encoded.tokens, chunk_frames=0)
     with pytest.raises(InputError, match="chunk_frames: 21; expected at most the model's window, 20"):

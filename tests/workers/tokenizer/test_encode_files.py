@@ -52,7 +52,9 @@ def test_both_formats_hold_the_same_samples(tmp_path: Path, tokenizer_uri: str) 
     file = write_wav(tmp_path / "clip.wav", 900, RATE)
     (entry,) = encode_files(EncodeJob(files=(file,), tokenizer=tokenizer_uri, out=str(tmp_path / "tokens")))["files"]
     flac, wav = (
-        decode_files(DecodeJob(files=(entry["tokens"],), tokenizer=tokenizer_uri, out=str(tmp_path), audio_format=form))
+        decode_files(
+            DecodeJob(files=(entry["tokens"],), tokenizer=tokenizer_uri, out=str(tmp_path / "back"), audio_format=form)
+        )
         for form in ("flac", "wav")
     )
     first, second = (soundfile.read(one["files"][0], dtype="int16")[0] for one in (flac, wav))
@@ -67,6 +69,23 @@ def test_outputs_lie_beside_their_inputs_and_have_equal_bytes(tmp_path: Path, to
     found = read_token_file(str(first))
     assert (found.num_samples, found.sample_rate) == (900, RATE)
     assert found.tokens.shape == (8, 3)
+
+
+def test_no_file_is_replaced_by_another_and_the_same_one_again_is_no_error(tmp_path: Path, tokenizer_uri: str) -> None:
+    spoken = Path(write_wav(tmp_path / "clip.wav", 900, RATE))
+    original, tokens = spoken.read_bytes(), str(tmp_path / "clip.tokens.safetensors")
+    decode = DecodeJob(files=(tokens,), tokenizer=tokenizer_uri)
+    for _ in range(2):
+        encode_files(EncodeJob(files=(str(spoken),), tokenizer=tokenizer_uri))
+        with pytest.raises(ConflictError, match=r"another file is there already: .*clip\.wav'; give another --out"):
+            decode_files(decode)
+        decode_files(decode.model_copy(update={"out": str(tmp_path / "back")}))
+    assert spoken.read_bytes() == original
+    before = Path(tokens).read_bytes()
+    other = write_wav(tmp_path / "clip.flac", 800, RATE)
+    with pytest.raises(ConflictError, match=r"already: .*clip\.tokens"):
+        encode_files(EncodeJob(files=(other,), tokenizer=tokenizer_uri))
+    assert Path(tokens).read_bytes() == before
 
 
 def test_two_inputs_of_one_name_are_refused_before_anything_is_written(tmp_path: Path, tokenizer_uri: str) -> None:
@@ -85,6 +104,8 @@ def test_one_unreadable_input_writes_nothing(tmp_path: Path, tokenizer_uri: str)
         encode_files(EncodeJob(files=(good, str(bad)), tokenizer=tokenizer_uri))
     with pytest.raises(NotFoundError, match=r"absent\.wav"):
         encode_files(EncodeJob(files=(good, str(tmp_path / "absent.wav")), tokenizer=tokenizer_uri))
+    with pytest.raises(InputError, match=r"a folder instead of an audio file: .*; give the files in it"):
+        encode_files(EncodeJob(files=(good, str(tmp_path)), tokenizer=tokenizer_uri))
     assert not list(tmp_path.glob("*.safetensors"))
 
 

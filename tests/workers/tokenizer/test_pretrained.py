@@ -52,6 +52,11 @@ def test_another_tokenizer_is_not_overwritten_and_a_changed_one_is_not_saved(tmp
     one, other = small_tokenizer("spectral", tmp_path / "one"), small_tokenizer("waveform", tmp_path / "other")
     with pytest.raises(ConflictError, match="another tokenizer"):
         one.save_pretrained(tmp_path / "other")
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "README.md").write_text("mine")
+    with pytest.raises(ConflictError, match=r"another file is there already: .*README.md'; give another --out"):
+        one.save_pretrained(tmp_path / "project")
+    assert [path.read_text() for path in (tmp_path / "project").iterdir()] == ["mine"]
     weights = tmp_path / "one" / "decoder.safetensors"
     weights.write_bytes((tmp_path / "other" / "decoder.safetensors").read_bytes())
     with pytest.raises(DamageError):

@@ -169,6 +169,14 @@ def test_bad_waveforms_are_refused(tokenizers: dict[str, Tokenizer], wav: np.nda
         tokenizers["waveform"].encode([speechlike(50), wav], rate)
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_waveform_that_cannot_be_written_to_is_encoded_without_a_warning(tokenizers: dict[str, Tokenizer]) -> None:
+    wav = speechlike(300).astype(np.float32)
+    tokens = tokenizers["waveform"].encode(wav, RATE).tokens
+    wav.setflags(write=False)
+    assert np.array_equal(tokenizers["waveform"].encode(wav, RATE).tokens, tokens)
+
+
 @pytest.mark.parametrize(
     ("change", "num_samples", "message"),
     [

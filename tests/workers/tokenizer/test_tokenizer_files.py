@@ -119,7 +119,9 @@ def test_a_changed_configuration_is_refused(tmp_path: Path, change, error: type[
 
 
 def test_missing_and_foreign_directories(tmp_path: Path) -> None:
-    with pytest.raises(NotFoundError, match="nothing there"):
+    with pytest.raises(
+        NotFoundError, match=r"no tokenizer, nothing there: .*; expected a tokenizer directory, with config.json"
+    ):
         Tokenizer.load(str(tmp_path))
     (tmp_path / "config.json").write_text("[1, 2]")
     with pytest.raises(FormatError, match="not a JSON object"):
