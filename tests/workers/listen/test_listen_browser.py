@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 import time
@@ -139,8 +140,11 @@ def test_keys_search_choose_play_and_switch(page: Browser) -> None:
     page.press("Escape")
     page.press("ArrowDown")
     page.until(PLAYS.format(0))
+    page.until("document.querySelectorAll('#takes .take').length === 2")
+    first = page.evaluate("document.getElementById('clip-title').textContent")
     page.press("ArrowDown")
     page.until("document.querySelectorAll('.row')[1].getAttribute('aria-current') === 'true'")
+    page.until(f"document.getElementById('clip-title').textContent !== {json.dumps(first)}")  # not the takes of before
     page.until("document.querySelectorAll('#takes .take').length === 2")
     page.evaluate(f"({AUDIO.format('restored')}.loop = true, {AUDIO.format('restored')}.play())")
     page.press(" ")
