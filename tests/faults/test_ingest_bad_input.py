@@ -431,12 +431,12 @@ def test_one_segment_of_69_minutes(tmp_path: Path) -> None:
             target.write(minute)
     path.with_suffix(".json").write_text(json.dumps(librilight_json([[0.0, 69 * 60.0]])))
     code = (
-        "import sys; from ingest_testing import shard; shard(sys.argv[1], sys.argv[2]);"
+        "import sys; from tests.helpers.ingest_testing import shard; shard(sys.argv[1], sys.argv[2]);"
         "print(int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0]) // 1024)"
     )
     run = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "in"), str(tmp_path / "out")],
-        check=True, capture_output=True, text=True, cwd=Path(__file__).parents[1],
+        check=True, capture_output=True, text=True, cwd=Path(__file__).parents[2],
     )  # fmt: skip
     assert int(run.stdout) < 300
     rows = read_index(str(tmp_path / "out"))

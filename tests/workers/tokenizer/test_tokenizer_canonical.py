@@ -184,6 +184,7 @@ def test_what_the_process_has_set_changes_no_bit_and_is_left_as_it_was(tmp_path:
 def test_paper_shape(tmp_path: Path) -> None:
     """The full-size model takes kernels that no small one does: Winograd's form, chunks, packed weights."""
     from syllabary.model.codec import Codec
+    from syllabary.model.encoder import loudness_gain
 
     torch.manual_seed(0)
     codec = Codec(paper().model)
@@ -208,8 +209,9 @@ def test_paper_shape(tmp_path: Path) -> None:
         assert [row[3] for row in rows] == [hashlib.sha256(w.tobytes()).hexdigest() for w in sound]
     plain = codec.eval().requires_grad_(False)
     for wav, encoded in zip(clips, alone, strict=True):
+        samples = torch.from_numpy(wav)
         padded = torch.zeros(1, (len(encoded.tokens) + 3) * 9_600)
-        padded[0, : len(wav)] = torch.from_numpy(wav)
+        padded[0, : len(wav)] = samples * loudness_gain(samples, 24_000, tokenizer.config.encoder.loudness_dbfs)
         with torch.inference_mode():
             latents = plain.encoder(padded, torch.tensor([len(wav)])).latents[..., : len(encoded.tokens)]
         indices = plain.fsq(latents).level_indices[0].T.numpy()
