@@ -79,7 +79,9 @@ def make_archive(folder: Path, lengths: Sequence[float]) -> str:
 @contextmanager
 def served(archive: str) -> Iterator[str]:
     """The address at which ``syllabary listen`` serves an archive, until the block ends."""
-    process = subprocess.Popen([*COMMAND, "listen", archive, "--port", "0"], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*COMMAND, "listen", archive, "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     assert process.stdout is not None
     try:
         told = ""
