@@ -147,6 +147,11 @@ def _at_home(path: Path) -> Path:
         return path
 
 
+def is_within(uri: str, folder: str) -> bool:
+    """Whether ``uri`` is the folder itself or lies below it, by name."""
+    return f"{normalize(uri)}/".startswith(f"{normalize(folder)}/")
+
+
 def join(uri: str, *parts: str) -> str:
     """``uri`` with ``parts`` below it.
 

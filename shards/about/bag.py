@@ -42,7 +42,7 @@ def write_bag(uri: str, out: str, description: str) -> dict[str, int]:
         ConflictError: ``out`` holds what is not in the folder, or is a bag in which a file has other bytes.
         StorageError: storage refuses.
     """
-    if f"{store.normalize(out)}/".startswith(f"{store.normalize(uri)}/"):
+    if store.is_within(out, uri):
         raise InputError("a bag in the folder that goes into it", value=out, fix="use another --out")
     files, bag = store.list_files(uri), Folder(out)
     if not files:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from syllabary.shards import store
+from syllabary.shards import outputs, store
 from syllabary.shards.archive.ledger import part_sizes, read_totals
 from syllabary.shards.archive.parts import REBUILD, ArchiveFormat, PartMetadata, open_part, part_name, read_format
 from syllabary.shards.archive.where import Condition
@@ -150,6 +150,11 @@ class ArchiveReader:
         except (pa.ArrowException, OSError) as error:
             what = f"row group {group} of {part_name(shard)} is damaged ({error})"
             raise DamageError(what, value=self.uri, fix="run `syllabary verify`; " + REBUILD) from error
+
+    @property
+    def parts_digest(self) -> str:
+        """A digest of the names and sizes of its parts."""
+        return outputs.digest([[f"{shard}.parquet", size] for shard, size in self.part_sizes.items()])
 
     def _candidates(self, file: pq.ParquetFile, condition: Condition | None) -> list[int]:
         """Row groups that may hold a match, by their statistics."""

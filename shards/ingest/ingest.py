@@ -39,7 +39,7 @@ def claim_output(out: str, source: str, config: IngestConfig, inputs: Mapping[st
         InputError: the output lies inside the source, and would become its own input.
         ConflictError: the output belongs to another configuration.
     """
-    if (store.normalize(out) + "/").startswith(store.normalize(source) + "/"):
+    if store.is_within(out, source):
         raise InputError("--out lies inside SOURCE", value=out, fix="choose a folder outside of it")
     outputs.claim(out, "shards", inputs=inputs or {}, config=config.model_dump(mode="json", exclude=_LIMITS))
     store.sweep_temporary(out)

@@ -102,7 +102,7 @@ def _id_offset(job: PackJob, text: TextTokenizer | None) -> int:
 def _claim(job: PackJob, sources: list[Source], text: TextTokenizer | None) -> bool:
     """Take the output; returns whether it was free until now."""
     archives = [
-        {"encoder_digest": own.reader.format.encoder_digest, "parts_digest": own.parts_digest} for own in sources
+        {"encoder_digest": own.reader.format.encoder_digest, "parts_digest": own.reader.parts_digest} for own in sources
     ]
     inputs = {"archives": archives} | ({"text_tokenizer": text.digest} if text else {})
     config = job.model_dump(mode="json", exclude={"archive", "out", "text_tokenizer"})

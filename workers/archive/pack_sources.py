@@ -11,7 +11,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from syllabary.shards import outputs
 from syllabary.shards.archive.parts import ArchiveFormat
 from syllabary.shards.archive.reader import ArchiveReader
 from syllabary.shards.archive.where import Condition, parse_where
@@ -48,11 +47,6 @@ class Source:
     def size_bytes(self) -> int:
         """How many bytes its parts have in all."""
         return sum(self.reader.part_sizes.values())
-
-    @property
-    def parts_digest(self) -> str:
-        """A digest of the names and sizes of its parts."""
-        return outputs.digest([[f"{shard}.parquet", size] for shard, size in self.reader.part_sizes.items()])
 
     @property
     def text_columns(self) -> list[str]:

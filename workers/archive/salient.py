@@ -153,8 +153,7 @@ def _publish(job: SalientJob, reader: ArchiveReader, tables: Iterator[pa.Table])
             if len(shown) >= job.limit:
                 break
         return shown
-    parts = [[f"{shard}.parquet", size] for shard, size in reader.part_sizes.items()]
-    inputs = {"encoder_digest": reader.format.encoder_digest, "parts_digest": outputs.digest(parts)}
+    inputs = {"encoder_digest": reader.format.encoder_digest, "parts_digest": reader.parts_digest}
     outputs.claim(job.out, "report", inputs=inputs, config={"top_percent": job.top_percent, "where": job.where})
     with (
         Folder(job.out).publishing("spans.parquet") as path,

@@ -28,7 +28,7 @@ import soundfile
 from playwright.sync_api import Page, sync_playwright
 
 from syllabary import Tokenizer, open_archive
-from syllabary.shards.store import Folder
+from syllabary.shards.errors import SyllabaryError
 
 ROOT = Path(__file__).parents[3]
 COMMAND = [sys.executable, "-m", "syllabary.flows.cli"]
@@ -138,8 +138,6 @@ def measure(archive: str, lengths: Sequence[float], rounds: int) -> list[Utteran
 
 def main(archive: str | None, lengths: list[float], rounds: int) -> None:
     """Print a row for each utterance."""
-    if archive is not None and not Folder(archive).exists("archive.json"):
-        raise SystemExit(f"error: no archive: {archive}; give --archive a folder that `syllabary tokenize` made")
     with tempfile.TemporaryDirectory() as scratch:
         chosen = measure(archive or make_archive(Path(scratch), lengths), lengths, rounds)
     print("| utterance s | click to sound s: median | highest | decode s: median | ratio of medians |")
@@ -155,4 +153,7 @@ if __name__ == "__main__":
     parser.add_argument("--seconds", nargs="+", type=float, default=[5, 15, 30])
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    main(options.archive, options.seconds, options.rounds)
+    try:
+        main(options.archive, options.seconds, options.rounds)
+    except SyllabaryError as error:
+        raise SystemExit(f"error: {error}") from error

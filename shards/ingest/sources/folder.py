@@ -71,7 +71,7 @@ def recordings_of(
 ) -> list[Recording]:
     """The recordings of the files of a folder; see :func:`list_recordings`."""
     if own := _own_outputs(listed):
-        listed = [file for file in listed if not any(file.name.startswith(folder) for folder in own)]
+        listed = [file for file in listed if not file.name.startswith(tuple(own))]
         notes.append(f"outputs of syllabary below SOURCE are passed over: {len(own):,}, such as {escape(own[0])}")
     wanted = list(_in_threads(_is_input, listed))
     files = [file for file, own in zip(listed, wanted, strict=True) if own]
