@@ -37,7 +37,8 @@ COLUMNS = {
     "target std": "latent_std_mean",
     "effective rank": "latent_effective_rank", "target cosine": "target_prediction_cosine",
     "gate scale spread": "daam_scale_spread", "gate offset spread": "daam_offset_spread",
-    "speaker": "speaker_accuracy", "mel R²": "mel_r2", "mel R², within clip": "mel_r2_within_clip",
+    "speaker": "speaker_accuracy", "speaker, each left out": "speaker_left_out",
+    "mel R²": "mel_r2", "mel R², within clip": "mel_r2_within_clip",
     "voicing R²": "voicing_r2_within_clip", "energy R²": "energy_r2_within_clip",
 }  # fmt: skip
 CURVES = {

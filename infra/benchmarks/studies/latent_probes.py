@@ -76,15 +76,27 @@ class Probes:
         return self.speaker(latents) | self.sound(latents)
 
     def speaker(self, latents: list[Tensor]) -> dict[str, float]:
-        """Accuracy of a linear speaker classifier on mean and deviation of each clip's latents."""
+        """Accuracy of a linear speaker classifier on mean and deviation of each clip's latents.
+
+        ``speaker_accuracy`` names the last utterance of each speaker from all others. ``speaker_left_out`` names every
+        utterance from the rest, so that it has one answer a clip where the former has one a speaker.
+        """
         pooled = torch.stack([torch.cat([x.mean(0), x.std(0, correction=0)]) for x in latents]).double()
         names = sorted(set(self.speakers))
         labels = torch.tensor([names.index(s) for s in self.speakers])
         last = {speaker: i for i, speaker in enumerate(self.speakers)}
         is_test = torch.zeros(len(labels), dtype=torch.bool)
         is_test[list(last.values())] = True
-        scores = _ridge(pooled[~is_test], torch.nn.functional.one_hot(labels[~is_test]).double(), pooled[is_test])
-        return {"speaker_accuracy": float((scores.argmax(1) == labels[is_test]).double().mean())}
+        votes = torch.nn.functional.one_hot(labels).double()
+        scores = _ridge(pooled[~is_test], votes[~is_test], pooled[is_test])
+        named = []
+        for i in range(len(labels)):
+            others = torch.arange(len(labels)) != i
+            named.append(int(_ridge(pooled[others], votes[others], pooled[[i]]).argmax()))
+        return {
+            "speaker_accuracy": float((scores.argmax(1) == labels[is_test]).double().mean()),
+            "speaker_left_out": float((torch.tensor(named) == labels).double().mean()),
+        }
 
     def sound(self, latents: list[Tensor]) -> dict[str, float]:
         """R^2 of the sound probe: all bands, the same within clips (level and voice taken out), voicing, energy."""

@@ -1,0 +1,97 @@
+"""What keeps stage 1 from collapse: variants of a recipe's stage 1, judged by probes on held-out speakers.
+
+    python infra/benchmarks/studies/stage_one.py SHARDS OUT --recipe tiny --steps 800 [--seeds 1]
+        [--variant NAME:KEY=VALUE,KEY=VALUE ...]
+
+A variant is a name and what it changes of the recipe (``half:pretrain.optimizer.lr=1e-4``; ``plain:`` changes
+nothing). All have the same steps, warm-up and clips, one rank and one thread. Prints a line each for encoders that
+have learned nothing, the plain spectrum, and every run: probes (latent_probes.py), then loss over the variance of its
+targets between clips, the same against another clip's targets, and the rank of what is left after the place is taken
+out. A finished run in OUT is not trained again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from latent_probes import Probes, encoder_of, log_mel_latents
+
+sys.path.append(str(Path(__file__).parent.parent))
+from bench_jepa_ablation import Mailbox
+
+from syllabary.model.encoder import Encoder
+from syllabary.shards import store
+from syllabary.shards.outputs import read_done
+from syllabary.workers.recipes.named import resolve
+from syllabary.workers.recipes.recipe import Recipe
+from syllabary.workers.training.driver import RankJob
+from syllabary.workers.training.engine import join_process_group
+from syllabary.workers.training.history import METRICS, History
+from syllabary.workers.training.jepa import train_jepa_rank
+
+WATCHES = ("relative_loss", "relative_loss_other", "latent_rank_given_place", "between_clips")
+
+
+def recipe_of(asked: argparse.Namespace, changes: list[str], seed: int) -> Recipe:
+    """The recipe with a variant's changes and the budget that all share."""
+    shared = (
+        f"pretrain.num_steps={asked.steps}", f"pretrain.seed={seed}", "pretrain.num_workers=1", "pretrain.device=cpu",
+        f"pretrain.validate_every={max(1, asked.steps // 4)}", f"pretrain.checkpoint_every={max(1, asked.steps // 4)}",
+        "pretrain.keep_checkpoints=1", "pretrain.micro_batch_size=8", "pretrain.num_validation_utterances=64",
+        f"pretrain.optimizer.warmup_steps={max(1, asked.steps // 10)}", "pretrain.log_every=20",
+    )  # fmt: skip
+    return resolve(asked.recipe, overrides=(*shared, *changes))
+
+
+def line(name: str, figures: dict[str, Any]) -> None:
+    """One row."""
+    print(f"{name:36}", "  ".join(f"{key} {value:.3f}" for key, value in figures.items()), flush=True)
+
+
+def main() -> None:
+    """Train and judge all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("shards")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--recipe", default="tiny")
+    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--variant", action="append", default=[])
+    asked = parser.parse_args()
+    os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1",
+                   "MASTER_PORT": str(29_000 + os.getpid() % 1000), "GLOO_SOCKET_IFNAME": "lo"}  # fmt: skip
+    torch.set_num_threads(1)
+    join_process_group(torch.device("cpu"))
+    model = recipe_of(asked, [], 0).model
+    framing = model.framing
+    probes = Probes.from_shards(
+        asked.shards, framing.sample_rate, framing.hop_length, loudness_dbfs=model.encoder.loudness_dbfs
+    )
+    print(f"{len(probes.clips)} clips of {len(set(probes.speakers))} held-out speakers, recipe {asked.recipe}")
+    line("log-mel spectrum", probes.judge(log_mel_latents(probes)))
+    untrained = []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        untrained.append(probes.judge(probes.latents(Encoder(model.encoder))))
+        line(f"untrained, seed {seed}", untrained[-1])
+    line("untrained, mean", {key: statistics.mean(row[key] for row in untrained) for key in untrained[0]})
+    for variant in asked.variant:
+        name, _, changes = variant.partition(":")
+        for seed in range(asked.seeds):
+            run = str(asked.out.resolve() / f"{name}-{seed}")
+            if read_done(run) is None:
+                recipe = recipe_of(asked, [change for change in changes.split(",") if change], seed)
+                train_jepa_rank(RankJob(run, asked.shards, recipe, Mailbox(f"{name}, seed {seed}")))
+            history = History.from_parquet(store.read_bytes(store.join(run, METRICS)))
+            watched = {w: history.series("valid", w)[1][-1] for w in WATCHES if w in history.names("valid")}
+            line(f"{name}, seed {seed}", probes.judge(probes.latents(encoder_of(run)[0])) | watched)
+
+
+if __name__ == "__main__":
+    main()
