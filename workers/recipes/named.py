@@ -142,8 +142,8 @@ def _spectral(
         jepa=JepaConfig(
             predictor=PredictorConfig(conv_kernel=SHORT_KERNEL, positions="rotary", reach=NEAR),
             mask_at="input",
-            variance_weight=0.2,  # enough to keep the latents' rank, and the voice with it (decision 0025)
-            covariance_weight=0.01,
+            variance_weight=0.02,  # enough to keep the latents' rank, and the voice with it (decision 0025)
+            covariance_weight=0.001,
         ),
         decoder=decoder.model_copy(update={"formant_gain": FORMANT_GAIN}),
         discriminator=DiscriminatorConfig(
@@ -325,7 +325,7 @@ def _spectral_pretrain(num_steps: int, micro_batch_size: int = 32) -> PretrainCo
         precision="auto",
         augment=_AUGMENT.model_copy(update={"input_noise_share": 0.0}),
         export_encoder="target",
-        optimizer=OptimizerConfig(lr=2e-4, warmup_steps=num_steps // 10, final_lr_fraction=0.05),
+        optimizer=OptimizerConfig(lr=1e-4, warmup_steps=num_steps // 10, final_lr_fraction=0.05),
     )
 
 
