@@ -42,11 +42,12 @@ def test_the_card_adds_up() -> None:
     read_back = pq.read_table(io.BytesIO(part))
     assert read_back["utterance_id"].to_pylist() == rows["utterance_id"].to_pylist()
     assert read_back["tokens"][0].as_py() == tokens[0].reshape(-1).tolist()
-    card = rate_card(tokens, part, 10.0, form, rates_of(tiny_config()), 3.5, GivenPlace(64, 0.25))
+    card = rate_card(tokens, part, 10.0, form, rates_of(tiny_config()), 3.5, GivenPlace(64, 0.25, 9.5))
     assert (card.dead_dims, card.num_dims, card.num_frames) == (5, 128, sum(map(len, tokens)))
     assert card.stored == 8 * token_column_bytes(part) / 10 and 0 < card.stored < card.stored_all == 8 * len(part) / 10
     assert card.payload == 640 and card.as_uint16 == 760 and sum(card.level_share) == pytest.approx(1)
     assert card.digit_entropy_given_place == 64 * card.num_frames / 10 and card.between_clips == 0.25
+    assert card.rank_given_place == 9.5
     assert card.digit_entropy <= card.num_frames * 123 * 2 / 10 and len(card.positions) == 19
     assert card.language_model is None, "none was given"
 
@@ -59,7 +60,9 @@ def _digits(num_clips: int) -> list[np.ndarray]:
 
 
 def test_bits_given_the_place_are_those_of_the_dims_that_do_not_follow_it() -> None:
-    found = given_place(_digits(40), 4)
+    found = given_place(_digits(40), _digits(40), 4)
     assert found.bits == pytest.approx(32 * 2, abs=1.5)
     assert found.between_clips == pytest.approx(32 / 128, abs=0.02)
-    assert given_place(_digits(3), 4) == (None, None)
+    # A quarter of the variance, in 32 directions that 480 frames fill nearly alike.
+    assert found.rank == pytest.approx(32 / 4, abs=0.3)
+    assert given_place(_digits(3), _digits(3), 4) == (None, None, None)

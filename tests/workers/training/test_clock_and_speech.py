@@ -33,6 +33,7 @@ from tests.helpers.training_testing import training_recipe
 FRAMES, DIM, CLIPS = 10, 16, 12
 CPU = torch.device("cpu")
 RECIPE = training_recipe()
+EVERY_WATCH = {"between_clips", "entropy_given_place", "rank_given_place"}  # of latents and digits, in both stages
 EDGES = [1 + round(60 * k / DIM) for k in range(DIM + 1)]
 
 
@@ -86,8 +87,12 @@ class Clock(Hearing):
     """Latents are those of the place, and a fortieth part of the speech."""
 
     def change(self, latents: Tensor) -> Tensor:
-        clock = torch.randn(DIM, 32, generator=torch.Generator().manual_seed(7))
-        return clock[:, : latents.shape[-1]] + latents / 40
+        return clock(latents.shape[-1]) + latents / 40
+
+
+def clock(num_frames: int) -> Tensor:
+    """Latents that the place alone gives [dim, frames]."""
+    return torch.randn(DIM, 32, generator=torch.Generator().manual_seed(7))[:, :num_frames]
 
 
 class Listening(nn.Module):
@@ -155,6 +160,7 @@ def test_speech_that_arrives_is_no_cause_to_warn_in_stage_2():
     found = codec_found(Hearing(), Listening(), spoken())
     assert found["between_clips"] > 0.9
     assert found["level_entropy_given_place"] > 1.5
+    assert found["latent_rank_given_place"] > 0.9 * DIM == 0.9 * found["latent_dims"]
     assert found["token_gain"] > 0.1
     assert (
         found["mrstft"]
@@ -171,7 +177,8 @@ def test_a_clock_is_found_by_every_watch_of_stage_2():
     assert found["dead_dims"] == 0 and found["latent_std_mean"] > 0.5
     assert found["token_gain"] < 0.02
     warned = codec_warned(found)
-    assert set(warned) == {"between_clips", "entropy_given_place", "token_gain"}
+    assert set(warned) == EVERY_WATCH | {"token_gain"}
+    assert found["latent_rank_given_place"] < 0.01 * DIM and "16 dims say what 0 could" in warned["rank_given_place"]
     assert warned["between_clips"].startswith("latents tell the place of a frame in its clip (100 % of their variance)")
     assert (
         "hardly the speech: train the encoder of stage 1 anew, at a lower pretrain.optimizer.lr"
@@ -194,7 +201,7 @@ def test_a_clock_that_tells_the_end_of_clips_of_many_lengths_is_no_speech():
     clips = batches([speech(k, 6 + k % 6) for k in range(24)])
     found = codec_found(ClockFromBothEnds(), Listening(), clips)
     assert found["between_clips"] < 0.05 and found["level_entropy_given_place"] < 0.4
-    assert {"between_clips", "entropy_given_place", "token_gain"} == set(codec_warned(found))
+    assert set(codec_warned(found)) == EVERY_WATCH | {"token_gain"}
     found = jepa_found(ClockFromBothEnds(), Guess(1.0), clips)
     assert found["between_clips"] < 0.05 and found["level_entropy_given_place"] < 0.4
 
@@ -220,9 +227,20 @@ def test_a_clock_is_found_by_every_watch_of_stage_1_though_it_is_predicted_well(
     assert found["loss"] < 0.01 and found["latent_std_mean"] > 0.5 and found["latent_effective_rank"] > 4
     assert found["between_clips"] < 0.05 and found["level_entropy_given_place"] < 0.4
     assert found["relative_loss"] >= 0.95 and found["relative_loss"] == pytest.approx(found["relative_loss_other"], 0.3)
-    assert {"between_clips", "entropy_given_place", "relative_loss"} <= set(jepa_warned(found))
+    assert EVERY_WATCH | {"relative_loss"} <= set(jepa_warned(found))
     early = jepa_warned(found, step=2)
-    assert {"between_clips", "entropy_given_place"} <= set(early) and "relative_loss" not in early
+    assert set(early) >= EVERY_WATCH and "relative_loss" not in early
+
+
+@pytest.mark.parametrize("rest", [0.0, 1e-6, 0.01])
+def test_a_clock_has_next_to_no_rank_whatever_lies_beside_it(rest: float) -> None:
+    """An effective rank alone gives rounding in all dims, or a hundredth of noise, the rank of all dims."""
+    clips = batches([speech(k) for k in range(CLIPS)])
+    encoder = Clock()
+    encoder.change = lambda latents: clock(latents.shape[-1]) + rest * latents  # type: ignore[method-assign]
+    for found in (codec_found(encoder, Listening(), clips), jepa_found(encoder, Guess(1.0), clips)):
+        assert found["latent_rank_given_place"] < 0.01 and found["latent_dims"] == DIM
+        assert "rank_given_place" in codec_warned(found)
 
 
 CORPORA = {

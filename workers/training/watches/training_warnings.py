@@ -140,7 +140,7 @@ def _place(watched: Watched) -> Iterator[Warned]:
     rank, dims = watched.last("latent_rank_given_place"), watched.last("latent_dims")
     if rank is not None and dims and rank < limits.min_rank_fraction * dims:
         yield Warned("rank_given_place", f"{dims:.0f} dims say what {rank:.0f} could (effective rank between clips at "
-                     f"one place): detail of the speech is lost; lower {watched.rate}, or raise "
+                     f"one place): detail of the speech is lost; {_remedy(watched)}, or raise "
                      "model.jepa.covariance_weight in stage 1")  # fmt: skip
 
 
