@@ -16,7 +16,8 @@ different lengths would pass for one that hears.
 N - P and N - 1 make W and T unbiased: latents that know nothing of the place get 1 from any number of clips, not
 1 - P / N. A clock (x a function of p alone) gets 0 between clips, 0 bits and rank 0, whatever its variance, its levels
 and its rank; with a little of anything else it gets a little. An effective rank alone is blind to that: it asks in how
-many directions residuals spread, not how far, so that the last bits beside a clock have the rank of all dims. Values that do not exist (no place with enough clips, nothing that moves) are None, never NaN.
+many directions residuals spread, not how far, so that the last bits beside a clock have the rank of all dims. Values
+that do not exist (no place with enough clips, nothing that moves) are None, never NaN.
 """
 
 from __future__ import annotations

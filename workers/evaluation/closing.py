@@ -166,7 +166,7 @@ def _effective_rank(evaluation: Evaluation, speeches: Sequence[Speech]) -> float
 
 
 def _given_place(evaluation: Evaluation, encoded: Sequence[int]) -> GivenPlace:
-    """What digits and latents hold once the place of a frame is known, of utterances cut to one length and encoded anew.
+    """What digits and latents hold once the place is known, of utterances cut to one length and encoded anew.
 
     In utterances of their own lengths an encoder that encodes the distance to the end would pass for one that hears.
     """

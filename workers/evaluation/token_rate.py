@@ -128,9 +128,7 @@ def rate_card(
     )
 
 
-def given_place(
-    digits: Sequence[NDArray[np.uint8]], latents: Sequence[NDArray[np.float32]], levels: int
-) -> GivenPlace:
+def given_place(digits: Sequence[NDArray[np.uint8]], latents: Sequence[NDArray[np.float32]], levels: int) -> GivenPlace:
     """Measure what is left of digits and latents [F, D] of clips of one length once the place of a frame is known."""
     places = torch.from_numpy(np.concatenate([np.arange(len(clip)) for clip in digits]))
     groups, joined = group_by_place(places), torch.from_numpy(np.concatenate(digits))

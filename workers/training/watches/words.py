@@ -15,7 +15,7 @@ _UNKNOWN = "not known (too few held-out clips, or nothing that moves)"
 
 
 def latents(values: Values) -> str:
-    """Say how much of the latents' variance is speech, how much is the place in the clip, and of how many dims it is."""
+    """Say how much of the latents' variance is speech, in how many dims, and how much is the place in the clip."""
     share, rank, dims = (values.get(name) for name in ("between_clips", "latent_rank_given_place", "latent_dims"))
     if share is None:
         return f"share between clips {_UNKNOWN}"
