@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +15,7 @@ import pytest
 from syllabary.shards import dataset
 from syllabary.shards.archive.packing import Packing
 from syllabary.shards.archive.parts import ArchiveFormat
+from syllabary.workers.evaluation.closing import _notes
 from syllabary.workers.evaluation.token_rate import (
     GivenPlace,
     archive_part,
@@ -22,6 +26,7 @@ from syllabary.workers.evaluation.token_rate import (
 )
 from syllabary.workers.recipes.bitrates import rates_of
 from tests.helpers.archive_corpus import FORMAT, tiny_config, utterance_rows
+from tests.helpers.report_card_example import write_example_report
 
 
 def test_the_use_of_positions_counts_ids() -> None:
@@ -66,3 +71,22 @@ def test_bits_given_the_place_are_those_of_the_dims_that_do_not_follow_it() -> N
     # A quarter of the variance, in 32 directions that 480 frames fill nearly alike.
     assert found.rank == pytest.approx(32 / 4, abs=0.3)
     assert given_place(_digits(3), _digits(3), 4) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("share", "told"),
+    [
+        (None, "Too few utterances to compare at one place, or no digit moves"),
+        (0.29, "71 % of the digits' variance tells the place of a frame in its clip: the tokens tell the time"),
+        (0.3, ""),
+    ],
+)
+def test_a_report_says_of_a_clock_that_it_is_one(tmp_path: Path, share: float | None, told: str) -> None:
+    rate = write_example_report(tmp_path, num_samples=0).rate.model_copy(update={"between_clips": share, "language_model": None})
+    heard: Any = SimpleNamespace(
+        selection=SimpleNamespace(items=[SimpleNamespace(transcript="said")]),
+        metrics=(),
+        tokenizer=SimpleNamespace(sample_rate=16_000),
+    )
+    said = [note for note in _notes(heard, rate) if "at one place" in note or "the place of a frame" in note]
+    assert [note[: len(told)] for note in said] == ([told] if told else [])
