@@ -128,7 +128,12 @@ def test_the_page_says_what_the_tokens_carry_beside_the_time(tmp_path: Path) -> 
     unknown = {"digit_entropy_given_place": None, "between_clips": None, "rank_given_place": None}
     publish_card(str(tmp_path), card.model_copy(update={"rate": card.rate.model_copy(update=unknown)}))
     text = Elements(Path(publish_page(str(tmp_path))).read_text()).text
-    assert "Beside the time" not in text and "given the place" not in text and "not explain" not in text and "None" not in text
+    assert (
+        "Beside the time" not in text
+        and "given the place" not in text
+        and "not explain" not in text
+        and "None" not in text
+    )
 
 
 def test_a_metric_without_any_score_is_a_dash_not_an_error(tmp_path: Path) -> None:
