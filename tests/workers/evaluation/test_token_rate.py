@@ -82,11 +82,14 @@ def test_bits_given_the_place_are_those_of_the_dims_that_do_not_follow_it() -> N
     ],
 )
 def test_a_report_says_of_a_clock_that_it_is_one(tmp_path: Path, share: float | None, told: str) -> None:
-    rate = write_example_report(tmp_path, num_samples=0).rate.model_copy(update={"between_clips": share, "language_model": None})
+    rate = write_example_report(tmp_path, num_samples=0).rate.model_copy(
+        update={"between_clips": share, "language_model": None}
+    )
     heard: Any = SimpleNamespace(
         selection=SimpleNamespace(items=[SimpleNamespace(transcript="said")]),
         metrics=(),
         tokenizer=SimpleNamespace(sample_rate=16_000),
     )
-    said = [note for note in _notes(heard, rate) if "at one place" in note or "the place of a frame" in note]
+    notes = _notes(heard, rate)
+    said = [note for note in notes if "at one place" in note or "the place of a frame" in note]
     assert [note[: len(told)] for note in said] == ([told] if told else [])
