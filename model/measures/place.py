@@ -7,7 +7,7 @@ that fewer than ``min_clips`` clips reach do not count; N frames of P places are
     total variance             T = sum_p sum_i (x_pi - mean)^2 / (N - 1)
     between_clips              mean over dims of W / T, at most 1; dims that never move have no share and are left out
     entropy given the place    mean over dims of sum_p (n_p / N) H_p, with H_p corrected for its n_p draws
-    rank given the place       effective rank of the residuals x_pi - mean_p
+    rank given the place       between_clips times the effective rank of the residuals x_pi - mean_p
     relative loss              squared error / mean over dims of W; 1 is the best guess that knows only the place
 
 Compare clips of one length: an encoder that tells the distance to the end too is a clock as well, and in clips of
@@ -15,7 +15,9 @@ different lengths would pass for one that hears.
 
 N - P and N - 1 make W and T unbiased: latents that know nothing of the place get 1 from any number of clips, not
 1 - P / N. A clock (x a function of p alone) gets 0 between clips, 0 bits and rank 0, whatever its variance, its levels
-and its rank. Values that do not exist (no place with enough clips, nothing that moves) are None, never NaN.
+and its rank; with a little of anything else it gets a little. An effective rank alone is blind to that: it asks in how
+many directions residuals spread, not how far, so that the last bits beside a clock have the rank of all dims. Values
+that do not exist (no place with enough clips, nothing that moves) are None, never NaN.
 """
 
 from __future__ import annotations
@@ -131,7 +133,8 @@ def entropy_given_place(
 
 
 def rank_given_place(x: Float[Tensor, "rows dim"], groups: PlaceGroups) -> float | None:
-    """Effective rank of what the place does not explain, 0 .. dim; None when no place counts."""
+    """Of how many dims the place does not explain the variance, 0 .. dim; None when no place counts."""
     if not len(groups.num_clips):
         return None
-    return 0.0 if between_clips(x, groups) is None else effective_rank(given_place(x, groups))
+    share = between_clips(x, groups)
+    return 0.0 if share is None else share * effective_rank(given_place(x, groups))

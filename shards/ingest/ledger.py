@@ -134,10 +134,16 @@ def notes(ledger: pa.Table) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
+def named(row: Row) -> str:
+    """What became of the seconds of a row of the totals."""
+    return str(row["status"]) + (f": {row['detail']}" if row["detail"] else "")
+
+
 def as_table(rows: Iterable[Row]) -> list[str]:
     """The totals as lines of text."""
     lines = [f"{'outcome':<40} {'recordings':>10} {'seconds':>14} {'percent':>9}"]
     for row in rows:
-        name = row["status"] + (f": {row['detail']}" if row["detail"] else "")
-        lines.append(f"{name:<40} {row['num_recordings']:>10,} {row['duration_s']:>14,.1f} {row['percent']:>8.2f} %")
+        lines.append(
+            f"{named(row):<40} {row['num_recordings']:>10,} {row['duration_s']:>14,.1f} {row['percent']:>8.2f} %"
+        )
     return lines

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 from collections.abc import Iterator
+from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -16,7 +17,9 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from syllabary.flows import cli, run_command
+from syllabary.shards import outputs
 from syllabary.workers.control import jobs, submit
+from syllabary.workers.control.run_layout import PipelineLayout
 
 COMMANDS = get_command(cli.app).commands  # type: ignore[attr-defined]
 DECLARED = {"run": jobs.PipelineParameters, **{job.verb: job for job in jobs.declared_jobs()}}
@@ -119,3 +122,14 @@ def test_the_form_says_what_the_job_says() -> None:
     assert form["max_quarantined_percent"]["maximum"] == 100 and form["max_quarantined_percent"]["default"] == 5.0
     assert form["num_workers"]["description"].startswith("At most so many processes at once")
     assert parameter_schema(tokenize_shards).required == ["shards", "tokenizer", "archive"]
+
+
+def test_the_last_lines_of_a_run_say_what_its_tokens_carry(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    latents, digits = "92.1 % of their variance lies between clips", "1.89 of 2 bits per dim"
+    carried = {"latents": latents, "digits": digits, "heard": "ESTOI 0.31"}
+    outputs.mark_done(str(tmp_path), {"headline": carried})
+    run_command._say_where(PipelineLayout(str(tmp_path)))
+    lines = capfd.readouterr().err.splitlines()
+    for name, figure in carried.items():
+        assert any(name in line and figure in line for line in lines), name
+    assert lines[-1].endswith(f"{tmp_path}/summary.html")

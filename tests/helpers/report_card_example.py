@@ -147,7 +147,7 @@ def _rate() -> Rate:
         payload=640, nominal=665, as_uint16=760, token_entropy=300.2, digit_entropy=455.1, context_entropy=431.5,
         stored=512.3, stored_all=560.9, num_frames=40, level_share=(0.1, 0.4, 0.35, 0.15), level_perplexity=2.4,
         dead_dims=7, num_dims=128, effective_rank=21.4, digit_entropy_given_place=402.7, between_clips=0.83,
-        language_model=388.6,
+        rank_given_place=17.6, language_model=388.6,
         positions=tuple(
             PositionUse(position=g, num_ids=16384 if g < 18 else 16, num_used=38 - g, entropy_bits=5.2 - 0.1 * g,
                         perplexity=2 ** (5.2 - 0.1 * g))

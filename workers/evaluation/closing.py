@@ -166,7 +166,7 @@ def _effective_rank(evaluation: Evaluation, speeches: Sequence[Speech]) -> float
 
 
 def _given_place(evaluation: Evaluation, encoded: Sequence[int]) -> GivenPlace:
-    """What digits hold once the place of a frame is known, of utterances cut to one length and encoded anew.
+    """What digits and latents hold once the place is known, of utterances cut to one length and encoded anew.
 
     In utterances of their own lengths an encoder that encodes the distance to the end would pass for one that hears.
     """
@@ -184,7 +184,8 @@ def _given_place(evaluation: Evaluation, encoded: Sequence[int]) -> GivenPlace:
     packing = archive_format(tokenizer).packing
     cut = [(s.stored[: round(length * frame_s * s.stored_rate)], s.stored_rate)
            for s in _speeches(evaluation, long_enough)]  # fmt: skip
-    return given_place([packing.unpack(tokenizer.encode(*one).tokens[:length]) for one in cut], levels)
+    digits = [packing.unpack(tokenizer.encode(*one).tokens[:length]) for one in cut]
+    return given_place(digits, [tokenizer.latents(*one)[:, :length].T for one in cut], levels)
 
 
 def _rate(

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from syllabary.model.measures.context import context_bits
-from syllabary.model.measures.place import between_clips, entropy_given_place, group_by_place
+from syllabary.model.measures.place import between_clips, entropy_given_place, group_by_place, rank_given_place
 from syllabary.model.measures.usage import entropy_bits
 from syllabary.shards.archive import parts as token_archive
 from syllabary.shards.archive.encoding import encode_part
@@ -32,10 +32,12 @@ PART = "evaluation"
 
 
 class GivenPlace(NamedTuple):
-    """Bits of a frame that its place does not predict, over all dims; share of the digits' variance between clips."""
+    """What lies between clips at one place: bits of a frame over all dims, the share of the digits' variance, and of
+    how many dims the latents' variance is; None where too few clips have that place."""
 
     bits: float | None
     between_clips: float | None
+    rank: float | None
 
 
 def position_use(tokens: NDArray[np.uint16], packing: Packing) -> tuple[PositionUse, ...]:
@@ -91,7 +93,7 @@ def rate_card(
         form: of the archive, whose packing this is.
         rates: of the configuration.
         effective_rank: of the latents, when measured.
-        placed: what the digits hold once the place of a frame is known.
+        placed: what digits and latents hold once the place of a frame is known.
         language_model: of the same encoder's tokens; none for no such figure.
     """
     packing = form.packing
@@ -121,13 +123,15 @@ def rate_card(
         positions=positions,
         digit_entropy_given_place=None if placed.bits is None else frames_per_s * placed.bits,
         between_clips=placed.between_clips,
+        rank_given_place=placed.rank,
         language_model=None if model_bits is None else model_bits / duration_s,
     )
 
 
-def given_place(digits: Sequence[NDArray[np.uint8]], levels: int) -> GivenPlace:
-    """Measure what is left of digits [F, D] of clips of one length once the place of a frame is known."""
+def given_place(digits: Sequence[NDArray[np.uint8]], latents: Sequence[NDArray[np.float32]], levels: int) -> GivenPlace:
+    """Measure what is left of digits and latents [F, D] of clips of one length once the place of a frame is known."""
     places = torch.from_numpy(np.concatenate([np.arange(len(clip)) for clip in digits]))
     groups, joined = group_by_place(places), torch.from_numpy(np.concatenate(digits))
     bits = entropy_given_place(joined, levels, groups)
-    return GivenPlace(None if bits is None else float(bits.sum()), between_clips(joined, groups))
+    rank = rank_given_place(torch.from_numpy(np.concatenate(latents)), groups)
+    return GivenPlace(None if bits is None else float(bits.sum()), between_clips(joined, groups), rank)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from syllabary.shards.about import origin
@@ -98,9 +98,23 @@ def _report(summary: dict[str, Any], wrote: int) -> dict[str, Any]:
     for split, figures in summary["splits"].items():
         utterances, speakers = f"{figures['num_utterances']:,} utterances", f"{figures['num_speakers']:,} speakers"
         say(STAGE, f"{split}: {utterances}, {speakers}, {figures['duration_s']:,.1f} s")
-        if not figures["num_utterances"]:
-            say(STAGE, f"note: {split} is empty; ingest.split_by=recording or other split percentages would fill it")
+    for line in _empty(summary):
+        say(STAGE, line)
     return {**summary, "wrote": wrote}
+
+
+def _empty(summary: dict[str, Any]) -> Iterator[str]:
+    """A line for each split that holds nothing, or one for a corpus that gave nothing, with what became of it."""
+    splits = summary["splits"]
+    if not any(figures["num_utterances"] for figures in splits.values()):
+        went = ", ".join(
+            f"{row['percent']:.0f} % {ingest_ledger.named(row)}" for row in summary["ledger"] if row["percent"]
+        )
+        yield f"warning: no utterance at all: there is nothing to learn from ({went or 'no audio'}); check the corpus"
+        return
+    for split, figures in splits.items():
+        if not figures["num_utterances"]:
+            yield f"note: {split} is empty; ingest.split_by=recording or other split percentages would fill it"
 
 
 def _print_lines(lines: Iterable[str]) -> None:

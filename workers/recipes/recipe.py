@@ -58,7 +58,8 @@ class WatchConfig(Config):
     """Below which figures of a validation a run warns; they change no result, only what is said of it.
 
     ``min_clips`` is how many held-out clips must have a frame at a place for that place to count. A relative loss is
-    judged from ``late_fraction`` of the steps on, a token gain from the first validation past the warm-up on.
+    judged from ``late_fraction`` of the steps on, and in a long run from 500 steps past the warm-up on; a token gain
+    from the first validation past the warm-up on; a loss that stands still, or digits that do, from ``late_fraction``.
     """
 
     min_clips: int = Field(default=4, ge=2)

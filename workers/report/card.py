@@ -168,6 +168,8 @@ class Rate(Part):
         digit_entropy_given_place: the same once the place of a frame is known, over utterances cut to one length: 0
             for tokens that only encode the time, though they use every level. None with too few utterances.
         between_clips: share of the digits' variance that lies between those utterances at one place; None likewise.
+        rank_given_place: of how many dims the latents' variance between those utterances at one place is: that share,
+            times the effective rank of what is left without each place's mean; None likewise.
         context_entropy: the code length of an adaptive model that has seen only what came before: a rate that a coder
             really reaches.
         language_model: bits of the language model that was given to the evaluation; None when none was. It is a figure
@@ -199,6 +201,7 @@ class Rate(Part):
     positions: tuple[PositionUse, ...]
     digit_entropy_given_place: float | None = None
     between_clips: float | None = None
+    rank_given_place: float | None = None
     language_model: float | None = None
 
 

@@ -1,7 +1,9 @@
 """Stage 1 on one rank: 1. forward, 2. backward, 3. momentum update of the target (PAPER section stage 1).
 
 The loss of a step is the mean over all masked frames of all ranks and micro-batches, so the same clips give the same
-step however they are divided: each micro-batch is weighted by its share of the masked frames.
+step however they are divided: each micro-batch is weighted by its share of the masked frames. Terms against collapse
+(``jepa.variance_weight``, ``covariance_weight``) compare the clips of a micro-batch with one another: with them it
+matters which ones are together, and a micro-batch of one clip has none.
 """
 
 from __future__ import annotations

@@ -84,11 +84,16 @@ def make_loader(job: RankJob, config: TrainConfig, device: torch.device, say: Ca
     keeps up with one; else batches are read from shards, page-locked for a GPU. ``say`` gets a line about the choice.
 
     Raises:
-        InputError: fewer utterances than ranks, or more than allowed cannot be read.
+        InputError: no utterances, fewer than ranks, or more than allowed cannot be read.
     """
     encoder = job.recipe.model.encoder
     utterances = Utterances(job.shards_uri, "train", encoder.sample_rate)
     share = rank_share(config)
+    if not len(utterances):
+        raise InputError(
+            f"no utterance in the train split of {job.shards_uri}",
+            fix="shard more speech; the table that `syllabary shard` prints says what became of it, as silence for one",
+        )
     if len(utterances) < share.world_size:
         raise InputError(
             f"{len(utterances)} training utterances at {job.shards_uri} for {share.world_size} ranks",
@@ -127,7 +132,7 @@ def validation_batches(job: RankJob, config: TrainConfig, say: Callable[[str], N
     if not len(utterances):
         raise InputError(
             f"no utterance in the valid split of {job.shards_uri}",
-            fix="shard again with --set ingest.split_by=recording or a higher ingest.valid_percent",
+            fix="shard again with --set ingest.split_by=recording or a higher ingest.valid_percent, or more recordings",
         )
     fixed = replace(clip_maker(encoder, config), augment=NO_AUGMENTATION, fixed_crops=True)
     count = min(config.num_validation_utterances, len(utterances))

@@ -64,7 +64,7 @@ def test_a_clock_has_nothing_between_clips():
     clock = _noise(8, 16)[places]
     groups = group_by_place(places)
     assert between_clips(clock, groups) == pytest.approx(0, abs=1e-12)
-    assert rank_given_place(clock + 0.01 * _noise(48, 16) * (torch.arange(16) < 1), groups) == pytest.approx(1, abs=0.1)
+    assert rank_given_place(clock, groups) == 0
     digits = torch.randint(4, (8, 16), generator=torch.Generator().manual_seed(1))[places]
     assert float(entropy_bits(torch.stack([torch.bincount(d, minlength=4) for d in digits.T])).mean()) > 1.2
     assert entropy_given_place(digits, 4, groups).tolist() == [0] * 16
@@ -90,8 +90,18 @@ def test_a_clock_and_speech_at_a_known_ratio():
 
 def test_rank_without_the_place_is_that_of_the_speech():
     places = _clips(500, 8)
-    clock, speech = 10 * _noise(8, 12)[places], _noise(4000, 2, 1) @ torch.eye(12)[:2]
-    assert rank_given_place(clock + speech, group_by_place(places)) == pytest.approx(2, abs=0.02)
+    speech = _noise(4000, 2, 1) @ torch.eye(12)[:2]
+    assert rank_given_place(speech, group_by_place(places)) == pytest.approx(2, abs=0.02)
+
+
+@pytest.mark.parametrize("size", [0.1, 1.0, 3.0])
+def test_rank_beside_a_clock_counts_for_the_share_of_the_variance_it_has(size):
+    """Two directions out of four that a clock of variance size^2 fills: shares of 1 / (1 + size^2) in two, 0 in two."""
+    places = _clips(300, 400)
+    clock = size * _noise(400, 4)[places]
+    speech = torch.cat([_noise(120_000, 2, 1), torch.zeros(120_000, 2)], dim=1)
+    expected = 2 * (2 / (1 + size**2) + 0) / 4
+    assert rank_given_place(clock + speech, group_by_place(places)) == pytest.approx(expected, rel=0.03)
 
 
 def test_corrected_entropy_of_counts_worked_by_hand():

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 import torch
 
 from syllabary.shards.errors import ConfigError
-from syllabary.workers.cluster.devices import MAX_GPUS_VARIABLE, ClusterGpus, choose_device
-from syllabary.workers.control.jobs import PretrainJob
+from syllabary.workers.archive import encode_shard, tokenize_shards
+from syllabary.workers.cluster.devices import MAX_GPUS_VARIABLE, ClusterGpus, assigned_device, choose_device
+from syllabary.workers.control.jobs import PretrainJob, TokenizeJob
 from syllabary.workers.evaluation import cost as codec_cost
 from syllabary.workers.recipes.recipe import TrainConfig
-from syllabary.workers.training.driver import device_of_all_ranks
-from tests.helpers.training_testing import write_training_shards
+from syllabary.workers.tokenizer.tokenizer import Tokenizer
+from syllabary.workers.training import rank as train_rank
+from syllabary.workers.training.driver import RankJob, device_of_all_ranks
+from tests.helpers.training_testing import training_recipe, write_training_shards
 
 HERE = ClusterGpus
 GROWING = ClusterGpus(0, 8, is_embedded=False)
@@ -85,6 +90,71 @@ def test_a_measurement_on_the_cpu_names_no_gpu(monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "a GPU that nothing ran on")
     assert codec_cost.machine().accelerator is None
+
+
+@pytest.mark.parametrize(
+    ("is_running", "gpus", "device"), [(True, [3], "cuda"), (True, [], "cpu"), (False, [3], "cpu")]
+)
+def test_what_ray_assigned_decides_and_not_what_can_be_seen(monkeypatch, is_running, gpus, device) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("ray.is_initialized", lambda: is_running)
+    monkeypatch.setattr("ray.get_gpu_ids", lambda: gpus)
+    assert assigned_device() == device
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_an_actor_that_encodes_takes_the_device_that_ray_gave_it(monkeypatch, device) -> None:
+    loaded: list[dict[str, object]] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(encode_shard, "assigned_device", lambda: device)
+    monkeypatch.setattr(Tokenizer, "load", lambda uri, **how: loaded.append(how))
+    encode_shard.ShardEncoder("shards", "tokenizer", "archive", 0.0)
+    assert loaded == [{"decoder": False, "device": device}]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "asked", "expected"),
+    [
+        (ClusterGpus(0), None, (4, 0)),  # an actor a core
+        (ClusterGpus(2), None, (2, 1)),  # an actor a GPU, each with its own
+        (ClusterGpus(0, 3, is_embedded=False), None, (3, 1)),  # those that the cluster can grow to
+        (ClusterGpus(2), 1, (1, 1)),
+    ],
+)
+def test_tokenizing_asks_ray_for_a_gpu_for_each_actor_where_there_are_some(
+    monkeypatch, gpus, asked, expected, capfd
+) -> None:
+    placed: list[tuple[int, int]] = []
+
+    def through(actor: type, arguments: object, rows: object, num_workers: int, *, num_gpus: int) -> Iterator[object]:
+        placed.append((num_workers, num_gpus))
+        return iter(())
+
+    monkeypatch.setattr(tokenize_shards, "ray_session", lambda **_: contextlib.nullcontext())
+    monkeypatch.setattr(ClusterGpus, "of_ray", lambda: gpus)
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 4.0})
+    monkeypatch.setattr(tokenize_shards, "through_actors", through)
+    monkeypatch.setattr(tokenize_shards, "Meter", lambda *_: None)
+    job = TokenizeJob(shards="shards", tokenizer="tokenizer", archive="archive", num_workers=asked)
+    assert list(tokenize_shards._encoded_shards(job, [f"train-{k:06}" for k in range(9)])) == []
+    assert placed == [expected]
+    assert "device auto: " in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("given", "taken"), [("cpu", "cpu"), ("cuda", "cuda"), ("auto", "auto")])
+def test_a_rank_trains_on_what_the_driver_chose_for_all(monkeypatch, given, taken) -> None:
+    """A rank sees the machine's GPUs whether Ray gave it one or not, so the recipe's "auto" must not reach it."""
+    asked: list[str] = []
+
+    def select(train: TrainConfig) -> torch.device:
+        asked.append(train.device)
+        raise ConfigError("far enough")
+
+    monkeypatch.setattr(train_rank, "select_device", select)
+    recipe = training_recipe(pretrain__device="auto")
+    with pytest.raises(ConfigError, match="far enough"):
+        train_rank.run_rank(RankJob("out", "shards", recipe, None, device=given), recipe.pretrain, None)
+    assert asked == [taken]
 
 
 _ACTORS = """

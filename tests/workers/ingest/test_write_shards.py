@@ -17,7 +17,7 @@ import soundfile
 from syllabary.shards.about.origin import Origin
 from syllabary.shards.ingest.config import IngestConfig
 from syllabary.workers.control.jobs import RESULT_PREFIX, ShardJob
-from syllabary.workers.ingest.write_shards import _tell_origin
+from syllabary.workers.ingest.write_shards import _empty, _tell_origin
 from tests.helpers.ingest_testing import RATE, make_tar, tone, tree
 
 OVERRIDES = ("ingest.shard_size_mb=0.4",)
@@ -116,6 +116,25 @@ def test_a_source_that_does_not_do_is_one_line(tmp_path: Path, source: str, mess
     assert message in line
     assert "Traceback" not in errors
     assert not (tmp_path / "out").exists()
+
+
+def _summary(ledger: dict[str, float], **utterances: int) -> dict[str, Any]:
+    rows = [{"status": name, "detail": "", "percent": percent} for name, percent in ledger.items()]
+    return {"splits": {name: {"num_utterances": count} for name, count in utterances.items()}, "ledger": rows}
+
+
+def test_a_corpus_that_gives_no_utterance_is_told_once_with_what_became_of_it() -> None:
+    """Not that other percentages would fill each split: of silence nothing would."""
+    silent = _summary({"shard": 0.0, "silence": 96.0, "too_short": 4.0}, train=0, valid=0, test=0)
+    assert list(_empty(silent)) == [
+        "warning: no utterance at all: there is nothing to learn from (96 % silence, 4 % too_short); check the corpus"
+    ]
+    assert list(_empty(_summary({}, train=0))) == [
+        "warning: no utterance at all: there is nothing to learn from (no audio); check the corpus"
+    ]
+    (line,) = _empty(_summary({"shard": 100.0}, train=3, valid=0))
+    assert line.startswith("note: valid is empty; ingest.split_by=recording")
+    assert list(_empty(_summary({"shard": 100.0}, train=3, valid=1))) == []
 
 
 def test_storage_that_fails_inside_a_task_is_one_line(corpus: Path, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ JEPA = {"relative_loss": 0.42, "relative_loss_other": 1.63}
 CODEC = {
     "mrstft": 1.888, "mrstft_right": 1.890, "mrstft_shuffled": 1.892, "mrstft_other": 1.895, "mrstft_constant": 1.916,
     "token_gain": 1 - 1.890 / 1.892, "between_clips": 0.0154, "level_entropy_bits": 1.42,
-    "level_entropy_given_place": 0.2,
+    "level_entropy_given_place": 0.2, "latent_rank_given_place": 1.83, "latent_dims": 128.0,
 }  # fmt: skip
 
 
@@ -47,7 +47,8 @@ def test_every_figure_stands_beside_what_is_had_without_listening():
     )
     assert watch_words.gained(-0.005) == "nothing gained"
     assert watch_words.latents(CODEC) == (
-        "1.5 % of their variance lies between clips, 98.5 % tells the place in the clip"
+        "1.5 % of their variance lies between clips, 98.5 % tells the place in the clip; "
+        "2 of 128 dims once the place is known"
     )
     assert watch_words.digits(CODEC, 4) == "1.42 of 2 bits per dim, 0.20 once the place is known"
     assert watch_words.in_short(CODEC) == " · token gain 0.1 % · 1.5 % between clips · 0.20 bits given the place"
@@ -115,6 +116,7 @@ def test_the_summary_of_a_run_has_the_figures_of_its_validations_and_its_warning
     assert f"{last['mrstft_right']:.3f} with the right tokens" in text
     assert f"{100 * last['between_clips']:.1f} % of their variance lies between clips" in text
     assert f"{last['level_entropy_given_place']:.2f} once the place is known" in text
+    assert f"{last['latent_rank_given_place']:.0f} of {last['latent_dims']:.0f} dims once the place is known" in text
     assert "on held-out speakers" in text and "use of the codes" not in text
     assert done["figures"].items() >= {name: last[name] for name in ("between_clips", "token_gain")}.items()
     warned = {one["name"]: one for one in outputs.read_done(f"{job.run}/codec")["warnings"]}

@@ -23,9 +23,11 @@ from syllabary.workers.training.codec import heard_mrstft, validate_codec
 from syllabary.workers.training.data.clips import Batch
 from syllabary.workers.training.data.epoch_order import Slot
 from syllabary.workers.training.history import Validation
-from syllabary.workers.training.jepa import JepaStage, validate_jepa
+from syllabary.workers.training.jepa import JepaStage, _other_clips, _Predictions, validate_jepa
+from syllabary.workers.training.watches import token_gain as watched_gain
 from syllabary.workers.training.watches.frames import band_levels, held_out_frames
 from syllabary.workers.training.watches.health import input_health
+from syllabary.workers.training.watches.token_gain import Headline, Means, try_tokens
 from syllabary.workers.training.watches.training_warnings import codec_warnings
 from tests.helpers.small_models import CONFIGS, HOP
 from tests.helpers.training_testing import training_recipe
@@ -33,6 +35,7 @@ from tests.helpers.training_testing import training_recipe
 FRAMES, DIM, CLIPS = 10, 16, 12
 CPU = torch.device("cpu")
 RECIPE = training_recipe()
+EVERY_WATCH = {"between_clips", "entropy_given_place", "rank_given_place"}  # of latents and digits, in both stages
 EDGES = [1 + round(60 * k / DIM) for k in range(DIM + 1)]
 
 
@@ -86,8 +89,12 @@ class Clock(Hearing):
     """Latents are those of the place, and a fortieth part of the speech."""
 
     def change(self, latents: Tensor) -> Tensor:
-        clock = torch.randn(DIM, 32, generator=torch.Generator().manual_seed(7))
-        return clock[:, : latents.shape[-1]] + latents / 40
+        return clock(latents.shape[-1]) + latents / 40
+
+
+def clock(num_frames: int) -> Tensor:
+    """Latents that the place alone gives [dim, frames]."""
+    return torch.randn(DIM, 32, generator=torch.Generator().manual_seed(7))[:, :num_frames]
 
 
 class Listening(nn.Module):
@@ -119,10 +126,12 @@ def codec_warned(found: dict[str, float], step: int = 8) -> dict[str, str]:
     return {one.name: one.text for one in told}
 
 
-def jepa_found(encoder: nn.Module, predict: nn.Module, clips: list[Batch]) -> dict[str, float]:
+def jepa_found(
+    encoder: nn.Module, predict: nn.Module, clips: list[Batch], context: nn.Module | None = None
+) -> dict[str, float]:
     """Validation of a JEPA whose predictor sees the target's latents and makes something of them."""
     jepa = Jepa(RECIPE.model.encoder, RECIPE.model.jepa)
-    jepa.target_encoder = jepa.context_encoder = encoder  # type: ignore[assignment]
+    jepa.target_encoder, jepa.context_encoder = encoder, context or encoder  # type: ignore[assignment]
     jepa.predictor = predict  # type: ignore[assignment]
     jepa.forward_context = lambda waveform, num_samples, masked: encoder(waveform, num_samples).latents  # type: ignore[method-assign]
     masks = [valid_mask(-(-b.num_samples // HOP), b.waveform.shape[-1] // HOP, CPU) for b in clips]
@@ -155,6 +164,7 @@ def test_speech_that_arrives_is_no_cause_to_warn_in_stage_2():
     found = codec_found(Hearing(), Listening(), spoken())
     assert found["between_clips"] > 0.9
     assert found["level_entropy_given_place"] > 1.5
+    assert found["latent_rank_given_place"] > 0.9 * DIM == 0.9 * found["latent_dims"]
     assert found["token_gain"] > 0.1
     assert (
         found["mrstft"]
@@ -171,7 +181,8 @@ def test_a_clock_is_found_by_every_watch_of_stage_2():
     assert found["dead_dims"] == 0 and found["latent_std_mean"] > 0.5
     assert found["token_gain"] < 0.02
     warned = codec_warned(found)
-    assert set(warned) == {"between_clips", "entropy_given_place", "token_gain"}
+    assert set(warned) == EVERY_WATCH | {"token_gain"}
+    assert found["latent_rank_given_place"] < 0.01 * DIM and "16 dims say what 0 could" in warned["rank_given_place"]
     assert warned["between_clips"].startswith("latents tell the place of a frame in its clip (100 % of their variance)")
     assert (
         "hardly the speech: train the encoder of stage 1 anew, at a lower pretrain.optimizer.lr"
@@ -194,7 +205,7 @@ def test_a_clock_that_tells_the_end_of_clips_of_many_lengths_is_no_speech():
     clips = batches([speech(k, 6 + k % 6) for k in range(24)])
     found = codec_found(ClockFromBothEnds(), Listening(), clips)
     assert found["between_clips"] < 0.05 and found["level_entropy_given_place"] < 0.4
-    assert {"between_clips", "entropy_given_place", "token_gain"} == set(codec_warned(found))
+    assert set(codec_warned(found)) == EVERY_WATCH | {"token_gain"}
     found = jepa_found(ClockFromBothEnds(), Guess(1.0), clips)
     assert found["between_clips"] < 0.05 and found["level_entropy_given_place"] < 0.4
 
@@ -220,9 +231,55 @@ def test_a_clock_is_found_by_every_watch_of_stage_1_though_it_is_predicted_well(
     assert found["loss"] < 0.01 and found["latent_std_mean"] > 0.5 and found["latent_effective_rank"] > 4
     assert found["between_clips"] < 0.05 and found["level_entropy_given_place"] < 0.4
     assert found["relative_loss"] >= 0.95 and found["relative_loss"] == pytest.approx(found["relative_loss_other"], 0.3)
-    assert {"between_clips", "entropy_given_place", "relative_loss"} <= set(jepa_warned(found))
+    assert EVERY_WATCH | {"relative_loss"} <= set(jepa_warned(found))
     early = jepa_warned(found, step=2)
-    assert {"between_clips", "entropy_given_place"} <= set(early) and "relative_loss" not in early
+    assert set(early) >= EVERY_WATCH and "relative_loss" not in early
+
+
+@pytest.mark.parametrize("rest", [0.0, 1e-6, 0.01])
+def test_a_clock_has_next_to_no_rank_whatever_lies_beside_it(rest: float) -> None:
+    """An effective rank alone gives rounding in all dims, or a hundredth of noise, the rank of all dims."""
+    clips = batches([speech(k) for k in range(CLIPS)])
+    encoder = Clock()
+    encoder.change = lambda latents: clock(latents.shape[-1]) + rest * latents  # type: ignore[method-assign]
+    for found in (codec_found(encoder, Listening(), clips), jepa_found(encoder, Guess(1.0), clips)):
+        assert found["latent_rank_given_place"] < 0.01 and found["latent_dims"] == DIM
+        assert "rank_given_place" in codec_warned(found)
+
+
+@pytest.mark.parametrize(("target", "context"), [(Hearing(), Clock()), (Clock(), Hearing())])
+def test_stage_1_is_judged_by_the_targets_that_it_has_to_predict(target: nn.Module, context: nn.Module) -> None:
+    found = jepa_found(target, Guess(0.9), spoken(), context)
+    assert found == jepa_found(target, Guess(0.9), spoken())
+    assert found["between_clips"] != pytest.approx(jepa_found(context, Guess(0.9), spoken())["between_clips"], abs=0.5)
+
+
+def test_a_few_clips_that_are_longer_than_the_others_do_not_set_the_length() -> None:
+    """Half of the clips must reach it, so that there is something to compare."""
+    clips = batches([speech(k, 16 if k < 2 else FRAMES) for k in range(CLIPS)])
+    found = codec_found(Hearing(), Listening(), clips)
+    assert found["clips_at_a_place"] == CLIPS and found["between_clips"] > 0.9
+    found = codec_found(Hearing(), Listening(), batches([speech(k, 16 if k < 5 else FRAMES) for k in range(CLIPS)]))
+    assert found["clips_at_a_place"] == CLIPS  # five would do for a place, and are less than half
+
+
+def test_another_clips_targets_are_met_where_a_frame_was_predicted_and_nowhere_else() -> None:
+    """Two clips of three and two frames; 88 stands where nothing may look. The first one's last frame has no fellow."""
+    found = _Predictions(
+        predicted=[torch.tensor([[1.0], [50.0], [7.0]]), torch.tensor([[88.0], [2.0]])],
+        wanted=[torch.tensor([[88.0], [0.5], [88.0]]), torch.tensor([[0.0], [88.0]])],
+        masked=[torch.tensor([True, False, True]), torch.tensor([False, True])],
+    )
+    assert _other_clips(found).tolist() == [(1 - 0) ** 2 + (2 - 0.5) ** 2, 2]
+
+
+def test_digits_of_stage_1_are_those_that_stage_2_would_begin_with() -> None:
+    """Stage 2 standardizes latents, so neither their level nor their size decides what a digit holds."""
+    encoder = Hearing()
+    encoder.change = lambda latents: 30 + 0.1 * latents  # type: ignore[method-assign]
+    found, plain = (jepa_found(one, Guess(0.9), spoken()) for one in (encoder, Hearing()))
+    assert plain["level_entropy_given_place"] > 1.5
+    assert found["level_entropy_given_place"] == pytest.approx(plain["level_entropy_given_place"], abs=0.01)
 
 
 CORPORA = {
@@ -266,6 +323,27 @@ def test_only_the_first_clips_are_tried_with_wrong_tokens():
     assert found["mrstft_right"] == pytest.approx(first["mrstft"], rel=1e-6)
     assert found["mrstft"] == pytest.approx(codec_found(Hearing(), Listening(), spoken())["mrstft"], rel=1e-6)
     assert found["mrstft"] != pytest.approx(found["mrstft_right"], rel=1e-3)
+
+
+@pytest.mark.parametrize(("world_size", "tried"), [(1, 2), (2, 1)])
+def test_the_clips_tried_with_wrong_tokens_are_shared_by_the_ranks(
+    monkeypatch: pytest.MonkeyPatch, world_size: int, tried: int
+) -> None:
+    """Six clips in batches of five: two batches of one rank, one of each of two."""
+    monkeypatch.setattr(watched_gain, "world", lambda: (0, world_size))
+    codec, clips = Codec(CONFIGS["waveform"]), spoken()
+    seen: list[int] = []
+    headline = Headline("loss", lambda values, batch: seen.append(len(values)) or torch.zeros(()))  # type: ignore[func-returns-value]
+    digits = [torch.zeros(FRAMES, DIM, dtype=torch.uint8)] * CLIPS
+    try_tokens(headline, codec.fsq, {"right": digits}, clips, CPU, 6)
+    assert seen == [5] * tried
+
+
+def test_a_mean_over_clips_counts_each_by_its_samples() -> None:
+    means = Means(["loss"])
+    for loss, samples in ((1.0, 30), (4.0, 10)):
+        means.add([torch.tensor(loss)], Batch(torch.zeros(1, 30), torch.tensor([samples]), (Slot(0, 0),)))
+    assert means.over_ranks() == {"loss": pytest.approx((1 * 30 + 4 * 10) / 40)}
 
 
 def test_the_spread_of_the_speech_itself_is_in_decibel():

@@ -11,7 +11,7 @@ from torch import nn
 
 from syllabary.model.averaging import Averaged
 from syllabary.model.bottleneck import Bottleneck
-from syllabary.model.codec import Codec
+from syllabary.model.codec import Codec, Routing
 from syllabary.workers.training import bottleneck_first
 from syllabary.workers.training.bottleneck_first import PhasedCodecStage
 from syllabary.workers.training.codec import Share
@@ -135,3 +135,35 @@ def test_an_encoder_at_rest_wants_no_gradient(monkeypatch: pytest.MonkeyPatch, f
     stage._build_engines()
     assert built[0] == [(fraction > 0, fraction), (True, 1.0), (True, 1.0)]
     assert all(learns for groups in built[1:] for learns, _ in groups)
+
+
+ROUTED = {1: (0.5, 0.5), 3: (0.5, 0.5), 4: (0.5, 0.25), 15: (0.5, 0.25), 16: (1.0, 0.0), 20: (1.0, 0.0)}
+
+
+@pytest.mark.parametrize("step", ROUTED)
+def test_a_step_of_the_bottleneck_is_routed_by_how_much_of_its_phase_is_done(
+    monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """15 % of it half rounded and half noisy, up to 75 % a quarter left as it is, the last quarter all rounded; and the
+    spread counts by its weight."""
+    given: list[Routing] = []
+    learned: list[float] = []
+
+    class Engine:
+        def train(self) -> None:
+            pass
+
+        def __call__(self, heard: torch.Tensor, num_samples: torch.Tensor, routing: Routing) -> SimpleNamespace:
+            given.append(routing)
+            return SimpleNamespace(latents=None, num_frames=None, mel=None, pitch=None)
+
+    monkeypatch.setattr(bottleneck_first, "set_learning_rate", lambda *_: None)
+    monkeypatch.setattr(bottleneck_first, "step_engine", lambda _: {})
+    monkeypatch.setattr(bottleneck_first, "spread_loss", lambda *_: torch.tensor(2.0))
+    monkeypatch.setattr(bottleneck_first, "backward", lambda _, loss: learned.append(float(loss)))
+    stage = stage_of(codec__num_steps=40, codec__bottleneck__share=0.5, codec__bottleneck__spread_weight=0.5)
+    stage.engines, stage._bottleneck = {"bottleneck": Engine()}, SimpleNamespace(live=_Bottleneck())
+    stage._spectral_losses = lambda *_: (torch.tensor(3.0), {})
+    told, _ = stage._bottleneck_step(step, batch_of(8, 4), Share(1.0, 1.0))
+    assert [(one.rounded, one.noisy) for one in given] == [ROUTED[step]]
+    assert learned == [3 + 0.5 * 2] == [float(told["total"])] and float(told["spread"]) == 2

@@ -266,9 +266,16 @@ def test_fewer_utterances_than_ranks_is_refused(tmp_path, monkeypatch):
         make_loader(_Job(uri), training_recipe().pretrain, torch.device("cpu"), print)
 
 
+def test_no_utterance_to_train_on_is_no_matter_of_ranks(tmp_path):
+    uri = write_training_shards(str(tmp_path / "shards"), train=0)
+    with pytest.raises(InputError, match=r"no utterance in the train split of .*shard more speech") as refused:
+        make_loader(_Job(uri), training_recipe().pretrain, torch.device("cpu"), print)
+    assert "num_workers" not in str(refused.value) and "\n" not in str(refused.value)
+
+
 def test_an_empty_valid_split_is_refused_with_its_fix(tmp_path):
     uri = write_training_shards(str(tmp_path / "shards"), valid=0)
-    with pytest.raises(InputError, match=r"no utterance in the valid split.*ingest\.split_by=recording"):
+    with pytest.raises(InputError, match=r"no utterance in the valid split.*ingest\.split_by=recording.*more record"):
         validation_batches(_Job(uri), training_recipe().pretrain, print)
 
 

@@ -45,6 +45,15 @@ def test_each_limit_is_looked_at_from_its_step_on(name, figure, passes, warns, f
         assert names(step, {figure: warns}) == ({name} if step >= from_step else set())
 
 
+def test_a_long_stage_1_that_predicts_nothing_is_told_within_minutes():
+    """Not half of its steps later: 500 steps past the warm-up. What must have moved from its start has its time."""
+    long = training_recipe(codec__num_steps=24_000, codec__optimizer__warmup_steps=2_400).codec
+    still = {"relative_loss": 0.96, "mrstft": 2.5, "level_entropy_bits": 1.8}
+    for step, warned in ((2_400, set()), (2_899, set()), (2_900, {"relative_loss"}), (11_999, {"relative_loss"})):
+        assert names(step, still, train=long) == warned
+    assert names(12_000, still, train=long) == {"relative_loss", "frozen", "frozen_digits"}
+
+
 def test_limits_are_the_recipes():
     strict = TRAIN.model_copy(update={"watch": WatchConfig(min_between_clips=0.9, min_token_gain=0.2)})
     assert names(50, {}, train=strict) == {"between_clips", "token_gain"}
@@ -108,6 +117,15 @@ def test_a_corpus_that_tells_nothing_is_told_alone(found, text):
     assert warned.text.startswith(text)
 
 
+@pytest.mark.parametrize(
+    ("figure", "passes", "warns", "name"),
+    [("input_peak_db", -79.0, -81.0, "silence"), ("input_spread_db", 0.11, 0.09, "alike")],
+)
+def test_a_quiet_corpus_or_one_of_like_clips_is_still_one(figure, passes, warns, name):
+    assert names(60, {figure: passes}) == set()
+    assert names(60, {figure: warns}) == {name}
+
+
 def test_a_warning_is_kept_once_with_the_steps_between_which_it_was_given():
     told_at = [
         (0, [Warned("a", "a of 0")]),
@@ -135,6 +153,13 @@ def test_dims_that_say_the_same_are_told():
     assert names(50, kept | {"latent_rank_given_place": 20.0}) == {"rank_given_place"}
     (warned,) = told([Validation(0, FIRST), Validation(50, WELL | kept | {"latent_rank_given_place": 20.0})])
     assert "128 dims say what 20 could" in warned.text and "covariance_weight" in warned.text
+    lower, anew = (
+        "lower codec.optimizer.lr (0.0003) or raise",
+        "train the encoder of stage 1 anew, at a lower pretrain.",
+    )
+    assert lower in warned.text and anew not in warned.text
+    (warned,) = told([Validation(0, WELL | kept | {"latent_rank_given_place": 20.0})], learns=False)
+    assert anew in warned.text  # nothing that this stage could change
 
 
 @pytest.mark.parametrize(

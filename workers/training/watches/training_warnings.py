@@ -15,6 +15,7 @@ from syllabary.workers.training.history import Validation
 
 SILENT_DB, ALIKE_DB = -80.0, 0.1
 _UNCHANGED, _UNCHANGED_BITS, _WORSE = 0.01, 0.001, 1.1
+_SOON = 500  # steps past the warm-up within which a stage 1 that learns at all predicts something
 _HEARD = 0.2  # of token_gain: well above what chance gives
 JUDGED_BY_EAR = ("token_gain", "frozen_digits")  # by how much worse what is heard becomes with wrong tokens
 JUDGED_BY_RATE = ("diverges", "frozen")  # by how the loss went since before training
@@ -63,6 +64,11 @@ class Watched:
     def is_late(self) -> bool:
         """Whether so much of the training is behind that it should have learned something."""
         return 0 < self.step >= self.train.watch.late_fraction * self.train.num_steps
+
+    @property
+    def predicts_by_now(self) -> bool:
+        """Whether a stage 1 should have learned to predict: late in a short run, and soon in a long one."""
+        return self.is_late or self.step >= self.train.optimizer.warmup_steps + _SOON
 
     @property
     def is_warm(self) -> bool:
@@ -140,7 +146,7 @@ def _place(watched: Watched) -> Iterator[Warned]:
     rank, dims = watched.last("latent_rank_given_place"), watched.last("latent_dims")
     if rank is not None and dims and rank < limits.min_rank_fraction * dims:
         yield Warned("rank_given_place", f"{dims:.0f} dims say what {rank:.0f} could (effective rank between clips at "
-                     f"one place): detail of the speech is lost; lower {watched.rate}, or raise "
+                     f"one place): detail of the speech is lost; {_remedy(watched)}, or raise "
                      "model.jepa.covariance_weight in stage 1")  # fmt: skip
 
 
@@ -154,7 +160,7 @@ def _remedy(watched: Watched) -> str:
 
 def _prediction(watched: Watched) -> Iterator[Warned]:
     loss, limit = watched.last("relative_loss"), watched.train.watch.max_relative_loss
-    if loss is not None and loss > limit and watched.is_late:
+    if loss is not None and loss > limit and watched.predicts_by_now:
         yield Warned("relative_loss", f"masked frames are predicted hardly better than their place alone allows "
                      f"(relative loss {loss:.2f}; 1 is that guess) at step {watched.step:,} of "
                      f"{watched.train.num_steps:,}: lower {watched.rate}, or train longer")  # fmt: skip

@@ -15,11 +15,12 @@ _UNKNOWN = "not known (too few held-out clips, or nothing that moves)"
 
 
 def latents(values: Values) -> str:
-    """Say how much of the latents' variance is speech, and how much is the place in the clip."""
-    share = values.get("between_clips")
+    """Say how much of the latents' variance is speech, in how many dims, and how much is the place in the clip."""
+    share, rank, dims = (values.get(name) for name in ("between_clips", "latent_rank_given_place", "latent_dims"))
     if share is None:
         return f"share between clips {_UNKNOWN}"
-    return f"{_percent(share)} of their variance lies between clips, {_percent(1 - share)} tells the place in the clip"
+    said = f"{_percent(share)} of their variance lies between clips, {_percent(1 - share)} tells the place in the clip"
+    return said if rank is None or dims is None else f"{said}; {rank:.0f} of {dims:.0f} dims once the place is known"
 
 
 def digits(values: Values, levels: int) -> str:
