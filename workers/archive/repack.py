@@ -39,12 +39,13 @@ def repack(job: RepackJob) -> dict[str, Any]:
     """
     reader = ArchiveReader.open(job.archive)
     form = _wanted(job, reader.format)
+    present = _claim(reader, form, job.out) if job.out is not None else set()
     digits = _sample(reader)
     choices = [choice_figures(option, digits, reader.format) for option in _choices(reader.format.packing)]
     for choice in choices:
         say("repack", _line(choice))
     if job.out is not None:
-        _write(job, reader, form, job.out)
+        _write(job, reader, form, job.out, present)
     own = {"group_size": form.packing.group_size, "digit_order": form.packing.digit_order, "encoding": form.encoding}
     return {"choices": choices, **own}
 
@@ -105,10 +106,15 @@ def _line(choice: dict[str, float]) -> str:
     )
 
 
-def _write(job: RepackJob, reader: ArchiveReader, form: ArchiveFormat, out: str) -> None:
+def _claim(reader: ArchiveReader, form: ArchiveFormat, out: str) -> set[str]:
+    """Take ``out``, before any part is read; returns the shards that it has. Raises ConflictError."""
     form.claim(out)
     present = set(shards_in(out))
     _require_same_shards(reader, present, out)
+    return present
+
+
+def _write(job: RepackJob, reader: ArchiveReader, form: ArchiveFormat, out: str, present: set[str]) -> None:
     progress = Progress("repack", len(reader.shards), "parts")
     for shard in reader.shards:
         if shard not in present or intact_ledger(out, shard, form) is None:

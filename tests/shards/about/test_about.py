@@ -120,7 +120,10 @@ def test_a_bag_holds_every_file_and_is_the_same_again(tmp_path: Path) -> None:
     (source / "b more").write_text("other")
     with pytest.raises(ConflictError, match=r"a bag of other bytes is there, .*b more'; use another --out"):
         write_bag(str(source), str(out), "a folder")
-    assert (out / "data/b more").read_text() == "later"
+    (source / "a new one").write_text("not copied beside what is refused")
+    with pytest.raises(ConflictError, match=r"a bag of other bytes is there, .*b more'; use another --out"):
+        write_bag(str(source), str(out), "a folder")
+    assert (out / "data/b more").read_text() == "later" and not (out / "data/a new one").exists()
     for inside in (source, source / "bag"):
         with pytest.raises(InputError, match="a bag in the folder that goes into it"):
             write_bag(str(source), str(inside), "a folder")

@@ -165,6 +165,27 @@ def test_threshold_of_ties_and_extremes() -> None:
     assert salience_threshold(counts, 100) == (3, 90) and salience_threshold(counts, 11) == (3, 1)
 
 
+def test_the_output_of_another_run_is_refused_before_any_row_is_read(
+    archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, out = str(archive[0]), str(tmp_path / "out")
+    salient(SalientJob(archive=folder, out=out))
+    repack(RepackJob(archive=folder, out=str(tmp_path / "packed"), group_size=4))
+
+    def scan(*_: object) -> None:
+        raise AssertionError("rows are read")
+
+    monkeypatch.setattr(ArchiveReader, "scan", scan)
+    with pytest.raises(
+        ConflictError, match=r"config.top_percent was 5.0 and is now 1.0; use another --out, or the same"
+    ):
+        salient(SalientJob(archive=folder, top_percent=1.0, out=out))
+    with pytest.raises(ConflictError, match=r"kind was 'report' and is now 'archive'; use another folder$"):
+        repack(RepackJob(archive=folder, out=out))
+    with pytest.raises(ConflictError, match=r"config.group_size was 4 and is now 5; use another folder, or the same"):
+        repack(RepackJob(archive=folder, out=str(tmp_path / "packed"), group_size=5))
+
+
 def test_salient_refuses_nothing_and_nonsense(archive, tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="no frame"):
         salient(SalientJob(archive=str(archive[0]), where="speaker = 'x'"))
