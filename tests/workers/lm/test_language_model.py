@@ -230,6 +230,8 @@ def test_samples_hold_possible_ids_only_and_are_sound(folder: Path, tmp_path: Pa
     sounds = [soundfile.read(tmp_path / "out" / name) for name in result["files"]]
     assert [(len(sound), rate) for sound, rate in sounds] == [(32_000, RATE)] * 2
     assert not np.array_equal(sounds[0][0], sounds[1][0])
+    with soundfile.SoundFile(tmp_path / "out" / result["files"][0]) as file:
+        assert file.comment.startswith("decoded by syllabary from tokens, encoder ")
     model = load_model(str(tmp_path / "lm/model"), CPU).model
     torch.manual_seed(0)
     tokens = sample_tokens(model, vocabulary, 5, 1.0, 0.95)
