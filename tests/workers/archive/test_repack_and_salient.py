@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +16,11 @@ import pytest
 
 from syllabary.shards.archive.audit import audit_archive
 from syllabary.shards.archive.encoding import encoding_of
+from syllabary.shards.archive.ledger import read_archive_digest
 from syllabary.shards.archive.packing import Packing
 from syllabary.shards.archive.reader import ArchiveReader
 from syllabary.shards.errors import ConflictError, DamageError, InputError, NotFoundError
+from syllabary.shards.outputs import mark_done
 from syllabary.workers.archive import repack as repack_module
 from syllabary.workers.archive import salient as salient_module
 from syllabary.workers.archive.repack import choice_figures, repack
@@ -66,6 +70,14 @@ def test_repacking_back_gives_the_same_part_bytes(archive, tmp_path: Path) -> No
     repack(RepackJob(archive=str(folder), out=str(tmp_path / "straight"), group_size=7))
     for part in sorted((tmp_path / "straight/parts").iterdir()):
         assert part.read_bytes() == (tmp_path / "back/parts" / part.name).read_bytes()
+
+
+def test_an_archive_that_was_repacked_has_a_digest_of_its_own(archive, tmp_path: Path) -> None:
+    folder = shutil.copytree(archive[0], tmp_path / "in")
+    mark_done(str(folder), {"num_parts": 3, "archive_digest": read_archive_digest(str(folder))})
+    repack(RepackJob(archive=str(folder), out=str(tmp_path / "out"), group_size=4))
+    done = json.loads((tmp_path / "out/done.json").read_bytes())
+    assert done["archive_digest"] == read_archive_digest(str(tmp_path / "out")) != read_archive_digest(str(folder))
 
 
 def test_figures_of_the_choices(archive) -> None:
