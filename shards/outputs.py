@@ -102,7 +102,8 @@ def read_claim(uri: str, kind: Kind | None = None) -> dict[str, Any]:
     except NotFoundError as error:
         what = "no output of syllabary" if store.exists(uri) else "nothing there"
         expected = f"a folder with {CLAIM}, as every output has it"
-        raise NotFoundError(what, value=uri, expected=expected, fix="check the URI") from error
+        fix = f"it is a bag, so give {folder.join('data')}" if folder.exists("bagit.txt") else "check the URI"
+        raise NotFoundError(what, value=uri, expected=expected, fix=fix) from error
     require_version(claimed.get("format_version"), FORMAT_VERSION, f"format version in {uri}")
     if kind is not None and claimed.get("kind") != kind:
         raise FormatError(f"wrong kind of output at {uri}", value=claimed.get("kind"), expected=kind)
