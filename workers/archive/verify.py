@@ -51,7 +51,7 @@ def verify(job: VerifyJob) -> dict[str, Any]:
             "where it was tokenized further since, keep its new digest; else ask for the archive that the digest is of"
         )
         raise DamageError(f"{job.archive} is another archive than expected: {other}", fix=fix)
-    return _summary(audit)
+    return _summary(job, audit)
 
 
 def _require_digest(job: VerifyJob) -> None:
@@ -97,14 +97,14 @@ def _record(job: VerifyJob) -> dict[str, int] | None:
         return {}
 
 
-def _summary(audit: Audit) -> dict[str, Any]:
+def _summary(job: VerifyJob, audit: Audit) -> dict[str, Any]:
     """Say and return what was found intact."""
     num_known = len(audit.intact) - audit.num_parts
     known = f"; {num_known:,} parts were verified before" if num_known else ""
     figures = f"{audit.num_rows:,} utterances, {audit.duration_s:,.1f} s in {audit.num_parts:,} parts"
     say("verify", f"{figures}: all intact{known}")
     if audit.archive_digest is not None:
-        say("verify", f"archive digest {audit.archive_digest}")
+        say("verify", f"archive digest {audit.archive_digest}{', as expected' if job.expect else ''}")
     for machine, num_parts in sorted(audit.encoded_on.items()):
         # as Python writes it: the text is the archive's, and a control character in it would reach the terminal
         say("verify", f"{num_parts:,} parts encoded on {repr(machine) if machine else 'what is not recorded'}")

@@ -74,6 +74,7 @@ def test_a_digest_that_was_kept_elsewhere_tells_this_archive_from_another(
     assert f"archive digest {digest}\n" in capsys.readouterr().err
     expecting = job.model_copy(update={"expect": digest})
     assert verify(expecting)["archive_digest"] == digest
+    assert f"archive digest {digest}, as expected\n" in capsys.readouterr().err
     take(archive, "train-000001", tmp_path / "gone")  # with all its records: nothing in the archive tells of it
     other = verify(job)["archive_digest"]
     told = rf"is another archive than expected: its digest is {other[:16]}\.\.\., not {digest[:16]}\.\.\.; where it was"
