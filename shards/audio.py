@@ -20,6 +20,8 @@ from syllabary.shards.errors import FormatError
 Samples = NDArray[np.float32]
 FULL_SCALE = 32768.0
 RESAMPLING_QUALITY = "HQ"
+DECODED = "decoded by syllabary"  # with what a file of a decoder's sound begins its comment
+HEAD_BYTES = 4096  # of a file: its comment is among them
 _MOST_SAMPLES_A_BYTE = 1 << 16  # a FLAC frame holds at most 65,535 samples, in over ten bytes
 
 
@@ -62,8 +64,10 @@ def encode_flac(samples: Samples, rate: int) -> bytes:
     return encode(samples, rate, "flac")
 
 
-def encode(samples: Samples, rate: int, audio_format: Literal["flac", "wav"]) -> bytes:
+def encode(samples: Samples, rate: int, audio_format: Literal["flac", "wav"], comment: str = "") -> bytes:
     """A 16-bit mono file of samples [num_samples]; both formats hold the same numbers. Equal samples give equal bytes.
+
+    ``comment`` stands in the file as its comment, where players and ``ffprobe`` show it.
 
     Raises:
         FormatError: a sample is not a finite number, or there is none.
@@ -71,8 +75,21 @@ def encode(samples: Samples, rate: int, audio_format: Literal["flac", "wav"]) ->
     if not len(samples) or not np.isfinite(samples).all():
         raise FormatError("samples cannot be stored", value=len(samples), expected="finite samples, one or more")
     buffer = io.BytesIO()
-    soundfile.write(buffer, to_int16(samples), rate, format=audio_format.upper(), subtype="PCM_16")
+    with soundfile.SoundFile(buffer, "w", rate, 1, "PCM_16", format=audio_format.upper()) as file:
+        if comment:
+            file.comment = comment
+        file.write(to_int16(samples))
     return buffer.getvalue()
+
+
+def decoded_comment(encoder_digest: str, decoder_digest: str) -> str:
+    """The comment of a file whose sound a tokenizer made from tokens: no new speech, whoever copies it where."""
+    return f"{DECODED} from tokens, encoder {encoder_digest[:16]}, decoder {decoder_digest[:16]}"
+
+
+def is_decoded(head: bytes) -> bool:
+    """Whether the first bytes of a file have the comment of :func:`decoded_comment`."""
+    return DECODED.encode() in head
 
 
 def resampled_length(num_samples: int, from_rate: int, to_rate: int) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -31,6 +32,9 @@ Kind = Literal[
 ]
 FORMAT_VERSION = 1
 CLAIM, DONE = "output.json", "done.json"
+_ABSENT = object()
+_DIGEST = re.compile(r"\b[0-9a-f]{64}\b")
+_DIGITS, _LONGEST = 16, 120
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
@@ -53,13 +57,29 @@ def claim(uri: str, kind: Kind, *, inputs: Mapping[str, Any], config: Mapping[st
     Raises:
         ConflictError: the folder belongs to another kind of output, other inputs or another configuration.
     """
-    wanted = {"kind": kind, "format_version": FORMAT_VERSION, "inputs": dict(inputs), "config": dict(config)}
-    folder = Folder(uri)
-    if folder.exists(CLAIM):
-        _require_equal(uri, read_claim(uri), json.loads(canonical_json(wanted)))
+    if refuse_other(uri, kind, inputs=inputs, config=config):
         return False
-    folder.publish_json(CLAIM, wanted)
+    Folder(uri).publish_json(CLAIM, _claim_of(kind, inputs, config))
     return True
+
+
+def refuse_other(uri: str, kind: Kind, *, inputs: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
+    """Refuse the folder of another run, and write nothing: for a verb that takes its output when its work is done.
+
+    Returns:
+        Whether the folder is already that of this run.
+
+    Raises:
+        ConflictError: as :func:`claim`.
+    """
+    if not Folder(uri).exists(CLAIM):
+        return False
+    _require_equal(uri, read_claim(uri), json.loads(canonical_json(_claim_of(kind, inputs, config))))
+    return True
+
+
+def _claim_of(kind: Kind, inputs: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    return {"kind": kind, "format_version": FORMAT_VERSION, "inputs": dict(inputs), "config": dict(config)}
 
 
 def release(uri: str) -> None:
@@ -82,7 +102,8 @@ def read_claim(uri: str, kind: Kind | None = None) -> dict[str, Any]:
     except NotFoundError as error:
         what = "no output of syllabary" if store.exists(uri) else "nothing there"
         expected = f"a folder with {CLAIM}, as every output has it"
-        raise NotFoundError(what, value=uri, expected=expected, fix="check the URI") from error
+        fix = f"it is a bag, so give {folder.join('data')}" if folder.exists("bagit.txt") else "check the URI"
+        raise NotFoundError(what, value=uri, expected=expected, fix=fix) from error
     require_version(claimed.get("format_version"), FORMAT_VERSION, f"format version in {uri}")
     if kind is not None and claimed.get("kind") != kind:
         raise FormatError(f"wrong kind of output at {uri}", value=claimed.get("kind"), expected=kind)
@@ -103,15 +124,38 @@ def read_done(uri: str) -> dict[str, Any] | None:
 
 
 def _require_equal(uri: str, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    for path, old, new in _differences(found, wanted):
-        raise ConflictError(
-            f"{uri} belongs to another run: {path} was {old!r} and is now {new!r}",
-            fix="use another --out, or the same inputs and recipe as before",
-        )
+    differing = _differences(found, wanted)
+    if not differing:
+        return
+    path, old, new = next(
+        (d for d in differing if d[0] == "kind"), differing[0]
+    )  # of another kind all else differs too
+    more = f", and {len(differing) - 1:,} more differ" if len(differing) > 1 and path != "kind" else ""
+    elsewhere = (
+        "use another folder" if wanted["kind"] == "archive" else "use another --out"
+    )  # which some call --archive
+    before = {"inputs": ", or the same input as before", "config": ", or the same settings as before"}
+    raise ConflictError(
+        f"{uri} belongs to another run: {path} was {_shown(old)} and is now {_shown(new)}{more}",
+        fix=elsewhere + before.get(path.partition(".")[0], ""),
+    )
 
 
 def _differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
     if isinstance(old, dict) and isinstance(new, dict):
         keys = sorted({*old, *new})
-        return [d for k in keys for d in _differences(old.get(k), new.get(k), f"{path}.{k}".lstrip("."))]
+        return [
+            d for k in keys for d in _differences(old.get(k, _ABSENT), new.get(k, _ABSENT), f"{path}.{k}".lstrip("."))
+        ]
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = enumerate(zip(old, new, strict=True))
+        return [d for i, (one, other) in pairs for d in _differences(one, other, f"{path}[{i}]")]
     return [] if old == new else [(path or "contents", old, new)]
+
+
+def _shown(value: Any) -> str:
+    """A value in a message: a digest by its first digits, anything long by its beginning."""
+    if value is _ABSENT:
+        return "not there"
+    text = _DIGEST.sub(lambda digest: f"{digest[0][:_DIGITS]}...", repr(value))
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

@@ -185,12 +185,12 @@ def _storage_errors(action: str, uri: str) -> Iterator[None]:
     except (StorageError, InputError):
         raise
     except FileNotFoundError as error:
-        raise NotFoundError(f"cannot {action}, nothing there", value=uri, fix="check the URI") from error
+        raise _nothing_there(action, uri) from error
     except (NotADirectoryError, FileExistsError) as error:
         if action == "write":
             what, fix = f"cannot {action}, a file is where a folder should be", "give another folder, or move the file"
             raise StorageError(what, value=uri, fix=fix) from error
-        raise NotFoundError(f"cannot {action}, nothing there", value=uri, fix="check the URI") from error
+        raise _nothing_there(action, uri) from error
     except PermissionError as error:
         fix = (
             "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy"
@@ -209,6 +209,11 @@ def _storage_errors(action: str, uri: str) -> Iterator[None]:
         fix = "check AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         kind = UnavailableError if _may_pass(error) else StorageError
         raise kind(f"cannot {action} ({error})", value=uri, fix=fix) from error
+
+
+def _nothing_there(action: str, uri: str) -> NotFoundError:
+    what = "nothing there" if action == "look for" else f"cannot {action}, nothing there"  # no user asked to look
+    return NotFoundError(what, value=uri, fix="check the URI")
 
 
 def _may_pass(error: Exception) -> bool:
@@ -351,7 +356,12 @@ def publish_new(uri: str, data: bytes) -> None:
         publish_bytes(uri, data)
         return
     if not is_there:
-        raise ConflictError("another file is there already", value=uri, fix="give another --out, or move it away")
+        raise another_file(uri)
+
+
+def another_file(uri: str) -> ConflictError:
+    """What is raised where a file is in the way of another: no file is replaced by another."""
+    return ConflictError("another file is there already", value=uri, fix="give another --out, or move it away")
 
 
 @contextlib.contextmanager

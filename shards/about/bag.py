@@ -53,6 +53,9 @@ def write_bag(uri: str, out: str, description: str) -> dict[str, int]:
         what, fix = "a file that is not in the folder", "use another --out"
         raise ConflictError(what, value=bag.join(foreign[0]), fix=fix)
     known = _sums(bag)
+    for entry in files:
+        if entry.name in known:  # before a file is copied: a bag that is refused stays whole
+            _require_known(entry.uri, _sha256(entry.uri), known[entry.name])
     sums = {
         entry.name: _copy(entry.uri, (bag / DATA).join(entry.name), entry.size_bytes, known.get(entry.name))
         for entry in files
@@ -93,10 +96,22 @@ def _copy(source: str, target: str, size_bytes: int, known: str | None) -> str:
             copied += len(data)
         if copied != size_bytes:
             raise DamageError("a file changed while it was copied", value=source, fix="run again when nobody writes")
-        if known not in (None, digest.hexdigest()):
-            what, fix = "a bag of other bytes is there, they differ in", "use another --out: a bag stays as it was made"
-            raise ConflictError(what, value=source, fix=fix)
+        _require_known(source, digest.hexdigest(), known)
     return digest.hexdigest()
+
+
+def _sha256(uri: str) -> str:
+    digest = hashlib.sha256()
+    with store.open_read(uri) as file:
+        while data := file.read(_CHUNK):
+            digest.update(data)
+    return digest.hexdigest()
+
+
+def _require_known(source: str, found: str, known: str | None) -> None:
+    if known not in (None, found):
+        what, fix = "a bag of other bytes is there, they differ in", "use another --out: a bag stays as it was made"
+        raise ConflictError(what, value=source, fix=fix)
 
 
 def _one_line(text: str) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +26,7 @@ from syllabary.shards.archive import parts as token_archive
 from syllabary.shards.archive.ledger import (
     TOKENIZED,
     Ledger,
+    archive_digest,
     ledger_name,
     part_sizes,
     read_totals,
@@ -77,7 +79,8 @@ class Finding:
 @dataclass
 class Audit:
     """What a scrub saw: counts, seconds of audio, bytes read, all findings, size in bytes of every intact part, how
-    many of the parts read were encoded on what, and notes on what is no damage: a card that people have edited.
+    many of the parts read were encoded on what, notes on what is no damage (a card that people have edited), and the
+    checksums of the parts and ledgers read, as their files have to be.
     """
 
     num_parts: int = 0
@@ -88,6 +91,12 @@ class Audit:
     intact: dict[str, int] = field(default_factory=dict)
     encoded_on: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
+    sums: dict[str, bytes] = field(default_factory=dict)
+
+    @property
+    def archive_digest(self) -> str | None:
+        """The digest of the archive, where every part was read and none is damaged."""
+        return archive_digest(self.sums) if self.intact and self.sums.keys() == self.intact.keys() else None
 
 
 def audit_archive(
@@ -126,7 +135,19 @@ def audit_archive(
             on_part(shard, number + 1, len(todo))
     damaged = {PurePosixPath(finding.file).stem for finding in audit.findings}
     audit.intact = {shard: size for shard, size in audit.intact.items() if shard not in damaged}
+    if not any(finding.file == outputs.DONE for finding in audit.findings):
+        audit.findings += _digest_findings(read_totals(archive_uri), audit)
     return audit
+
+
+def _digest_findings(done: Mapping[str, Any] | None, audit: Audit) -> Iterable[Finding]:
+    """Whether the parts of a complete archive are those that it was complete with: an exchanged one may fit its ledger,
+    its checksums and its size.
+    """
+    own, stated = audit.archive_digest, (done or {}).get("archive_digest")
+    if done and own and stated and own != stated and done["num_parts"] == len(audit.sums):
+        what = f"has the archive digest {str(stated)[:16]}..., but parts and ledgers have {own[:16]}..."
+        yield Finding(outputs.DONE, f"{what}: one of them is not of this archive")
 
 
 def _done_findings(archive_uri: str, sizes: Mapping[str, int], num_shards: int) -> Iterable[Finding]:
@@ -177,6 +198,8 @@ def _audit_part(archive_uri: str, shard: str, form: ArchiveFormat, rows: pa.Tabl
     audit.findings += _row_findings(part, shard, form, ledger, audit)
     found_rows = len(audit.findings) > before
     audit.findings += _sum_findings(shard, part, encoded, sums, ledger, found_rows)
+    if encoded is not None:
+        audit.sums[shard] = sums_text(shard, sha256(part), sha256(encoded))
     if ledger is not None and rows is not None:
         audit.findings += _index_findings(shard, ledger, rows)
 

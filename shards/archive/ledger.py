@@ -2,7 +2,8 @@
 
 ``ledger/<shard>.parquet`` has one row for each utterance of the shard's index: tokenized, or quarantined and why.
 ``sums/<shard>.sha256`` lists the sha256 of part and ledger in the form that ``sha256sum -c`` reads. Both are published
-before the part, so that a part never exists without them.
+before the part, so that a part never exists without them. The sha256 of all these lists, one after the other, is the
+*archive digest*: one line that pins every byte of parts and ledgers, in ``done.json`` and wherever somebody keeps it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hashlib
 import io
 import json
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +47,7 @@ LEDGER_SCHEMA = pa.schema(
 )
 TOKENIZED, QUARANTINED = "tokenized", "quarantined"
 _ZSTD_LEVEL = 9
+_READERS = 8
 _DICTIONARY = ["recording_id", "sample_rate", "status", "reason"]
 
 
@@ -123,6 +126,23 @@ def sha256(data: bytes) -> str:
 def sums_text(shard: str, part_sha256: str, ledger_sha256: str) -> bytes:
     """The checksum file of a shard: run ``sha256sum -c sums/*.sha256`` in the archive's folder."""
     return f"{part_sha256}  {part_name(shard)}\n{ledger_sha256}  {ledger_name(shard)}\n".encode()
+
+
+def archive_digest(sums: Mapping[str, bytes]) -> str:
+    """sha256 of the checksum files by shard, in the order of their names: ``cat sums/*.sha256 | sha256sum``."""
+    whole = hashlib.sha256()
+    for shard in sorted(sums, key=sums_name):
+        whole.update(sums[shard])
+    return whole.hexdigest()
+
+
+def read_archive_digest(archive_uri: str) -> str:
+    """The digest of an archive by the checksum files that it has. Raises StorageError."""
+    archive, names = Folder(archive_uri), shards_in(archive_uri, SUMS)
+    with ThreadPoolExecutor(_READERS) as pool:
+        return archive_digest(
+            dict(zip(names, pool.map(lambda shard: archive.read(sums_name(shard)), names), strict=True))
+        )
 
 
 def publish_part(archive_uri: str, part: bytes, ledger: Ledger) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from syllabary.shards import dataset, store
-from syllabary.shards.audio import Samples, encode_flac, resampled_length
+from syllabary.shards.audio import HEAD_BYTES, Samples, encode_flac, is_decoded, resampled_length
 from syllabary.shards.dataset import ShardWriter
 from syllabary.shards.ingest import filters
 from syllabary.shards.ingest.channels import Mixing, find_mixing
@@ -106,6 +106,8 @@ class _Writing:
         """The ledger rows of a recording that is cut; again with the right length where its header is wrong."""
         reading = replace(Reading.of(recording), max_value=self.config.max_value)
         with Decoder(path, whole=False) as decoder:
+            if not recording.is_listed and is_decoded(_head(path)):
+                raise FilteredError("decoded from tokens")
             if decoder.rate < self.config.min_sample_rate:
                 raise FilteredError(f"sample rate: {decoder.rate} Hz, below {self.config.min_sample_rate} Hz")
             if recording.channel is not None:
@@ -234,6 +236,11 @@ class _Outcome(NamedTuple):
     status: str
     detail: str = ""
     note: str = ""
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(HEAD_BYTES)
 
 
 def _row(recording: Recording, outcome: _Outcome, start: int, num_samples: int, rate: int) -> Row:

@@ -68,8 +68,9 @@ def update_plan(out: str, found: list[Recording], config: IngestConfig) -> list[
 
 def _located(plan: ShardPlan, known: dict[str, Recording]) -> ShardPlan:
     recordings = tuple(
-        replace(old, location=known[old.recording_id].location, sidecar=known[old.recording_id].sidecar)
+        replace(old, location=new.location, sidecar=new.sidecar, is_listed=new.is_listed)
         for old in plan.recordings
+        for new in [known[old.recording_id]]
     )
     return replace(plan, recordings=recordings)
 

@@ -49,6 +49,7 @@ class Recording:
         channel: the one channel of the file that is the recording, counted from 0; None is all of them.
         duration_s: of the whole file as a list of the source has it, where that gives no part.
         start_s, end_s: the part of the file that is the recording; None is the file's own start or end.
+        is_listed: a list names it, and is believed; never stored.
         verdict, detail: what was decided before decoding, and why; empty verdict means "to be cut".
     """
 
@@ -68,6 +69,7 @@ class Recording:
     duration_s: float | None = None
     start_s: float | None = None
     end_s: float | None = None
+    is_listed: bool = False
     verdict: Verdict = ""
     detail: str = ""
 

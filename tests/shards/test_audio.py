@@ -3,17 +3,43 @@
 from __future__ import annotations
 
 import io
+from typing import Literal
 
 import numpy as np
 import pytest
 import soundfile
 
-from syllabary.shards.audio import decode, encode_flac, resample
+from syllabary.shards.audio import (
+    HEAD_BYTES,
+    decode,
+    decoded_comment,
+    encode,
+    encode_flac,
+    is_decoded,
+    resample,
+    to_int16,
+)
 from syllabary.shards.errors import FormatError
 
 
 def noise(num_samples: int, seed: int = 0) -> np.ndarray:
     return (np.random.default_rng(seed).standard_normal(num_samples) * 0.1).astype(np.float32)
+
+
+@pytest.mark.parametrize("audio_format", ["flac", "wav"])
+def test_a_comment_stands_at_the_beginning_of_a_file_and_changes_no_sample(
+    audio_format: Literal["flac", "wav"],
+) -> None:
+    samples, comment = noise(50_000), decoded_comment("a" * 64, "b" * 64)
+    plain, told = encode(samples, 16_000, audio_format), encode(samples, 16_000, audio_format, comment)
+    assert np.array_equal(decode(plain)[0], decode(told)[0])
+    assert is_decoded(told[:HEAD_BYTES]) and not is_decoded(plain)
+    assert told == encode(samples, 16_000, audio_format, comment)
+    buffer = io.BytesIO()
+    soundfile.write(buffer, to_int16(samples), 16_000, format=audio_format, subtype="PCM_16")
+    assert plain == buffer.getvalue(), "without a comment, the bytes of before"
+    with soundfile.SoundFile(io.BytesIO(told)) as file:
+        assert file.comment == "decoded by syllabary from tokens, encoder aaaaaaaaaaaaaaaa, decoder bbbbbbbbbbbbbbbb"
 
 
 def test_sixteen_bit_samples_survive_exactly() -> None:

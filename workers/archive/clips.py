@@ -94,7 +94,7 @@ class Restorer:
         name = f"{clip.name}.{self.job.audio_format}"
         if name not in self.present:
             samples = samples_of(clip, self.tokenizer, self.reader.format.packing)
-            data = audio.encode(samples, clip.rows[0]["sample_rate"], self.job.audio_format)
+            data = audio.encode(samples, clip.rows[0]["sample_rate"], self.job.audio_format, self.tokenizer.comment)
             (Folder(self.job.out) / "audio").publish(name, data)
         return _manifest_rows(clip, f"audio/{name}")
 

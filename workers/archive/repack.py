@@ -15,13 +15,20 @@ from syllabary.model.measures.usage import entropy_bits
 from syllabary.shards import store
 from syllabary.shards.archive import parts as token_archive
 from syllabary.shards.archive.encoding import encode_part
-from syllabary.shards.archive.ledger import intact_ledger, publish_part, read_ledger, sha256, shards_in
+from syllabary.shards.archive.ledger import (
+    intact_ledger,
+    part_sizes,
+    publish_part,
+    read_archive_digest,
+    read_ledger,
+    sha256,
+    shards_in,
+)
 from syllabary.shards.archive.packing import Packing
 from syllabary.shards.archive.parts import ArchiveFormat, PartMetadata, open_part, part_name
 from syllabary.shards.archive.reader import ArchiveReader
 from syllabary.shards.errors import ConflictError, DamageError, InputError, NotFoundError
 from syllabary.shards.outputs import mark_done, read_done
-from syllabary.shards.store import Folder
 from syllabary.workers.archive.describe import carry_description
 from syllabary.workers.control.jobs import RepackJob
 from syllabary.workers.control.log import Progress, say
@@ -39,12 +46,14 @@ def repack(job: RepackJob) -> dict[str, Any]:
     """
     reader = ArchiveReader.open(job.archive)
     form = _wanted(job, reader.format)
+    present = _claim(reader, form, job.out) if job.out is not None else set()
     digits = _sample(reader)
     choices = [choice_figures(option, digits, reader.format) for option in _choices(reader.format.packing)]
     for choice in choices:
         say("repack", _line(choice))
+    say("repack", f"entropy of a token over {len(digits):,} frames: too low where they are few beside the vocabulary")
     if job.out is not None:
-        _write(job, reader, form, job.out)
+        _write(job, reader, form, job.out, present)
     own = {"group_size": form.packing.group_size, "digit_order": form.packing.digit_order, "encoding": form.encoding}
     return {"choices": choices, **own}
 
@@ -105,10 +114,15 @@ def _line(choice: dict[str, float]) -> str:
     )
 
 
-def _write(job: RepackJob, reader: ArchiveReader, form: ArchiveFormat, out: str) -> None:
+def _claim(reader: ArchiveReader, form: ArchiveFormat, out: str) -> set[str]:
+    """Take ``out``, before any part is read; returns the shards that it has. Raises ConflictError."""
     form.claim(out)
     present = set(shards_in(out))
     _require_same_shards(reader, present, out)
+    return present
+
+
+def _write(job: RepackJob, reader: ArchiveReader, form: ArchiveFormat, out: str, present: set[str]) -> None:
     progress = Progress("repack", len(reader.shards), "parts")
     for shard in reader.shards:
         if shard not in present or intact_ledger(out, shard, form) is None:
@@ -117,7 +131,8 @@ def _write(job: RepackJob, reader: ArchiveReader, form: ArchiveFormat, out: str)
     progress.finish()
     done = read_done(job.archive)
     if done is not None:
-        done = done | {"size_bytes": sum(e.size_bytes for e in (Folder(out) / "parts").list())}
+        sizes = {"size_bytes": sum(part_sizes(out).values())}
+        done = done | sizes | {"archive_digest": read_archive_digest(out)}
         carry_description("repack", job.archive, out, done)
         mark_done(out, done)
 

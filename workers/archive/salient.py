@@ -54,10 +54,14 @@ def salient(job: SalientJob) -> dict[str, Any]:
     Raises:
         InputError: ``where`` does not parse.
         NotFoundError: no frame is selected.
+        ConflictError: ``out`` holds spans of another archive or selection; that is refused before any row is read.
         StorageError: there is no space left to sort in.
     """
     reader = ArchiveReader.open(job.archive)
     condition = parse_where(job.where, reader.schema) if job.where is not None else None
+    claim = _claim_of(job, reader)
+    if job.out is not None:
+        outputs.refuse_other(job.out, "report", **claim)
     counts = _histogram(reader, condition)
     total = int(counts.sum())
     if not total:
@@ -71,7 +75,7 @@ def salient(job: SalientJob) -> dict[str, Any]:
         while rows := list(itertools.islice(spans, _AT_ONCE)):
             dealer.add(pa.Table.from_pylist(rows, schema=_DEALT))
             num_spans += len(rows)
-        shown = _publish(job, reader, _ranked(dealer))
+        shown = _publish(job, claim, _ranked(dealer))
     share = round(100 * num_frames / total, 3)
     say("salient", f"{num_spans:,} spans hold {share} % of the frames, salience {threshold} and above")
     return {
@@ -136,7 +140,12 @@ def _ranked(dealer: Dealer) -> Iterator[pa.Table]:
         yield bucket.drop_columns(BUCKET).add_column(0, "rank", ranks)
 
 
-def _publish(job: SalientJob, reader: ArchiveReader, tables: Iterator[pa.Table]) -> list[dict[str, Any]]:
+def _claim_of(job: SalientJob, reader: ArchiveReader) -> dict[str, dict[str, Any]]:
+    inputs = {"encoder_digest": reader.format.encoder_digest, "parts_digest": reader.parts_digest}
+    return {"inputs": inputs, "config": {"top_percent": job.top_percent, "where": job.where}}
+
+
+def _publish(job: SalientJob, claim: dict[str, dict[str, Any]], tables: Iterator[pa.Table]) -> list[dict[str, Any]]:
     """Say the first spans and return them; with ``out``, write them all, those of one salience in memory at a time."""
     shown: list[dict[str, Any]] = []
 
@@ -153,8 +162,7 @@ def _publish(job: SalientJob, reader: ArchiveReader, tables: Iterator[pa.Table])
             if len(shown) >= job.limit:
                 break
         return shown
-    inputs = {"encoder_digest": reader.format.encoder_digest, "parts_digest": reader.parts_digest}
-    outputs.claim(job.out, "report", inputs=inputs, config={"top_percent": job.top_percent, "where": job.where})
+    outputs.claim(job.out, "report", **claim)
     with (
         Folder(job.out).publishing("spans.parquet") as path,
         pq.ParquetWriter(path, SPANS, compression="zstd", write_page_checksum=True) as writer,

@@ -16,7 +16,7 @@ from typing import Any
 from syllabary.shards import dataset, outputs, store
 from syllabary.shards.about.origin import Origin
 from syllabary.shards.archive import parts as token_archive
-from syllabary.shards.archive.ledger import intact_ledger, shards_in
+from syllabary.shards.archive.ledger import intact_ledger, read_archive_digest, shards_in
 from syllabary.shards.archive.parts import ArchiveFormat
 from syllabary.shards.errors import ConflictError, FormatError, NotFoundError, StorageError
 from syllabary.workers.archive.describe import describe, holds_weights
@@ -52,8 +52,12 @@ def tokenize(job: TokenizeJob) -> dict[str, Any]:
         totals += _tokenize_shards(job, todo, seconds)
     else:
         say("tokenize", f"all {len(seconds)} shards are there: nothing to do")
-    summary = {"num_parts": len(seconds)} | {key: _total([t[key] for t in totals]) for key in NO_FIGURES}
+    summary: dict[str, Any] = {"num_parts": len(seconds)} | {
+        key: _total([t[key] for t in totals]) for key in NO_FIGURES
+    }
     _require_few_quarantined(job, summary)
+    own = persist(lambda: read_archive_digest(job.archive), job.storage_patience_s, "reading the checksums")
+    summary["archive_digest"] = own
     persist(lambda: _describe(job, summary), job.storage_patience_s, "writing the card")
     persist(lambda: outputs.mark_done(job.archive, summary), job.storage_patience_s, "writing done.json")
     return {**summary, "num_new_parts": len(todo)}

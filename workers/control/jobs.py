@@ -212,6 +212,10 @@ class VerifyJob(Job):
         default=None, description="URI of the shards that the archive has to cover; empty for the archive alone."
     )
     only_new: OnlyNew = False
+    expect: str | None = Field(
+        default=None,
+        description="Archive digest that an earlier check printed and that was kept elsewhere; empty for none.",
+    )
     log_event: Annotated[bool, Shown(option="--log/--no-log")] = Field(
         default=True, description="Write the outcome into the archive's folder, events/."
     )

@@ -157,6 +157,7 @@ class Progress:
     def __init__(self, stage: str, total: float, unit: str, every_s: float = 2.0) -> None:
         self.stage, self.total, self.unit, self.every_s = stage, total, unit, every_s
         self.done = 0.0
+        self._told: tuple[float, str] | None = None
         self._started = self._last = time.monotonic()
 
     def add(self, amount: float, note: str = "") -> None:
@@ -166,11 +167,12 @@ class Progress:
             self._tell(note)
 
     def finish(self, note: str = "") -> None:
-        """Report how far the stage is, however recent the last report."""
-        self._tell(note)
+        """Report how far the stage is, however recent the last report; not twice in the same words."""
+        if self._told != (self.done, note):
+            self._tell(note)
 
     def _tell(self, note: str) -> None:
-        self._last = time.monotonic()
+        self._last, self._told = time.monotonic(), (self.done, note)
         rate = self.done / max(self._last - self._started, 1e-9)
         left = max(self.total - self.done, 0) / rate if rate else 0
         tell(Reached(self.stage, self.unit, self.done, self.total, rate, left, note=note))

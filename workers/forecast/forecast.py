@@ -177,8 +177,9 @@ def stated_rates(rates: Mapping[str, float]) -> StageRates:
         return StageRates.model_validate(dict(rates))
     except ValidationError as error:
         where, message, _ = first_fault(error)
+        what = f"rate {where} is missing" if error.errors()[0]["type"] == "missing" else f"rate {where}: {message}"
         names = ", ".join(StageRates.model_fields)
-        raise ConfigError(f"rate {where}: {message}", expected=f"{names}, each in audio-s/s") from error
+        raise ConfigError(what, expected=f"{names}, each in audio-s/s") from error
 
 
 def sizes_of(recipe: Recipe) -> Sizes:

@@ -39,7 +39,7 @@ def lm_eval(job: LmEvalJob) -> dict[str, Any]:
     Raises:
         NotFoundError: there is no such model, or no such split.
         ConflictError: the blocks are of another tokenizer or have other ids than the model, or ``out`` holds figures of
-            another model or of other blocks.
+            another model or of other blocks, which is refused before anything is measured.
         InputError: the split holds no whole frame, or this machine has no such device.
     """
     device = checked_device(job.device)
@@ -48,6 +48,9 @@ def lm_eval(job: LmEvalJob) -> dict[str, Any]:
     _require_same(loaded.vocabulary, vocabulary)
     source = BlockSource(job.blocks, job.split, job.seed)
     count = len(source) if job.limit is None else min(job.limit, len(source))
+    claim = _claim_of(job, loaded.weights_digest)
+    if job.out is not None:
+        outputs.refuse_other(job.out, "report", **claim)
     loss = LmLoss(loaded.model, loaded.vocabulary)
     kind: Kind = "speech" if vocabulary.with_text else "all"
     nats, num_labels = held_out_nats(loss, source, count, job.batch_size, device, kind=kind, say_progress=True)
@@ -73,11 +76,15 @@ def lm_eval(job: LmEvalJob) -> dict[str, Any]:
     model = f"{result['bits_per_s']:>9.1f} bit/s, {result['bits_per_token']:.3f} bits per token"
     say(STAGE, f"{'language model':<16} {model}")
     if job.out is not None:
-        blocks = outputs.digest(outputs.read_claim(job.blocks, "packed"))
-        inputs = {"model": loaded.weights_digest, "blocks": blocks}
-        outputs.claim(job.out, "report", inputs=inputs, config={"split": job.split, "limit": job.limit})
+        outputs.claim(job.out, "report", **claim)
         Folder(job.out).publish_json(LM_FIGURES, result)
     return result
+
+
+def _claim_of(job: LmEvalJob, weights_digest: str) -> dict[str, dict[str, Any]]:
+    blocks = outputs.digest(outputs.read_claim(job.blocks, "packed"))
+    config = {"split": job.split, "limit": job.limit, "seed": job.seed}
+    return {"inputs": {"model": weights_digest, "blocks": blocks}, "config": config}
 
 
 def held_out_nats(
@@ -167,5 +174,7 @@ def _require_same(model: Vocabulary, blocks: Vocabulary) -> None:
     for name in names:
         found, expected = blocks.metadata.get(name), model.metadata.get(name)
         if found != expected:
+            if name == "encoder_digest":
+                found, expected = str(found)[:16], str(expected)[:16]
             what = f"blocks of other ids than the model's, {name.replace('_', ' ')}"
             raise ConflictError(what, value=found, expected=str(expected), fix="pack an archive of that tokenizer")

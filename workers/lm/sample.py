@@ -70,7 +70,7 @@ def lm_sample(job: LmSampleJob) -> dict[str, Any]:
         tokens = sample_tokens(loaded.model, loaded.vocabulary, num_frames, job.temperature, job.top_p)
         sound = tokenizer.decode(tokens, num_samples, packing=loaded.vocabulary.packing)
         files.append(f"samples/{number:03}.flac")
-        out.publish(files[-1], audio.encode_flac(sound, tokenizer.sample_rate))
+        out.publish(files[-1], audio.encode(sound, tokenizer.sample_rate, "flac", tokenizer.comment))
         told = {"packing": str(loaded.vocabulary.packing), "tokens": tokens.reshape(-1).tolist()}
         out.publish(f"samples/{number:03}.json", outputs.canonical_json(told))
         progress.add(1)

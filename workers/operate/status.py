@@ -77,9 +77,9 @@ def _nothing(uri: str) -> NotFoundError:
     if not store.exists(uri):
         return NotFoundError("nothing there", value=uri, fix="check the URI")
     expected = f"a folder with {outputs.CLAIM}, or a tokenizer directory"
-    return NotFoundError(
-        "no output of syllabary", value=uri, expected=expected, fix="give the --out or --archive of a verb"
-    )
+    is_bag = Folder(uri).exists("bagit.txt")
+    fix = f"it is a bag, so give {store.join(uri, 'data')}" if is_bag else "give the --out or --archive of a verb"
+    return NotFoundError("no output of syllabary", value=uri, expected=expected, fix=fix)
 
 
 def _places(run: str) -> list[str]:

@@ -23,7 +23,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from syllabary.shards import store
-from syllabary.shards.errors import FormatError, VersionError, first_fault
+from syllabary.shards.errors import FormatError, NotFoundError, VersionError, first_fault
 from syllabary.shards.store import Folder
 
 FORMAT_VERSION = 1
@@ -380,7 +380,13 @@ def read_card(out: str) -> ReportCard:
         FormatError: a damaged one.
     """
     uri = store.join(out, REPORT)
-    values = store.read_json(uri)
+    try:
+        values = store.read_json(uri)
+    except NotFoundError as error:
+        fix = "give the --out of `syllabary evaluate`, once it is complete"
+        raise NotFoundError(
+            "no report of an evaluation", value=out, expected=f"a folder with {REPORT}", fix=fix
+        ) from error
     if values.get("format_version") != FORMAT_VERSION:
         version = values.get("format_version")
         raise VersionError(f"unknown report version in {uri}", value=version, expected=str(FORMAT_VERSION))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from syllabary.shards import store
-from syllabary.shards.audio import encode
-from syllabary.shards.errors import ConflictError, InputError
+from syllabary.shards.audio import HEAD_BYTES, encode, is_decoded
+from syllabary.shards.errors import ConflictError, InputError, NotFoundError
 from syllabary.workers.control.jobs import DecodeJob
 from syllabary.workers.control.log import Progress
 from syllabary.workers.tokenizer.encode_files import target_uris
@@ -15,7 +15,9 @@ from syllabary.workers.tokenizer.tokenizer import Tokenizer
 
 
 def decode_files(job: DecodeJob) -> dict[str, Any]:
-    """Decode every token file; returns the audio files. Nothing is written when any input cannot be read or decoded.
+    """Decode every token file; returns the audio files, whose comment says what they are (``Tokenizer.comment``).
+
+    Nothing is written when any input cannot be read or decoded, or where a recording lies in the way.
 
     Raises:
         ConflictError: another encoder made a file, or another file is where the sound would go: the recording, say,
@@ -25,13 +27,24 @@ def decode_files(job: DecodeJob) -> dict[str, Any]:
     targets = target_uris(job.files, job.out, f".{job.audio_format}")
     tokenizer = Tokenizer.load(job.tokenizer, device=job.device)
     contents = [_matching(uri, tokenizer) for uri in job.files]
+    for target in targets:
+        _require_no_recording(target)
     progress = Progress("decode", sum(c.num_samples / c.sample_rate for c in contents), "s of audio")
     for content, target in zip(contents, targets, strict=True):
         wav = tokenizer.decode(content.tokens, content.num_samples, content.sample_rate)
-        store.publish_new(target, encode(wav, content.sample_rate, job.audio_format))
+        store.publish_new(target, encode(wav, content.sample_rate, job.audio_format, tokenizer.comment))
         progress.add(content.num_samples / content.sample_rate)
     progress.finish()
     return {"files": targets, "decoder_digest": tokenizer.decoder_digest}
+
+
+def _require_no_recording(target: str) -> None:
+    """Before anything is decoded; a file that some tokenizer has decoded is compared with the sound itself."""
+    try:
+        if not is_decoded(store.read_range(target, 0, HEAD_BYTES)):
+            raise store.another_file(target)
+    except NotFoundError:
+        return
 
 
 def _matching(uri: str, tokenizer: Tokenizer) -> TokenFile:

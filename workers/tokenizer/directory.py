@@ -354,13 +354,10 @@ def _require_vacant(folder: Folder, digests: Digests) -> None:
     if not folder.exists(CONFIG):
         return
     present = _read_description(folder)
-    if (present.get("encoder_digest"), present.get("decoder_digest")) != (digests.encoder, digests.decoder):
-        raise ConflictError(
-            f"another tokenizer is at {folder.uri}: encoder digest",
-            value=str(present.get("encoder_digest"))[:16],
-            expected=digests.encoder[:16],
-            fix="use another --out",
-        )
+    for part, own in (("encoder", digests.encoder), ("decoder", digests.decoder)):
+        if (found := present.get(f"{part}_digest")) != own:
+            what = f"another tokenizer is at {folder.uri}: {part} digest"
+            raise ConflictError(what, value=str(found)[:16], expected=own[:16], fix="use another --out")
 
 
 def _read_description(folder: Folder) -> dict[str, Any]:

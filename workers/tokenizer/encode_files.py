@@ -16,7 +16,7 @@ from syllabary.shards.ingest.recordings import RecordingError
 from syllabary.workers.control.jobs import EncodeJob
 from syllabary.workers.control.log import Progress, say
 from syllabary.workers.tokenizer.checks import checked_waveform
-from syllabary.workers.tokenizer.token_file import SUFFIX, TokenFile, encode_token_file
+from syllabary.workers.tokenizer.token_file import SUFFIX, TokenFile, encode_token_file, read_token_file
 from syllabary.workers.tokenizer.tokenizer import Tokenizer
 
 
@@ -34,8 +34,10 @@ def encode_files(job: EncodeJob) -> dict[str, Any]:
     """
     targets = target_uris(job.files, job.out, SUFFIX)
     tokenizer = Tokenizer.load(job.tokenizer, decoder=False, device=job.device)
-    durations = [len(audio.samples) / audio.rate for audio in map(_read, job.files)]
-    progress = Progress("encode", sum(durations), "s of audio")
+    lengths = [(len(audio.samples), audio.rate) for audio in map(_read, job.files)]
+    for target, length in zip(targets, lengths, strict=True):
+        _require_own_tokens(target, (tokenizer.encoder_digest, *length))
+    progress = Progress("encode", sum(num_samples / rate for num_samples, rate in lengths), "s of audio")
     written = []
     for uri, target in zip(job.files, targets, strict=True):
         audio = _read(uri)
@@ -55,6 +57,18 @@ def token_file_of(tokenizer: Tokenizer, wav: NDArray[np.float32], sample_rate: i
     encoded = tokenizer.encode(wav, sample_rate)
     digest = tokenizer.encoder_digest
     return TokenFile(encoded.tokens, encoded.salience, encoded.num_samples, sample_rate, encoded.margin, digest)
+
+
+def _require_own_tokens(target: str, own: tuple[str, int, int]) -> None:
+    """Before anything is encoded: what is there may only be tokens of this encoder, this length and this rate."""
+    try:
+        found = read_token_file(target)
+    except NotFoundError:
+        return
+    except FormatError as error:
+        raise store.another_file(target) from error
+    if (found.encoder_digest, found.num_samples, found.sample_rate) != own:
+        raise store.another_file(target)
 
 
 def target_uris(files: tuple[str, ...], out: str | None, suffix: str) -> list[str]:

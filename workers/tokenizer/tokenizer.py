@@ -28,7 +28,7 @@ from syllabary.model.codec import Fsq
 from syllabary.model.config import Framing, ModelConfig, Span
 from syllabary.model.encoder import loudness_gain
 from syllabary.shards.archive.packing import Packing
-from syllabary.shards.audio import resample, resampled_length
+from syllabary.shards.audio import decoded_comment, resample, resampled_length
 from syllabary.shards.errors import InputError
 from syllabary.shards.store import BUILTIN, builtin_names
 from syllabary.workers.recipes.bitrates import packing_of
@@ -161,6 +161,11 @@ class Tokenizer:
     def decoder_digest(self) -> str:
         """sha256 of what fixes the sound of given tokens."""
         return self.digests.decoder
+
+    @property
+    def comment(self) -> str:
+        """What a file of its sound says of itself, so that it is taken for no recording."""
+        return decoded_comment(self.encoder_digest, self.decoder_digest)
 
     @property
     def context_frames(self) -> int:

@@ -15,7 +15,9 @@ each file of tests it is found out once, without a change, which test reaches wh
 reached. Processes that a test starts are watched too. A line that no test was seen to reach is tried on the tests that
 call its function or anything of its file. FOLDER/mutations.jsonl grows by a line a change, with how many tests the
 limit left out; a second call goes on where the first ended. Survivors are changes that no test noticed: a fault of the
-tests, a change that alters nothing, or one for a test that was left out.
+tests, a change that alters nothing, or one for a test that was left out. Where Ray did not start, because the machine
+was busy, nothing is learned: the tests are run once more, and the change is undecided where that does not help. What
+is undecided does not count in the share that is caught.
 
 To find out which test reaches what takes far longer than to run the few files that are for a change. ``--list`` prints
 the changes with their numbers, and ``--tests`` takes a JSON file of a number to what pytest gets for it (files, tests,
@@ -69,6 +71,7 @@ LAST = {
 # Imported once, before any process is forked: what the tests need and no change touches.
 PRELOADED = ("av", "fsspec", "hypothesis", "numpy", "pandas", "pyarrow.parquet", "pydantic", "pytest",
              "ray", "scipy.stats", "soundfile", "torch", "yaml")  # fmt: skip
+NO_RAY = ("undecided", "Ray did not start")
 SILENT = {"say", "add", "finish", "debug", "info", "warning"}  # calls that tell people, and their arguments
 COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
@@ -308,6 +311,18 @@ def pytest_sessionfinish():
     with open(OUT, "w") as file:
         json.dump({**kinds, "seconds": seconds, "failed": sorted(failed)}, file)
 """
+VERDICT = """
+import json, os
+
+# What a machine that is busy makes of a test, whatever was changed: Ray's node does not register in its 30 s.
+NO_RAY = ("Ray did not start", "timed out during startup")
+
+def pytest_runtest_logreport(report):
+    if report.failed:
+        text = report.longreprtext + "".join(content for _, content in report.sections)
+        with open(os.environ["MUTATIONS_FAILED"], "a") as file:
+            file.write(json.dumps({"test": report.nodeid, "no_ray": any(said in text for said in NO_RAY)}) + "\\n")
+"""
 
 
 @dataclass(frozen=True)
@@ -333,7 +348,8 @@ class Copy:
                 target = self.root / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, target, follow_symlinks=False)
-        for name, text in (("mutations_watch", WATCH), ("mutations_plugin", PLUGIN), ("sitecustomize", SITE)):
+        for name, text in (("mutations_watch", WATCH), ("mutations_plugin", PLUGIN), ("mutations_verdict", VERDICT),
+                           ("sitecustomize", SITE)):  # fmt: skip
             (self.root / f"{name}.py").write_text(text)
 
     def pytest(self, arguments: list[str], limit_s: float, **env: str) -> tuple[int | None, str]:
@@ -393,7 +409,9 @@ class Copy:
     def tried(self, mutation: Mutation, tests: list[str], limit_s: float, test_s: float) -> tuple[str, str]:
         """What became of the change (caught, survived, undecided in time), and by which test.
 
-        A test of more than ``test_s`` seconds has failed: a change may make it wait for ever.
+        A test of more than ``test_s`` seconds has failed: a change may make it wait for ever. One for which Ray did not
+        start says nothing of the change: all are run once more then, past such failures, and where no other test fails
+        and Ray does not start again the change is undecided.
         """
         path = self.root / mutation.file
         original = path.read_text()
@@ -401,13 +419,29 @@ class Copy:
         path.write_text(mutated(mutation.file, mutation.node))
         cache.unlink(missing_ok=True)
         try:
-            code, output = self.pytest(["-x", f"--timeout={test_s:g}", *tests], limit_s)
+            found = self._judged(["-x", f"--timeout={test_s:g}", *tests], limit_s)
+            if found == NO_RAY:
+                found = self._judged([f"--timeout={test_s:g}", *tests], limit_s)
         finally:
             path.write_text(original)
+        return found
+
+    def _judged(self, arguments: list[str], limit_s: float) -> tuple[str, str]:
+        """The outcome of one run of tests, and by which of them."""
+        log = (self.folder / "failed.jsonl").resolve()
+        log.unlink(missing_ok=True)
+        code, output = self.pytest(["-p", "mutations_verdict", *arguments], limit_s, MUTATIONS_FAILED=str(log))
         if code is None:
             return "undecided", "past the limit"
-        failed = [line for line in output.splitlines() if line.startswith(("FAILED", "ERROR"))]
-        return ("survived", "") if code in (0, 5) else ("caught", failed[0].split(" - ")[0] if failed else "no start")
+        if code in (0, 5):
+            return "survived", ""
+        failed = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+        if caught := [row["test"] for row in failed if not row["no_ray"]]:
+            return "caught", f"FAILED {caught[0]}"
+        if failed:
+            return NO_RAY
+        errors = [line for line in output.splitlines() if line.startswith(("FAILED", "ERROR"))]
+        return "caught", errors[0].split(" - ")[0] if errors else "no start"
 
 
 def target_of(file: str) -> str:

@@ -17,7 +17,7 @@ def write_datatrove(target: Target, tapes: Tapes) -> Totals:
     """Write the files of every tape that has not been written; ``.ds`` comes last and says that they are whole."""
     totals = Totals(num_documents=0, num_tokens=0, num_ids=0)
     for bucket, tape in tapes:
-        totals += totals_of(tape)
+        totals.update(totals_of(tape))
         name = f"{target.split}/part-{bucket:05}.ds"
         if not store.exists(target.uri(name)):
             _write(target, name, tape)

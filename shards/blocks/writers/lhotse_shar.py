@@ -30,7 +30,7 @@ def write_lhotse(target: Target, tapes: Tapes) -> Totals:
     numbers = itertools.count()
     for bucket, tape in tapes:  # not enumerated: that keeps what it gave last
         number = next(numbers)
-        totals += totals_of(tape)
+        totals.update(totals_of(tape))
         uri = target.uri(target.split, f"cuts.{number:06}.jsonl.gz")
         if not store.exists(uri):
             name = f"{target.split}-{bucket:05}"

@@ -42,7 +42,7 @@ def write_megatron(target: Target, tapes: Tapes) -> Totals:
                 ids, own = with_separators_behind(tape)
                 out.write(ids.astype(ids.dtype.newbyteorder("<"), copy=False).data)
                 lengths.write(own.astype("<i4").data)
-                totals += totals_of(tape)
+                totals.update(totals_of(tape))
                 del tape, ids, own  # not beside the next
         with store.publishing(target.uri(f"{target.split}.idx")) as path:
             _write_index(path, lengths, target.vocabulary)

@@ -25,7 +25,7 @@ def write_parquet(target: Target, tapes: Tapes) -> Totals:
     totals = Totals(num_documents=0, num_tokens=0, num_ids=0, num_blocks=0, num_cut_documents=0)
     for bucket, tape in tapes:
         blocks, order = target.shuffled(bucket, tape)
-        totals += totals_of(tape, blocks)
+        totals.update(totals_of(tape, blocks))
         name = f"part-{bucket:05}.parquet"
         uri = target.uri(target.split, name)
         if not store.exists(uri):

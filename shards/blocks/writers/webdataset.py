@@ -24,7 +24,7 @@ def write_webdataset(target: Target, tapes: Tapes) -> Totals:
     totals = Totals(num_documents=0, num_tokens=0, num_ids=0, num_blocks=0, num_cut_documents=0)
     for bucket, tape in tapes:
         blocks, order = target.shuffled(bucket, tape)
-        totals += totals_of(tape, blocks)
+        totals.update(totals_of(tape, blocks))
         uri = target.uri(target.split, f"part-{bucket:05}.tar")
         if not store.exists(uri):
             with store.publishing(uri) as path:

@@ -208,6 +208,7 @@ def _recording(line: Line, file: SourceFile, mark: str, known: dict[str, str]) -
         duration_s=line.duration_s,
         start_s=line.start_s,
         end_s=line.end_s,
+        is_listed=True,
         verdict="quarantined" if file.problem else "",
         detail=file.problem,
     )

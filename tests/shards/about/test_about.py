@@ -120,7 +120,10 @@ def test_a_bag_holds_every_file_and_is_the_same_again(tmp_path: Path) -> None:
     (source / "b more").write_text("other")
     with pytest.raises(ConflictError, match=r"a bag of other bytes is there, .*b more'; use another --out"):
         write_bag(str(source), str(out), "a folder")
-    assert (out / "data/b more").read_text() == "later"
+    (source / "a new one").write_text("not copied beside what is refused")
+    with pytest.raises(ConflictError, match=r"a bag of other bytes is there, .*b more'; use another --out"):
+        write_bag(str(source), str(out), "a folder")
+    assert (out / "data/b more").read_text() == "later" and not (out / "data/a new one").exists()
     for inside in (source, source / "bag"):
         with pytest.raises(InputError, match="a bag in the folder that goes into it"):
             write_bag(str(source), str(inside), "a folder")
@@ -142,6 +145,9 @@ def test_the_library_of_congress_takes_a_bag_of_an_output_and_sees_damage(tmp_pa
     ]  # fmt: skip
     (tmp_path / "bag/data/deep/format.md").write_bytes(b"tixt\n")
     assert not bagit.Bag(str(tmp_path / "bag")).is_valid()
-    for folder, what in ((tmp_path / "none", "nothing there"), (tmp_path / "bag", "no output of syllabary")):
-        with pytest.raises(NotFoundError, match=rf"{what}: '{folder}'; expected a folder with output.json"):
+    for folder, what, fix in (
+        (tmp_path / "none", "nothing there", "check the URI"),
+        (tmp_path / "bag", "no output of syllabary", "it is a bag, so give .*/bag/data"),
+    ):
+        with pytest.raises(NotFoundError, match=rf"{what}: '{folder}'; expected a folder with output.json.*; {fix}$"):
             bag(BagJob(folder=str(folder), out=str(tmp_path / "bag2")))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +17,10 @@ import pytest
 from syllabary.shards import dataset, outputs
 from syllabary.shards.archive import audit as audit_module
 from syllabary.shards.archive.audit import Finding, audit_archive
+from syllabary.shards.archive.encoding import encode_part
+from syllabary.shards.archive.ledger import publish_part, read_archive_digest, read_ledger, sha256
 from syllabary.shards.archive.packing import Packing
+from syllabary.shards.archive.parts import PartMetadata, list_values, part_table, row_tokens
 from syllabary.shards.errors import NotFoundError
 from tests.helpers.archive_corpus import RATE, make_archive
 
@@ -285,6 +290,45 @@ def test_a_shard_exchanged_for_another_archives_with_ledger_and_checksums_is_fou
     (finding,) = audit_archive(str(archive)).findings
     assert finding.file == "done.json" and f"counts {size_bytes:,} bytes in 3 parts" in finding.what
     assert "not of this archive" in finding.what
+
+
+def resealed(part: Path) -> bytes:
+    """The part with one other token, of the same size, its checksums right: as whoever has the code may write it."""
+    file = pq.ParquetFile(part)
+    metadata, table = PartMetadata.of_file(file, "train-000001"), file.read()
+    index = table.drop_columns(["tokens", "salience", "crc32c", "num_frames", "packing"])
+    for row in range(len(table)):
+        tokens = row_tokens(table, metadata.format.packing.num_groups)
+        tokens[row] = tokens[row] ^ np.uint16(1)
+        made = encode_part(part_table(index, tokens, list_values(table["salience"]), metadata), row_group_size=16)
+        if len(made) == part.stat().st_size:
+            return made
+    raise AssertionError("no token can be exchanged without a change of size")
+
+
+def test_the_archive_digest_is_of_all_checksums_as_a_shell_has_it(archive: Path) -> None:
+    command = "cat sums/*.sha256 | sha256sum"
+    told = subprocess.run(command, shell=True, cwd=archive, capture_output=True, text=True, check=True).stdout
+    assert audit_archive(str(archive)).archive_digest == told.split()[0] == read_archive_digest(str(archive))
+    known = {"train-000001": (archive / "parts/train-000001.parquet").stat().st_size}
+    assert audit_archive(str(archive), known=known).archive_digest is None, "not every part was read"
+    flip(archive / "ledger/train-000000.parquet", -20)
+    assert audit_archive(str(archive)).archive_digest is None
+
+
+def test_a_part_exchanged_for_one_of_its_size_with_ledger_and_checksums_is_found(archive: Path, tmp_path: Path) -> None:
+    sizes = {"num_parts": 3, "size_bytes": sum(part.stat().st_size for part in (archive / "parts").iterdir())}
+    outputs.mark_done(str(archive), sizes | {"archive_digest": read_archive_digest(str(archive))})
+    assert not audit_archive(str(archive)).findings
+    shard, part = "train-000001", archive / "parts/train-000001.parquet"
+    other = resealed(part)
+    assert len(other) == part.stat().st_size and other != part.read_bytes()
+    ledger = read_ledger(str(archive), shard)
+    publish_part(str(archive), other, replace(ledger, part_sha256=sha256(other), part_size_bytes=len(other)))
+    (finding,) = audit_archive(str(archive)).findings
+    assert finding.file == "done.json" and "one of them is not of this archive" in finding.what
+    outputs.mark_done(str(archive), sizes | {"archive_digest": read_archive_digest(str(archive))})
+    assert not audit_archive(str(archive)).findings, "who writes all records anew is found by a digest kept elsewhere"
 
 
 def test_a_ledger_of_fewer_rows_than_the_part_is_told_without_blaming_the_rows(archive: Path) -> None:

@@ -11,13 +11,14 @@ import lzma
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from syllabary.shards import outputs
+from syllabary.shards import audio, outputs
 from syllabary.shards.dataset import read_index
 from syllabary.shards.errors import FormatError, InputError
 from syllabary.shards.ingest.recordings import Recording
@@ -25,7 +26,7 @@ from syllabary.shards.ingest.sources.flat import is_ljspeech
 from syllabary.shards.ingest.sources.lines import speaker_above
 from syllabary.shards.ingest.sources.listing import Listing, list_source, tell_source
 from syllabary.shards.ingest.sources.parquet import ParquetStream
-from tests.helpers.ingest_testing import RATE, config, make_tar, outcomes, shard, tone, write_audio
+from tests.helpers.ingest_testing import RATE, config, ledger_of, make_tar, outcomes, shard, tone, write_audio
 
 TEXTS = {"anna/1": "hello there", "anna/2": 'a | and a "quote"', "bob/1": "日本語, with a comma", "bob/2": "last one"}
 COLUMNS = ["recording_id", "speaker", "start_sample", "num_samples", "sample_rate", "sha256", "split"]
@@ -580,6 +581,31 @@ def test_what_was_restored_into_the_source_is_no_new_speech(speech: Path) -> Non
     found = listed(speech, coverage="all")
     assert found.recordings == before and len(before) == 4
     assert "outputs of syllabary below SOURCE are passed over: 1, such as heard/" in found.notes
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar", "list"])
+@pytest.mark.parametrize("audio_format", ["flac", "wav"])
+def test_what_was_decoded_from_tokens_is_no_new_speech_unless_a_list_names_it(
+    tmp_path: Path, kind: str, audio_format: Literal["flac", "wav"]
+) -> None:
+    sound, comment = tone(2).astype(np.float32), audio.decoded_comment("a" * 64, "b" * 64)
+    files = {"in/spoken.flac": audio.encode(sound, RATE, "flac", "of a person")}
+    files["in/back.flac"] = audio.encode(0.5 * sound, RATE, audio_format, comment)  # whatever it is called
+    for name, data in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+    source = {"folder": tmp_path / "in", "tar": tmp_path / "m.tar", "list": tmp_path / "list.jsonl"}[kind]
+    if kind == "tar":
+        make_tar(source, {name.removeprefix("in/"): data for name, data in files.items()})
+    if kind == "list":
+        source.write_text("".join(f'{{"path": "{name}"}}\n' for name in files))
+    shard(source, tmp_path / "out", config(coverage="all"))
+    prefix = "in/" if kind == "list" else ""
+    expected = ("shard", "") if kind == "list" else ("filtered", "decoded from tokens")
+    assert outcomes(tmp_path / "out", f"{prefix}back") == {expected}
+    assert outcomes(tmp_path / "out", f"{prefix}spoken") == {("shard", "")}
+    (row,) = [row for row in ledger_of(tmp_path / "out") if row["recording_id"] == f"{prefix}back"]
+    assert row["num_samples"] == len(sound), "filtered, and accounted for"
 
 
 def test_an_mp3_beside_its_apple_double_is_taken(tmp_path: Path) -> None:

@@ -66,6 +66,12 @@ def test_every_token_is_in_one_block_of_the_right_split(archive, tmp_path: Path,
     assert pack(job) == summary
 
 
+def test_where_no_document_is_cut_the_totals_say_0_of_every_split(archive, tmp_path: Path) -> None:
+    summary = pack(PackJob(archive=archive[0], out=str(tmp_path), block_size=100_000))
+    assert {split: own["num_cut_documents"] for split, own in summary.items()} == {"train": 0, "valid": 0, "test": 0}
+    assert json.loads((tmp_path / "done.json").read_bytes()) == summary
+
+
 def test_the_same_seed_gives_the_same_bytes_and_another_another_order(archive, tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         pack(PackJob(archive=archive[0], out=str(tmp_path / name), block_size=64, seed=seed, document="utterance"))

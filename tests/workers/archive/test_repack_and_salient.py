@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +16,11 @@ import pytest
 
 from syllabary.shards.archive.audit import audit_archive
 from syllabary.shards.archive.encoding import encoding_of
+from syllabary.shards.archive.ledger import read_archive_digest
 from syllabary.shards.archive.packing import Packing
 from syllabary.shards.archive.reader import ArchiveReader
 from syllabary.shards.errors import ConflictError, DamageError, InputError, NotFoundError
+from syllabary.shards.outputs import mark_done
 from syllabary.workers.archive import repack as repack_module
 from syllabary.workers.archive import salient as salient_module
 from syllabary.workers.archive.repack import choice_figures, repack
@@ -66,6 +70,14 @@ def test_repacking_back_gives_the_same_part_bytes(archive, tmp_path: Path) -> No
     repack(RepackJob(archive=str(folder), out=str(tmp_path / "straight"), group_size=7))
     for part in sorted((tmp_path / "straight/parts").iterdir()):
         assert part.read_bytes() == (tmp_path / "back/parts" / part.name).read_bytes()
+
+
+def test_an_archive_that_was_repacked_has_a_digest_of_its_own(archive, tmp_path: Path) -> None:
+    folder = shutil.copytree(archive[0], tmp_path / "in")
+    mark_done(str(folder), {"num_parts": 3, "archive_digest": read_archive_digest(str(folder))})
+    repack(RepackJob(archive=str(folder), out=str(tmp_path / "out"), group_size=4))
+    done = json.loads((tmp_path / "out/done.json").read_bytes())
+    assert done["archive_digest"] == read_archive_digest(str(tmp_path / "out")) != read_archive_digest(str(folder))
 
 
 def test_figures_of_the_choices(archive) -> None:
@@ -163,6 +175,27 @@ def test_threshold_of_ties_and_extremes() -> None:
     counts[[3, 9]] = [90, 10]
     assert salience_threshold(counts, 10) == (9, 10) and salience_threshold(counts, 5) == (9, 5)
     assert salience_threshold(counts, 100) == (3, 90) and salience_threshold(counts, 11) == (3, 1)
+
+
+def test_the_output_of_another_run_is_refused_before_any_row_is_read(
+    archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, out = str(archive[0]), str(tmp_path / "out")
+    salient(SalientJob(archive=folder, out=out))
+    repack(RepackJob(archive=folder, out=str(tmp_path / "packed"), group_size=4))
+
+    def scan(*_: object) -> None:
+        raise AssertionError("rows are read")
+
+    monkeypatch.setattr(ArchiveReader, "scan", scan)
+    with pytest.raises(
+        ConflictError, match=r"config.top_percent was 5.0 and is now 1.0; use another --out, or the same"
+    ):
+        salient(SalientJob(archive=folder, top_percent=1.0, out=out))
+    with pytest.raises(ConflictError, match=r"kind was 'report' and is now 'archive'; use another folder$"):
+        repack(RepackJob(archive=folder, out=out))
+    with pytest.raises(ConflictError, match=r"config.group_size was 4 and is now 5; use another folder, or the same"):
+        repack(RepackJob(archive=folder, out=str(tmp_path / "packed"), group_size=5))
 
 
 def test_salient_refuses_nothing_and_nonsense(archive, tmp_path: Path) -> None:

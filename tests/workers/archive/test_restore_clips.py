@@ -26,7 +26,7 @@ ROWS = [("r", 70, 30, 0.75), ("q", 10, 5, 0.1), ("r", 0, 20, 0.25), ("r", 40, 40
 class Levels:
     """A tokenizer that decodes an utterance to the constant that its first token stands for, in hundredths."""
 
-    packing = PACKING
+    packing, comment = PACKING, "decoded by syllabary from tokens of a test"
 
     def decode(self, tokens: np.ndarray, num_samples: int, sample_rate: int, packing: Packing) -> np.ndarray:
         assert packing == PACKING
@@ -71,6 +71,8 @@ def test_single_utterances_are_told_in_the_archives_order(tmp_path: Path) -> Non
     manifest = restorer(tmp_path, ROWS).restore({"s": []}, Counter({"r": 3, "q": 1}))
     assert [row["utterance_id"] for row in manifest] == ["r@70", "q@10", "r@0", "r@40"]
     assert {row["offset_in_file"] for row in manifest} == {0}
+    with soundfile.SoundFile(tmp_path / "audio/r@40.wav") as file:
+        assert file.comment == Levels.comment, "so that it is taken for no recording"
     np.testing.assert_allclose(sound(tmp_path, "r@40"), np.full(40, 0.5), atol=1e-4)
 
 

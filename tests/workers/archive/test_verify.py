@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from syllabary.shards.errors import DamageError, FormatError, NotFoundError
+from syllabary.shards.about.events import read_events
+from syllabary.shards.errors import DamageError, FormatError, InputError, NotFoundError
 from syllabary.workers.archive.verify import verify
 from syllabary.workers.control.jobs import VerifyJob
 from tests.helpers.archive_corpus import make_archive
@@ -62,6 +63,41 @@ def test_a_wrong_folder_of_shards_is_refused_and_logged_nowhere(archive: Path, t
     ):
         with pytest.raises(error, match=what):
             verify(VerifyJob(archive=str(archive), shards=str(shards)))
+    assert not (archive / "events").exists()
+
+
+def test_a_digest_that_was_kept_elsewhere_tells_this_archive_from_another(
+    archive: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = VerifyJob(archive=str(archive))
+    digest = verify(job)["archive_digest"]
+    assert f"archive digest {digest}\n" in capsys.readouterr().err
+    expecting = job.model_copy(update={"expect": digest})
+    assert verify(expecting)["archive_digest"] == digest
+    assert f"archive digest {digest}, as expected\n" in capsys.readouterr().err
+    take(archive, "train-000001", tmp_path / "gone")  # with all its records: nothing in the archive tells of it
+    other = verify(job)["archive_digest"]
+    told = rf"is another archive than expected: its digest is {other[:16]}\.\.\., not {digest[:16]}\.\.\.; where it was"
+    with pytest.raises(DamageError, match=told):
+        verify(expecting)
+    events = list(read_events(str(archive)))
+    outcomes = [event["eventOutcomeInformation"][0]["eventOutcome"] for event in events]
+    assert outcomes == ["pass", "pass", "pass", "fail"] and other in json.dumps(events[-1])
+    spoil(archive / "parts/train-000000.parquet")
+    with pytest.raises(DamageError, match=r"damages in .*, first: parts/train-000000"):
+        verify(expecting)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"expect": "abc"}, "no archive digest: 'abc'; expected the 64 hexadecimal digits that `syllabary verify`"),
+        ({"expect": "0" * 64, "only_new": True}, "a digest is of all parts, and --new reads some; leave out --new"),
+    ],
+)
+def test_what_is_no_digest_or_of_some_parts_alone_is_refused(archive: Path, values: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        verify(VerifyJob(archive=str(archive), **values))
     assert not (archive / "events").exists()
 
 

@@ -71,6 +71,11 @@ def test_progress_is_counted_and_told_as_an_event(
     told = read_line(line)
     assert told.line == "tokenize  1,200/3,600 s of audio · 300/s · 0:00:08 left"
     assert told.reached == Reached("tokenize", "s of audio", 1200, 3600, 300, 8)
+    progress.finish()
+    assert not capsys.readouterr().err, "the same again"
+    progress.add(200)
+    progress.finish()
+    assert "1,400/3,600" in capsys.readouterr().err
 
 
 def test_a_json_line_of_progress_has_its_fields(json_lines: None, capsys: pytest.CaptureFixture[str]) -> None:

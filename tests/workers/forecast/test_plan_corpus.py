@@ -72,7 +72,7 @@ def test_exactly_one_corpus_is_asked_for(values: dict) -> None:
 def test_an_unknown_preset_and_incomplete_rates_are_refused() -> None:
     with pytest.raises(InputError, match="expected one of librilight-small"):
         plan(job(preset="librilight"))
-    with pytest.raises(ConfigError, match="rate decode: Field required"):
+    with pytest.raises(ConfigError, match="rate decode is missing; expected shard, "):
         plan(job(hours=1.0, rates={k: v for k, v in RATES.items() if k != "decode"}))
     with pytest.raises(ConfigError, match="rate decode: Input should be greater than 0"):
         plan(job(hours=1.0, rates=RATES | {"decode": 0}))

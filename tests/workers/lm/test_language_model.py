@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from syllabary.shards.errors import ConfigError, ConflictError, DamageError, For
 from syllabary.workers.archive.encode_shard import archive_format
 from syllabary.workers.archive.pack import pack
 from syllabary.workers.control.jobs import LmEvalJob, LmSampleJob, LmTrainJob, PackJob
+from syllabary.workers.lm import evaluate
 from syllabary.workers.lm import train as lm_training
 from syllabary.workers.lm.blocks_data import BlockSource, Vocabulary, frames_of
 from syllabary.workers.lm.directory import load_model, save_model
@@ -185,6 +187,26 @@ def test_it_learns_what_there_is_and_nothing_of_what_is_shuffled(folder: Path, t
     assert (tmp_path / "eval/lm.json").exists()
 
 
+def test_figures_of_another_run_are_refused_before_anything_is_measured(
+    folder: Path, tmp_path: Path, vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_model(str(tmp_path / "model"), make_model(vocabulary, **SIZES), vocabulary, SIZES)
+    job = LmEvalJob(model=str(tmp_path / "model"), blocks=str(folder / "blocks"), out=str(tmp_path / "eval"), limit=1)
+    figures = lm_eval(job)
+    assert json.loads((tmp_path / "eval/lm.json").read_text()) == figures == lm_eval(job)
+
+    def measure(*_: object, **__: object) -> tuple[float, int]:
+        raise AssertionError("measures")
+
+    monkeypatch.setattr(evaluate, "held_out_nats", measure)
+    for name, value in (("split", "train"), ("limit", 2), ("seed", 1)):
+        with pytest.raises(ConflictError, match=f"belongs to another run: config.{name} was .* and is now {value!r};"):
+            lm_eval(job.model_copy(update={name: value}))
+    save_model(str(tmp_path / "other"), make_model(vocabulary, **SIZES), vocabulary, SIZES)
+    with pytest.raises(ConflictError, match=r"inputs.model was '\w{16}\.\.\.' and is now '\w{16}\.\.\.'; use another"):
+        lm_eval(job.model_copy(update={"model": str(tmp_path / "other")}))
+
+
 def test_shuffled_tokens_keep_their_places_and_lose_their_neighbours(folder: Path, vocabulary: Vocabulary) -> None:
     batch = BlockSource(str(folder / "blocks"), "train", 0).batch(0, 4, CPU)
     other = shuffled_batch(batch, vocabulary, np.random.default_rng(0))
@@ -208,6 +230,8 @@ def test_samples_hold_possible_ids_only_and_are_sound(folder: Path, tmp_path: Pa
     sounds = [soundfile.read(tmp_path / "out" / name) for name in result["files"]]
     assert [(len(sound), rate) for sound, rate in sounds] == [(32_000, RATE)] * 2
     assert not np.array_equal(sounds[0][0], sounds[1][0])
+    with soundfile.SoundFile(tmp_path / "out" / result["files"][0]) as file:
+        assert file.comment.startswith("decoded by syllabary from tokens, encoder ")
     model = load_model(str(tmp_path / "lm/model"), CPU).model
     torch.manual_seed(0)
     tokens = sample_tokens(model, vocabulary, 5, 1.0, 0.95)
@@ -251,7 +275,9 @@ def test_what_a_model_cannot_learn_from_is_refused(folder: Path, tmp_path: Path)
     with pytest.raises(ConfigError, match="batch size: 3"):
         lm_train(job_of(folder, tmp_path / "out", batch_size=3, num_workers=2))
     train_lm(job_of(folder, tmp_path / "lm", num_steps=1), str(tmp_path / "lm"), CPU, 0, 1, lambda _: None)
-    with pytest.raises(ConflictError, match="blocks of other ids than the model's, encoder digest"):
+    with pytest.raises(
+        ConflictError, match=r"blocks of other ids than the model's, encoder digest: '\w{16}'; expected \w{16};"
+    ):
         lm_eval(LmEvalJob(model=str(tmp_path / "lm/model"), blocks=str(tmp_path / "foreign")))
     with pytest.raises(FormatError, match="not a language model"):
         load_model(str(folder / "tokenizer"), CPU)

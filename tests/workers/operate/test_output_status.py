@@ -215,7 +215,12 @@ def test_a_folder_of_something_else_and_nothing_are_one_line(tmp_path: Path) -> 
     with pytest.raises(NotFoundError, match="nothing there: "):
         look(str(tmp_path / "absent"))
     (tmp_path / "config.json").write_text('{"a": 1}')
-    with pytest.raises(NotFoundError, match=r"no output of syllabary: .*; expected a folder with output.json"):
+    with pytest.raises(
+        NotFoundError, match=r"no output of syllabary: .*; expected a folder with output.json.*; give the"
+    ):
+        look(str(tmp_path))
+    (tmp_path / "bagit.txt").write_text("BagIt-Version: 1.0")
+    with pytest.raises(NotFoundError, match=rf"no output of syllabary: .*; it is a bag, so give {tmp_path}/data$"):
         look(str(tmp_path))
 
 

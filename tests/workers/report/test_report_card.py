@@ -26,7 +26,9 @@ def test_the_same_report_is_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_no_report_another_version_and_damage_are_told_apart(tmp_path: Path) -> None:
-    with pytest.raises(NotFoundError):
+    with pytest.raises(
+        NotFoundError, match=r"no report of an evaluation: .*; expected a folder with report.json; give"
+    ):
         read_card(str(tmp_path))
     write_example_report(tmp_path)
     values = json.loads((tmp_path / REPORT).read_text())

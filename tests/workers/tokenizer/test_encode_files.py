@@ -88,6 +88,45 @@ def test_no_file_is_replaced_by_another_and_the_same_one_again_is_no_error(tmp_p
     assert Path(tokens).read_bytes() == before
 
 
+def test_what_lies_in_the_way_is_seen_before_anything_is_encoded_or_decoded(tmp_path: Path, tokenizer_uri: str) -> None:
+    files = tuple(write_wav(tmp_path / f"{name}.wav", 900, RATE) for name in "ab")
+    out, way = tmp_path / "out", tmp_path / "out/b.tokens.safetensors"
+    out.mkdir()
+    job = EncodeJob(files=files, tokenizer=tokenizer_uri, out=str(out))
+    tokens = tuple(entry["tokens"] for entry in encode_files(job.model_copy(update={"out": None}))["files"])
+    own = read_token_file(tokens[0])
+    for other in (
+        replace(own, encoder_digest="0" * 64),
+        replace(own, num_samples=899),
+        replace(own, sample_rate=8_000),
+    ):
+        write_token_file(str(way), other)
+        with pytest.raises(ConflictError, match=r"another file is there already: .*out/b\.tokens"):
+            encode_files(job)
+    way.write_bytes(b"something else")
+    with pytest.raises(ConflictError, match=r"another file is there already: .*out/b\.tokens"):
+        encode_files(job)
+    assert [path.name for path in out.iterdir()] == [way.name]
+    write_wav(out / "b.wav", 900, RATE)
+    with pytest.raises(ConflictError, match=r"another file is there already: .*out/b\.wav"):
+        decode_files(DecodeJob(files=tokens, tokenizer=tokenizer_uri, out=str(out)))
+    assert not (out / "a.wav").exists()
+
+
+@pytest.mark.parametrize("audio_format", ["wav", "flac"])
+def test_what_is_decoded_says_so_and_of_what(tmp_path: Path, tokenizer_uri: str, audio_format: str) -> None:
+    file = write_wav(tmp_path / "clip.wav", 900, RATE)
+    (entry,) = encode_files(EncodeJob(files=(file,), tokenizer=tokenizer_uri))["files"]
+    job = DecodeJob(files=(entry["tokens"],), tokenizer=tokenizer_uri, out=str(tmp_path / "back"),
+                    audio_format=audio_format)  # fmt: skip
+    found = decode_files(job)
+    with soundfile.SoundFile(found["files"][0]) as sound:
+        encoder, decoder = read_token_file(entry["tokens"]).encoder_digest, found["decoder_digest"]
+        said = f"decoded by syllabary from tokens, encoder {encoder[:16]}, decoder {decoder[:16]}"
+        assert sound.comment == said and sound.frames == 900
+    assert decode_files(job) == found
+
+
 def test_two_inputs_of_one_name_are_refused_before_anything_is_written(tmp_path: Path, tokenizer_uri: str) -> None:
     files = tuple(write_wav(tmp_path / folder / "clip.wav", 900, RATE) for folder in ("a", "b"))
     with pytest.raises(ConflictError, match="two inputs would become one output"):

@@ -49,8 +49,13 @@ def test_digests_tell_encoder_from_decoder(tmp_path: Path) -> None:
 def test_another_tokenizer_is_never_overwritten(tmp_path: Path) -> None:
     save(tmp_path)
     before = {f: (tmp_path / f).read_bytes() for f in FILES}
-    with pytest.raises(ConflictError, match=r"another tokenizer is at .* use another --out"):
+    with pytest.raises(ConflictError, match=r"another tokenizer is at .*: encoder digest: .* use another --out"):
         save(tmp_path, seed=1)
+    codec, other = small_codec("waveform"), small_codec("waveform", seed=9)
+    with pytest.raises(ConflictError, match=r"another tokenizer is at .*: decoder digest: '\w{16}'; expected \w{16};"):
+        save_tokenizer(
+            str(tmp_path), CONFIGS["waveform"], codec.encoder.state_dict(), other.generator.state_dict(), recipe={}
+        )
     assert before == {f: (tmp_path / f).read_bytes() for f in FILES}
 
 
