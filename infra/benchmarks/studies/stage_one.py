@@ -1,13 +1,13 @@
 """What keeps stage 1 from collapse: variants of a recipe's stage 1, judged by probes on held-out speakers.
 
     python infra/benchmarks/studies/stage_one.py SHARDS OUT --recipe tiny --steps 800 [--seeds 1]
-        [--variant NAME:KEY=VALUE,KEY=VALUE ...]
+        [--variant NAME[/SEEDS]:KEY=VALUE,KEY=VALUE ...] [--picture FILE.png]
 
 A variant is a name and what it changes of the recipe (``half:pretrain.optimizer.lr=1e-4``; ``plain:`` changes
 nothing). All have the same steps, warm-up and clips, one rank and one thread. Prints a line each for encoders that
 have learned nothing, the plain spectrum, and every run: probes (latent_probes.py), then loss over the variance of its
 targets between clips, the same against another clip's targets, and the rank of what is left after the place is taken
-out. A finished run in OUT is not trained again.
+out. A finished run in OUT is not trained again. The picture has the first seed's curves and every seed's probes.
 """
 
 from __future__ import annotations
@@ -35,6 +35,14 @@ from syllabary.workers.training.engine import join_process_group
 from syllabary.workers.training.history import METRICS, History
 from syllabary.workers.training.jepa import train_jepa_rank
 
+PROBES = {
+    "speaker_left_out": "speaker", "mel_r2_within_clip": "mel R² within a clip", "voicing_r2_within_clip": "voicing R²",
+    "energy_r2_within_clip": "energy R²",
+}  # fmt: skip
+CURVES = {
+    "relative_loss": "error / variance between clips",
+    "latent_rank_given_place": "rank beside the place, of 128",
+}
 WATCHES = ("relative_loss", "relative_loss_other", "latent_rank_given_place", "between_clips")
 
 
@@ -54,6 +62,38 @@ def line(name: str, figures: dict[str, Any]) -> None:
     print(f"{name:36}", "  ".join(f"{key} {value:.3f}" for key, value in figures.items()), flush=True)
 
 
+def draw(histories: dict[str, History], found: dict[str, list[dict[str, float]]], file: Path) -> None:
+    """The curves of each variant over its steps, and the probes of all; untrained encoders come first."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, len(CURVES) + 1, figsize=(15, 4.4), layout="constrained", width_ratios=(1, 1, 2))
+    colours = {name: f"C{number}" for number, name in enumerate(found)}
+    for axis, (watch, title) in zip(axes, CURVES.items(), strict=False):
+        for name, history in histories.items():
+            steps, values = history.series("valid", watch)
+            first = int(watch == "relative_loss")  # before training it is 15 and more
+            axis.plot(steps[first:], values[first:], color=colours[name], marker=".", label=name)
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("step")
+    width = 0.8 / len(found)
+    for place, (name, rows) in enumerate(found.items()):
+        for group, probe in enumerate(PROBES):
+            values = [row[probe] for row in rows]
+            at = group + (place - (len(found) - 1) / 2) * width
+            label = name if group == 0 else None
+            axes[-1].bar(at, statistics.mean(values), width * 0.9, color=colours[name], alpha=0.6, label=label)
+            axes[-1].plot([at] * len(values), values, "k.", markersize=4)
+    axes[-1].axhline(0.5, color="black", linewidth=0.6, linestyle=":")
+    axes[-1].set_xticks(range(len(PROBES)), list(PROBES.values()), fontsize=9)
+    axes[-1].set_title("linear probes on held-out speakers", fontsize=10)
+    axes[-1].legend(fontsize=8, ncols=2)
+    axes[-1].set_ylim(0, 1.25)
+    figure.savefig(file, dpi=80, metadata={"Software": None})
+
+
 def main() -> None:
     """Train and judge all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -63,6 +103,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--variant", action="append", default=[])
+    parser.add_argument("--picture", type=Path)
     asked = parser.parse_args()
     os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1",
                    "MASTER_PORT": str(29_000 + os.getpid() % 1000), "GLOO_SOCKET_IFNAME": "lo"}  # fmt: skip
@@ -81,16 +122,23 @@ def main() -> None:
         untrained.append(probes.judge(probes.latents(Encoder(model.encoder))))
         line(f"untrained, seed {seed}", untrained[-1])
     line("untrained, mean", {key: statistics.mean(row[key] for row in untrained) for key in untrained[0]})
+    found, histories = {"untrained": untrained}, dict[str, History]()
     for variant in asked.variant:
-        name, _, changes = variant.partition(":")
-        for seed in range(asked.seeds):
+        named, _, changes = variant.partition(":")
+        name, _, seeds = named.partition("/")
+        for seed in range(int(seeds or asked.seeds)):
             run = str(asked.out.resolve() / f"{name}-{seed}")
             if read_done(run) is None:
                 recipe = recipe_of(asked, [change for change in changes.split(",") if change], seed)
                 train_jepa_rank(RankJob(run, asked.shards, recipe, Mailbox(f"{name}, seed {seed}")))
             history = History.from_parquet(store.read_bytes(store.join(run, METRICS)))
             watched = {w: history.series("valid", w)[1][-1] for w in WATCHES if w in history.names("valid")}
-            line(f"{name}, seed {seed}", probes.judge(probes.latents(encoder_of(run)[0])) | watched)
+            judged = probes.judge(probes.latents(encoder_of(run)[0]))
+            line(f"{name}, seed {seed}", judged | watched)
+            found.setdefault(name, []).append(judged)
+            histories.setdefault(name, history)
+    if asked.picture:
+        draw(histories, found, asked.picture)
 
 
 if __name__ == "__main__":
