@@ -85,11 +85,11 @@ def test_stage_1_learns_by_its_prediction_and_the_terms_of_what_the_context_show
     masked &= torch.arange(8) < (lengths // HOP)[:, None]
     visible = ~masked & (torch.arange(8) < (lengths // HOP)[:, None])
     out = jepa(wave, lengths, masked)
-    total = float(out.total.detach())
+    total, loss = float(out.total.detach()), float(out.loss.detach())
     context = jepa.forward_context(wave, lengths, masked).detach()
     hinge, shared = by_numpy(context, visible)
-    assert total == pytest.approx(float(out.loss) + variance * hinge + covariance * shared, rel=1e-4)
-    assert total > float(out.loss) or not variance + covariance
+    assert total == pytest.approx(loss + variance * hinge + covariance * shared, rel=1e-4)
+    assert total > loss or not variance + covariance
     (out.total - out.loss).backward()
     moved = [p.grad for p in jepa.context_encoder.parameters() if p.grad is not None and p.grad.any()]
     assert bool(moved) == bool(variance + covariance)
