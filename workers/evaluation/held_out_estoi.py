@@ -30,7 +30,8 @@ def held_out_estoi(shards: str, tokenizer: str) -> tuple[float | None, str]:
     speakers = len({row["speaker"] for row in chosen})
     mean = statistics.fmean(values)
     shown = f"{round(mean, 2) + 0.0:.2f}"  # no negative zero
-    return mean, f"ESTOI {shown} over {len(values)} held-out utterances of {speakers} speakers (1 is the original)"
+    whose = f"{speakers} speaker{'' if speakers == 1 else 's'}"
+    return mean, f"ESTOI {shown} over {len(values)} held-out utterances of {whose} (1 is the original)"
 
 
 def _utterances(shards: str) -> list[dict[str, Any]]:
