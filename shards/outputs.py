@@ -87,6 +87,12 @@ def release(uri: str) -> None:
     Folder(uri).delete(CLAIM)
 
 
+def inside_bag(uri: str) -> str:
+    """What to do with a folder that is a BagIt bag of an output and none itself; empty where it is no bag."""
+    folder = Folder(uri)
+    return f"it is a bag, so give {folder.join('data')}" if folder.exists("bagit.txt") else ""
+
+
 def read_claim(uri: str, kind: Kind | None = None) -> dict[str, Any]:
     """The claim of an output folder.
 
@@ -102,7 +108,7 @@ def read_claim(uri: str, kind: Kind | None = None) -> dict[str, Any]:
     except NotFoundError as error:
         what = "no output of syllabary" if store.exists(uri) else "nothing there"
         expected = f"a folder with {CLAIM}, as every output has it"
-        fix = f"it is a bag, so give {folder.join('data')}" if folder.exists("bagit.txt") else "check the URI"
+        fix = inside_bag(uri) or "check the URI"
         raise NotFoundError(what, value=uri, expected=expected, fix=fix) from error
     require_version(claimed.get("format_version"), FORMAT_VERSION, f"format version in {uri}")
     if kind is not None and claimed.get("kind") != kind:

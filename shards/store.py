@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import hashlib
 import io
 import json
 import os
@@ -49,6 +50,7 @@ from syllabary.shards.errors import (
 
 T = TypeVar("T")
 TEMPORARY_PREFIX = ".tmp-"
+_BLOCK_BYTES = 8 << 20
 BUILTIN = "builtin:"
 BUILTIN_FOLDER = Path(__file__).parent / "builtin"
 _PASSING = {  # what s3fs makes of "slow down" and of 5xx answers, and the kernel of a connection that fails
@@ -266,7 +268,7 @@ def read_range(uri: str, offset: int, length: int) -> bytes:
 
 
 @contextlib.contextmanager
-def open_read(uri: str, *, block_size: int = 8 << 20) -> Iterator[BinaryIO]:
+def open_read(uri: str, *, block_size: int = _BLOCK_BYTES) -> Iterator[BinaryIO]:
     """A seekable binary reader that fetches ``block_size`` bytes at a time."""
     with _storage_errors("open", uri):
         if uri.startswith("s3://"):
@@ -276,6 +278,15 @@ def open_read(uri: str, *, block_size: int = 8 << 20) -> Iterator[BinaryIO]:
             handle = fs.open(path, "rb", block_size=block_size)
     with handle, _storage_errors("read", uri):
         yield handle
+
+
+def sha256_of(uri: str) -> str:
+    """sha256 (hex) of a stored file, read in pieces. Raises NotFoundError, StorageError."""
+    digest = hashlib.sha256()
+    with open_read(uri) as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def list_files(uri: str, *, suffix: str = "") -> list[FileEntry]:

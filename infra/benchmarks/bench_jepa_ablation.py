@@ -87,19 +87,36 @@ def shard(speech: str, out: Path) -> str:
 
 
 def train(variant: str, seed: int, steps: int, out: Path, shards: str) -> dict[str, list[float]]:
-    """Validation series of one run, trained unless it is already there."""
+    """Validation series of one run."""
+    run, recipe = folder_of(variant, seed, out), recipe_of(variant, seed, steps)
+    history = trained(run, shards, recipe, f"{variant}, seed {seed}")
+    series = {name: history.series("valid", name)[1] for name in history.names("valid")}
+    return series | {"step": [float(s) for s in history.series("valid", "loss")[0]]}
+
+
+def trained(run: Path, shards: str, recipe: Any, name: str) -> Any:
+    """The ``History`` of a run of stage 1 in this process, trained unless it is already there."""
     from syllabary.shards import store
     from syllabary.shards.outputs import read_done
     from syllabary.workers.training.driver import RankJob
     from syllabary.workers.training.history import METRICS, History
     from syllabary.workers.training.jepa import train_jepa_rank
 
-    run, recipe = str(folder_of(variant, seed, out)), recipe_of(variant, seed, steps)
-    if read_done(run) is None:
-        train_jepa_rank(RankJob(run, shards, recipe, Mailbox(f"{variant}, seed {seed}")))
-    history = History.from_parquet(store.read_bytes(store.join(run, METRICS)))
-    series = {name: history.series("valid", name)[1] for name in history.names("valid")}
-    return series | {"step": [float(s) for s in history.series("valid", "loss")[0]]}
+    if read_done(str(run)) is None:
+        train_jepa_rank(RankJob(str(run), shards, recipe, Mailbox(name)))
+    return History.from_parquet(store.read_bytes(str(run / METRICS)))
+
+
+def alone() -> None:
+    """Make this process the only rank, on one thread of the CPU."""
+    import torch
+
+    from syllabary.workers.training.engine import join_process_group
+
+    os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1",
+                   "MASTER_PORT": str(29_000 + os.getpid() % 1000), "GLOO_SOCKET_IFNAME": "lo"}  # fmt: skip
+    torch.set_num_threads(1)
+    join_process_group(torch.device("cpu"))
 
 
 def folder_of(variant: str, seed: int, out: Path) -> Path:
@@ -190,15 +207,11 @@ def untrained(probes: Any, seeds: int, steps: int, out: Path) -> dict[str, list[
 
 def run_all(options: argparse.Namespace, report: Callable[[str], None]) -> None:
     """Every seed of every variant, then the table and the pictures."""
-    import torch
     from latent_probes import Probes
 
-    from syllabary.workers.training.engine import join_process_group
-
-    torch.set_num_threads(1)
     out = options.out.resolve()
     shards = shard(options.speech, out)
-    join_process_group(torch.device("cpu"))
+    alone()
     framing = recipe_of("no DAAM", 0, options.steps).model.encoder.framing
     probes = Probes.from_shards(shards, framing.sample_rate, framing.hop_length)
     report(f"probes: {len(probes.clips)} clips of {len(set(probes.speakers))} speakers, none of them trained on\n")
@@ -226,8 +239,6 @@ def main() -> None:
     parser.add_argument("--steps", type=at_least(1), default=600)
     parser.add_argument("--seeds", type=at_least(1), default=3)
     options = parser.parse_args()
-    os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1",
-                   "MASTER_PORT": str(29_000 + os.getpid() % 1000), "GLOO_SOCKET_IFNAME": "lo"}  # fmt: skip
     run_all(options, print)
 
 

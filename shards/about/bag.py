@@ -55,7 +55,7 @@ def write_bag(uri: str, out: str, description: str) -> dict[str, int]:
     known = _sums(bag)
     for entry in files:
         if entry.name in known:  # before a file is copied: a bag that is refused stays whole
-            _require_known(entry.uri, _sha256(entry.uri), known[entry.name])
+            _require_known(entry.uri, store.sha256_of(entry.uri), known[entry.name])
     sums = {
         entry.name: _copy(entry.uri, (bag / DATA).join(entry.name), entry.size_bytes, known.get(entry.name))
         for entry in files
@@ -97,14 +97,6 @@ def _copy(source: str, target: str, size_bytes: int, known: str | None) -> str:
         if copied != size_bytes:
             raise DamageError("a file changed while it was copied", value=source, fix="run again when nobody writes")
         _require_known(source, digest.hexdigest(), known)
-    return digest.hexdigest()
-
-
-def _sha256(uri: str) -> str:
-    digest = hashlib.sha256()
-    with store.open_read(uri) as file:
-        while data := file.read(_CHUNK):
-            digest.update(data)
     return digest.hexdigest()
 
 

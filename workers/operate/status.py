@@ -77,8 +77,7 @@ def _nothing(uri: str) -> NotFoundError:
     if not store.exists(uri):
         return NotFoundError("nothing there", value=uri, fix="check the URI")
     expected = f"a folder with {outputs.CLAIM}, or a tokenizer directory"
-    is_bag = Folder(uri).exists("bagit.txt")
-    fix = f"it is a bag, so give {store.join(uri, 'data')}" if is_bag else "give the --out or --archive of a verb"
+    fix = outputs.inside_bag(uri) or "give the --out or --archive of a verb"
     return NotFoundError("no output of syllabary", value=uri, expected=expected, fix=fix)
 
 

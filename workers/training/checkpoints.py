@@ -12,7 +12,6 @@ from an older checkpoint than the last one stored.
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -27,7 +26,6 @@ from syllabary.shards.store import Folder, pretty_json
 
 MANIFEST = "manifest.json"
 _FORMAT_VERSION = 1
-_BLOCK_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -106,7 +104,7 @@ class CheckpointStore:
 
     def put_file(self, step: int, name: str, local: Path) -> StoredFile:
         """Store one file of a checkpoint that is not yet committed; ``local`` may be moved away."""
-        stored = StoredFile(name, sha256_of(str(local)), local.stat().st_size)
+        stored = StoredFile(name, store.sha256_of(str(local)), local.stat().st_size)
         with self.of_step(step).publishing(name) as target:
             shutil.move(local, target)
         return stored
@@ -130,7 +128,7 @@ class CheckpointStore:
         try:
             checkpoint = self.of_step(step)
             for stored in Manifest.read(checkpoint).files:
-                if sha256_of(checkpoint.join(stored.name)) != stored.sha256:
+                if store.sha256_of(checkpoint.join(stored.name)) != stored.sha256:
                     return f"{stored.name} changed since it was written"
         except (FormatError, NotFoundError) as error:
             return str(error)
@@ -192,12 +190,3 @@ def _step_of(folder: str) -> int | None:
     """The step that a checkpoint's folder is named after; None for a folder that is no checkpoint."""
     digits = folder.removeprefix("step-")
     return int(digits) if folder.startswith("step-") and digits.isdigit() else None
-
-
-def sha256_of(uri: str) -> str:
-    """sha256 (hex) of a stored file, read in pieces. Raises NotFoundError, StorageError."""
-    digest = hashlib.sha256()
-    with store.open_read(uri) as handle:
-        while block := handle.read(_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from safetensors.torch import load as from_safetensors
 from torch import Tensor, nn
 
-from syllabary.shards import outputs
+from syllabary.shards import outputs, store
 from syllabary.shards.store import Folder
 from syllabary.workers.recipes.beginning import described, fitting_kind
 from syllabary.workers.recipes.recipe import Recipe
 from syllabary.workers.recipes.shipped import NOTHING
 from syllabary.workers.tokenizer.directory import load_mel_head, load_tokenizer
-from syllabary.workers.training.checkpoints import sha256_of
 
 ENCODER_FILE, CODEC_FILE, HEAD_FILE = "encoder.safetensors", "codec.safetensors", "mel_head.safetensors"
 State = dict[str, Tensor]
@@ -48,7 +47,7 @@ def initial_digest(uri: str, recipe: Recipe) -> str:
     names = {"pretrain": [ENCODER_FILE], "codec": [CODEC_FILE], "tokenizer": [ENCODER_FILE, "decoder.safetensors"]}
     folder = Folder(uri)
     heads = [HEAD_FILE] if kind != "pretrain" and folder.exists(HEAD_FILE) else []
-    return outputs.digest([sha256_of(folder.join(name)) for name in names[kind] + heads])
+    return outputs.digest([store.sha256_of(folder.join(name)) for name in names[kind] + heads])
 
 
 def read_initial(uri: str) -> InitialWeights:

@@ -20,7 +20,6 @@ from syllabary.workers.recipes.beginning import require_fitting
 from syllabary.workers.recipes.named import resolve
 from syllabary.workers.recipes.recipe import Recipe
 from syllabary.workers.recipes.shipped import NOTHING
-from syllabary.workers.training.checkpoints import sha256_of
 from syllabary.workers.training.claim import claim_run, read_summary
 from syllabary.workers.training.driver import RankJob, train_on_ray
 from syllabary.workers.training.initial_weights import initial_digest
@@ -117,7 +116,7 @@ def encoder_digest(job: TrainCodecJob, recipe: Recipe) -> str:
             "the stage-1 run is not complete", value=encoder_uri, fix="run `syllabary pretrain` again first: it resumes"
         )
     require_fitting(encoder_uri, "encoder", claim["config"]["encoder"], recipe, option="encoder")
-    return sha256_of(store.join(encoder_uri, "encoder.safetensors"))
+    return store.sha256_of(store.join(encoder_uri, "encoder.safetensors"))
 
 
 def _require_trained_encoder(recipe: Recipe) -> None:

@@ -13,7 +13,6 @@ out. A finished run in OUT is not trained again. The picture has the first seed'
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import sys
 from pathlib import Path
@@ -23,17 +22,12 @@ import torch
 from latent_probes import Probes, encoder_of, log_mel_latents
 
 sys.path.append(str(Path(__file__).parent.parent))
-from bench_jepa_ablation import Mailbox
+from bench_jepa_ablation import alone, trained
 
 from syllabary.model.encoder import Encoder
-from syllabary.shards import store
-from syllabary.shards.outputs import read_done
 from syllabary.workers.recipes.named import resolve
 from syllabary.workers.recipes.recipe import Recipe
-from syllabary.workers.training.driver import RankJob
-from syllabary.workers.training.engine import join_process_group
-from syllabary.workers.training.history import METRICS, History
-from syllabary.workers.training.jepa import train_jepa_rank
+from syllabary.workers.training.history import History
 
 PROBES = {
     "speaker_left_out": "speaker", "mel_r2_within_clip": "mel R² within a clip", "voicing_r2_within_clip": "voicing R²",
@@ -105,10 +99,7 @@ def main() -> None:
     parser.add_argument("--variant", action="append", default=[])
     parser.add_argument("--picture", type=Path)
     asked = parser.parse_args()
-    os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1",
-                   "MASTER_PORT": str(29_000 + os.getpid() % 1000), "GLOO_SOCKET_IFNAME": "lo"}  # fmt: skip
-    torch.set_num_threads(1)
-    join_process_group(torch.device("cpu"))
+    alone()
     model = recipe_of(asked, [], 0).model
     framing = model.framing
     probes = Probes.from_shards(
@@ -127,13 +118,11 @@ def main() -> None:
         named, _, changes = variant.partition(":")
         name, _, seeds = named.partition("/")
         for seed in range(int(seeds or asked.seeds)):
-            run = str(asked.out.resolve() / f"{name}-{seed}")
-            if read_done(run) is None:
-                recipe = recipe_of(asked, [change for change in changes.split(",") if change], seed)
-                train_jepa_rank(RankJob(run, asked.shards, recipe, Mailbox(f"{name}, seed {seed}")))
-            history = History.from_parquet(store.read_bytes(store.join(run, METRICS)))
+            run = asked.out.resolve() / f"{name}-{seed}"
+            recipe = recipe_of(asked, [change for change in changes.split(",") if change], seed)
+            history = trained(run, asked.shards, recipe, f"{name}, seed {seed}")
             watched = {w: history.series("valid", w)[1][-1] for w in WATCHES if w in history.names("valid")}
-            judged = probes.judge(probes.latents(encoder_of(run)[0]))
+            judged = probes.judge(probes.latents(encoder_of(str(run))[0]))
             line(f"{name}, seed {seed}", judged | watched)
             found.setdefault(name, []).append(judged)
             histories.setdefault(name, history)

@@ -163,8 +163,8 @@ def _prediction(watched: Watched) -> Iterator[Warned]:
     if loss is not None and loss > limit and watched.predicts_by_now:
         yield Warned("relative_loss", f"masked frames are predicted hardly better than their place alone allows "
                      f"(relative loss {loss:.2f}; 1 is that guess) at step {watched.step:,} of "
-                     f"{watched.train.num_steps:,}: lower {watched.rate} or model.jepa.covariance_weight, or train "
-                     "longer")  # fmt: skip
+                     f"{watched.train.num_steps:,}: lower {watched.rate}, or model.jepa.covariance_weight where it "
+                     "is above 0, or train longer")  # fmt: skip
 
 
 def _tokens(watched: Watched) -> Iterator[Warned]:
