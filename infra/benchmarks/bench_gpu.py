@@ -4,9 +4,10 @@
     python infra/benchmarks/bench_gpu.py --tiny --device cpu          rehearses all of it in less than a minute
 
 Which device would be taken and why; a corpus in its memory as int16, crops and augmentation there; steps of both stages
-in bf16 (the project's own, bare, compiled, as CUDA graphs); encode and decode at fp32 and bf16; peak memory; and how
-many digits differ from the CPU's. Without --shards the corpus is synthetic and the losses mean little. Without a GPU,
-and without --device, it rehearses. A line that fails says why and the others go on; the command then exits with 1.
+in bf16 (the project's own, plain and compiled, and bare: plain, compiled, as CUDA graphs); encode and decode at fp32
+and bf16; peak memory; and how many digits differ from the CPU's. Without --shards the corpus is synthetic and the
+losses mean little. Without a GPU, and without --device, it rehearses. A line that fails says why and the others go on;
+the command then exits with 1.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from command_line import Parser, at_least, run, seconds_of_audio
-from gpu_steps import Captured, Step, bare_step, compiled, project_step
+from gpu_steps import Captured, Step, bare_step, compile_all, project_step
 
 from syllabary.model.codec import Codec
 from syllabary.workers.cluster.devices import ClusterGpus, choose_device
@@ -35,7 +36,7 @@ from syllabary.workers.training.data.resident_corpus import ResidentCorpus
 from syllabary.workers.training.engine import select_device
 from syllabary.workers.training.precision import bf16_unit
 
-KINDS = ("project", "eager", "graph", "compiled")
+KINDS = ("project", "project compiled", "eager", "graph", "compiled")
 STAGES = ("pretrain", "codec", "codec, adversarial")
 AUGMENT = AugmentConfig(gain_db=6, noise_snr_db=25)
 _WARM_UP = 3
@@ -163,13 +164,16 @@ def training(bench: Bench, kinds: Sequence[str]) -> None:
 
 
 def made(bench: Bench, stage: str, kind: str, folder: str) -> Step:
-    """A step of a stage: the project's own, bare ("eager"), "compiled", or as a CUDA "graph" (bare on a CPU)."""
-    if kind == "project":
-        return project_step(stage, bench.recipe, bench.device, Path(folder))
+    """A step of a stage: the project's own, plain or compiled, and bare: "eager", "compiled", or as a CUDA "graph"
+    (eager on a CPU)."""
+    if kind.startswith("project"):
+        return project_step(stage, bench.recipe, bench.device, Path(folder), is_compiled=kind == "project compiled")
     step = bare_step(stage, bench.recipe, bench.device, bench.clips, bench.samples)
     if kind == "graph" and bench.device.type == "cuda":
         return Captured(step, next(bench.batches()))
-    return compiled(step, bench.device) if kind == "compiled" else step
+    if kind == "compiled":
+        compile_all(step.modules, bench.device)
+    return step
 
 
 @torch.no_grad()

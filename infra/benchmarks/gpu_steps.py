@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -18,16 +18,14 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from syllabary.model.codec import Codec
-from syllabary.model.conformer import ConformerStack
 from syllabary.model.discriminators import Discriminators
-from syllabary.model.encoder import DownBlock
 from syllabary.model.jepa import Jepa
 from syllabary.model.losses import discriminator_loss, generator_losses
 from syllabary.model.masking import sample_mask
-from syllabary.model.spectral.front_end import ConvNeXtStage
 from syllabary.model.spectral.mel import mel_windows
 from syllabary.workers.recipes.recipe import OptimizerConfig, Recipe
 from syllabary.workers.training.codec import CodecStage
+from syllabary.workers.training.compiling import compile_blocks
 from syllabary.workers.training.data.clips import Batch
 from syllabary.workers.training.data.epoch_order import mix
 from syllabary.workers.training.driver import RankJob
@@ -35,8 +33,6 @@ from syllabary.workers.training.engine import frozen, join_process_group
 from syllabary.workers.training.initial_weights import ENCODER_FILE
 from syllabary.workers.training.jepa import JepaStage
 from syllabary.workers.training.rank import RankSetup
-
-_BLOCKS = (ConvNeXtStage, ConformerStack, DownBlock)
 
 
 class Step(Protocol):
@@ -175,21 +171,17 @@ class Captured:
         return self._loss.clone()
 
 
-def compiled(step: BareStep, device: torch.device) -> BareStep:
-    """The step with its large blocks compiled, which ask nothing of the CPU; on a CPU only traced: inductor needs a
-    compiler and minutes there.
+def compile_all(modules: Iterable[nn.Module], device: torch.device) -> None:
+    """Compile the large blocks; on a CPU they are only traced: inductor needs a compiler and minutes there.
 
     Raises:
-        AssertionError: the model has no such block.
+        AssertionError: there are none.
     """
-    blocks = [block for module in step.modules for block in module.modules() if isinstance(block, _BLOCKS)]
-    assert blocks, f"none of {', '.join(kind.__name__ for kind in _BLOCKS)} in this model"
-    for block in blocks:
-        block.compile(backend="inductor" if device.type == "cuda" else "eager")
-    return step
+    backend = "inductor" if device.type == "cuda" else "eager"
+    assert sum(compile_blocks(module, backend) for module in modules), "this model has no block that is compiled"
 
 
-def project_step(stage: str, recipe: Recipe, device: torch.device, folder: Path) -> Step:
+def project_step(stage: str, recipe: Recipe, device: torch.device, folder: Path, *, is_compiled: bool) -> Step:
     """The step of the project's own stage ("pretrain", "codec" or "codec, adversarial"), DeepSpeed and all."""
     _alone_in_a_process_group(device)
     if stage != "pretrain":
@@ -197,6 +189,8 @@ def project_step(stage: str, recipe: Recipe, device: torch.device, folder: Path)
         (folder / ENCODER_FILE).write_bytes(save({name: value.contiguous() for name, value in encoder.items()}))
     setup = RankSetup(RankJob(str(folder), "", recipe, None, str(folder)), device, [], load_universal=False)
     made: Any = JepaStage(setup) if stage == "pretrain" else CodecStage(setup)
+    if is_compiled:
+        compile_all([engine.module for engine in made.engines.values()], device)
     number = recipe.codec.discriminator_start_step + (1 if stage == "codec, adversarial" else 0)
     shown = "loss" if stage == "pretrain" else "total"  # whichever terms the recipe's loss has
     lr = (recipe.pretrain if stage == "pretrain" else recipe.codec).optimizer.lr

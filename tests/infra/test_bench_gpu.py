@@ -19,11 +19,12 @@ def test_all_of_it_runs_on_the_cpu_and_the_bare_steps_learn_what_the_projects_le
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
     rows = dict(re.findall(r"^\| ([\w, :]+?) \| (.+) \|$", done.stdout, re.MULTILINE))
-    stages, kinds = ("pretrain", "codec", "codec, adversarial"), ("project", "eager", "graph", "compiled")
+    stages = ("pretrain", "codec", "codec, adversarial")
+    kinds = ("project", "project compiled", "eager", "graph", "compiled")
     assert {f"{stage}: {kind}" for stage in stages for kind in kinds} <= rows.keys()
     assert {"crops and augmentation alone", "encode fp32", "decode fp32", "encode bf16", "decode bf16"} <= rows.keys()
     losses = {name: row.split(" | ")[2] for name, row in rows.items() if name.startswith("pretrain")}
-    assert len(losses) == 4 and len(set(losses.values())) == 1, losses
+    assert len(losses) == 5 and len(set(losses.values())) == 1, losses
     assert re.search(r"^\| 2 clips of 2 frames, random weights \| 0 of 512 \| 0\.0e\+00", done.stdout, re.MULTILINE)
     assert "measured on a CPU with" in done.stdout or "without instructions for bf16" in done.stdout
 

@@ -76,9 +76,10 @@ class TrainConfig(Config):
     """What both stages share.
 
     ``crop_s`` is the longest crop of an utterance (None: the encoder's window). ``corpus_in_memory`` "auto" keeps the
-    speech in a GPU's memory when it takes at most half of what is free there. ``precision`` other than fp32 is
-    autocast: weights, optimizer state and EMA stay fp32 under every ZeRO stage. "auto" is bf16 where the processor
-    multiplies in it, else fp32; a run keeps what it began with (see ``syllabary.workers.training.precision``).
+    speech in a GPU's memory when it takes at most half of what is free there. ``compile`` "auto" compiles large blocks
+    on a GPU (see ``syllabary.workers.training.compiling``). ``precision`` other than fp32 is autocast: weights,
+    optimizer state and EMA stay fp32 under every ZeRO stage. "auto" is bf16 where the processor multiplies in it, else
+    fp32; a run keeps what it began with (see ``syllabary.workers.training.precision``).
     """
 
     seed: int = 0
@@ -89,6 +90,7 @@ class TrainConfig(Config):
     threads_per_worker: int = Field(default=1, ge=1)
     device: Literal["cpu", "cuda", "auto"] = "auto"
     corpus_in_memory: Literal["auto", "never"] = "auto"
+    compile: Literal["auto", "never"] = "auto"
     crop_s: float | None = Field(default=None, gt=0)
     augment: AugmentConfig = AugmentConfig()
     optimizer: OptimizerConfig = OptimizerConfig()

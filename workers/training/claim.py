@@ -11,8 +11,8 @@ from syllabary.workers.recipes.recipe import TrainConfig
 
 # Where and how fast a run is computed does not change what it computes, so these may differ when it is resumed.
 _NOT_OF_THE_RESULT = {
-    "num_workers", "threads_per_worker", "device", "corpus_in_memory", "micro_batch_size", "grad_accum_steps",
-    "keep_checkpoints", "max_restarts", "collective_timeout_s", "max_quarantined_percent", "watch",
+    "num_workers", "threads_per_worker", "device", "corpus_in_memory", "compile", "micro_batch_size",
+    "grad_accum_steps", "keep_checkpoints", "max_restarts", "collective_timeout_s", "max_quarantined_percent", "watch",
 }  # fmt: skip
 
 

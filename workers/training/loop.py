@@ -22,6 +22,7 @@ from syllabary.shards.store import Folder
 from syllabary.workers.control.log import Reached
 from syllabary.workers.recipes.recipe import TrainConfig
 from syllabary.workers.training.checkpoints import CheckpointStore, Manifest, StoredFile
+from syllabary.workers.training.compiling import as_written
 from syllabary.workers.training.curves import dims, loss_curve, overview
 from syllabary.workers.training.data.clips import Batch
 from syllabary.workers.training.data.epoch_order import mix
@@ -85,6 +86,7 @@ class Run:
         say: called on rank 0 with each line and with how far the run is.
         advance: called with the seconds of audio since the last call, over all ranks, and audio-seconds per second.
         identity: digest of what the weights depend on; a checkpoint of another one is not resumed from.
+        is_compiled: whether blocks of the stage are compiled; validations compute them as they are written.
         history: every metric so far, on rank 0; other ranks keep an equal one.
         best: (step, value) of the best checkpointed validation so far.
         quarantined: utterance_id -> reason, over all ranks.
@@ -96,6 +98,7 @@ class Run:
     say: Callable[[str | Reached], None]
     advance: Callable[[float, float], None] = lambda audio_s, rate: None
     identity: str = ""
+    is_compiled: bool = False
     step: int = 0
     history: History = field(default_factory=History)
     best: tuple[int, float] | None = None
@@ -240,6 +243,11 @@ def _leave_evidence(stage: Stage, run: Run) -> None:
 
 
 def _validate(stage: Stage, run: Run) -> None:
+    with as_written(run.is_compiled):
+        _validate_as_written(stage, run)
+
+
+def _validate_as_written(stage: Stage, run: Run) -> None:
     metrics = stage.validate()
     run.history.add(run.step, "valid", {name: value for name, value in metrics.items() if "[" not in name})
     run.history.add(run.step, "dims", {name: value for name, value in metrics.items() if "[" in name})

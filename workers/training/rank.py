@@ -17,6 +17,7 @@ from syllabary.workers.control.log import Reached
 from syllabary.workers.recipes.recipe import CodecTrainConfig, TrainConfig
 from syllabary.workers.training.checkpoints import CheckpointStore, Manifest
 from syllabary.workers.training.claim import training_section
+from syllabary.workers.training.compiling import compile_engines
 from syllabary.workers.training.data.clips import NO_AUGMENTATION, Batch, ClipMaker
 from syllabary.workers.training.data.epoch_order import SamplePlan
 from syllabary.workers.training.data.loader import RankShare, TrainLoader, Utterances, fixed_batches
@@ -65,7 +66,11 @@ def run_rank(job: RankJob, config: TrainConfig, make_stage: Callable[[RankSetup]
     setup = RankSetup(job, device, validation_batches(job, config, say), _is_from_other_world(job, config, step))
     torch.manual_seed(config.seed)
     stage = make_stage(setup)
-    run = Run(job.run_uri, config, loader, say, _leader_meters(job, stage.name), run_identity(job, config))
+    is_compiled = compile_engines(stage.engines, config, device, say)
+    run = Run(
+        job.run_uri, config, loader, say, _leader_meters(job, stage.name), run_identity(job, config),
+        is_compiled=is_compiled,
+    )  # fmt: skip
     if step is not None:
         resume(stage, run, step)
     train(stage, run)
