@@ -38,6 +38,7 @@ from syllabary.workers.training.precision import bf16_unit
 
 KINDS = ("project", "project compiled", "eager", "graph", "compiled")
 STAGES = ("pretrain", "codec", "codec, adversarial")
+PHASES = ("bottleneck", "vocoder")  # of the stage 2 that spectral recipes take; there are no bare forms of them
 AUGMENT = AugmentConfig(gain_db=6, noise_snr_db=25)
 _WARM_UP = 3
 
@@ -114,12 +115,13 @@ def shrunk(recipe: Recipe) -> Recipe:
 
 
 def as_benched(recipe: Recipe, clips: int) -> Recipe:
-    """The recipe for one rank, in bf16, from random weights, with discriminators from step 1."""
+    """The recipe for one rank, in bf16, from random weights, with discriminators from half of stage 2 on."""
     shared = {"num_workers": 1, "micro_batch_size": clips, "grad_accum_steps": 1, "precision": "bf16"}
-    codec = {"train_encoder": "finetune", "standardize_latents": False, "cache_latents": False}
+    codec = {"train_encoder": "finetune", "standardize_latents": False, "cache_latents": False, "num_steps": 10_000}
     values = recipe.model_dump(mode="json")
     values["pretrain"] |= shared
-    values["codec"] |= shared | codec | {"discriminator_start_step": 1}
+    values["codec"] |= shared | codec | {"discriminator_start_step": 5_000}
+    values["codec"]["vocoder"]["discriminator_start_step"] = 0
     return validate(values)
 
 
@@ -156,11 +158,13 @@ def training(bench: Bench, kinds: Sequence[str]) -> None:
     size = f"{bench.clips} × {bench.samples / bench.recipe.model.encoder.sample_rate:g} s"
     print(f"| step of {size}, bf16 | steps/s | audio-s/s | loss | peak GiB |\n| --- | --- | --- | --- | --- |")
     bench.attempt("crops and augmentation alone", lambda: timed(bench, lambda batch: batch.waveform[0, 0]))
-    for stage in STAGES:
-        for kind in kinds:
-            torch.manual_seed(0)
-            with tempfile.TemporaryDirectory() as folder:
-                bench.attempt(f"{stage}: {kind}", lambda s=stage, k=kind, f=folder: timed(bench, made(bench, s, k, f)))
+    phases = PHASES if bench.recipe.codec.method == "bottleneck_first" else ()
+    rows = [(stage, kind) for stage in STAGES for kind in kinds]
+    rows += [(phase, kind) for phase in phases for kind in kinds if kind.startswith("project")]
+    for stage, kind in rows:
+        torch.manual_seed(0)
+        with tempfile.TemporaryDirectory() as folder:
+            bench.attempt(f"{stage}: {kind}", lambda s=stage, k=kind, f=folder: timed(bench, made(bench, s, k, f)))
 
 
 def made(bench: Bench, stage: str, kind: str, folder: str) -> Step:

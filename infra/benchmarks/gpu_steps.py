@@ -6,6 +6,7 @@ moving average). The first is what a CUDA graph holds; every clip has its full l
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 from collections.abc import Callable, Iterable
@@ -24,6 +25,7 @@ from syllabary.model.losses import discriminator_loss, generator_losses
 from syllabary.model.masking import sample_mask
 from syllabary.model.spectral.mel import mel_windows
 from syllabary.workers.recipes.recipe import OptimizerConfig, Recipe
+from syllabary.workers.training.bottleneck_first import PhasedCodecStage
 from syllabary.workers.training.codec import CodecStage
 from syllabary.workers.training.compiling import compile_blocks
 from syllabary.workers.training.data.clips import Batch
@@ -33,6 +35,11 @@ from syllabary.workers.training.engine import frozen, join_process_group
 from syllabary.workers.training.initial_weights import ENCODER_FILE
 from syllabary.workers.training.jepa import JepaStage
 from syllabary.workers.training.rank import RankSetup
+
+_KINDS: dict[str, Callable[[RankSetup], object]] = {
+    "pretrain": JepaStage, "codec": CodecStage, "codec, adversarial": CodecStage, "bottleneck": PhasedCodecStage,
+    "vocoder": PhasedCodecStage,
+}  # fmt: skip
 
 
 class Step(Protocol):
@@ -182,23 +189,32 @@ def compile_all(modules: Iterable[nn.Module], device: torch.device) -> None:
 
 
 def project_step(stage: str, recipe: Recipe, device: torch.device, folder: Path, *, is_compiled: bool) -> Step:
-    """The step of the project's own stage ("pretrain", "codec" or "codec, adversarial"), DeepSpeed and all."""
+    """The step of the project's own stage 1 ("pretrain"), of its joint stage 2 ("codec", "codec, adversarial") or of
+    either phase of the other stage 2 ("bottleneck", "vocoder"), DeepSpeed and all."""
     _alone_in_a_process_group(device)
     if stage != "pretrain":
         encoder = Codec(recipe.model).encoder.state_dict()
         (folder / ENCODER_FILE).write_bytes(save({name: value.contiguous() for name, value in encoder.items()}))
     setup = RankSetup(RankJob(str(folder), "", recipe, None, str(folder)), device, [], load_universal=False)
-    made: Any = JepaStage(setup) if stage == "pretrain" else CodecStage(setup)
+    made: Any = _KINDS[stage](setup)
     if is_compiled:
         compile_all([engine.module for engine in made.engines.values()], device)
-    number = recipe.codec.discriminator_start_step + (1 if stage == "codec, adversarial" else 0)
+    numbers = itertools.count(_first_step(stage, recipe))
     shown = "loss" if stage == "pretrain" else "total"  # whichever terms the recipe's loss has
     lr = (recipe.pretrain if stage == "pretrain" else recipe.codec).optimizer.lr
 
     def step(batch: Batch) -> Tensor:
-        return torch.tensor(made.train_step(number, [batch], lr, detailed=False)[shown])
+        return torch.tensor(made.train_step(next(numbers), [batch], lr, detailed=False)[shown])
 
     return step
+
+
+def _first_step(stage: str, recipe: Recipe) -> int:
+    """The first step of its kind: discriminators that are to judge do so from there on."""
+    codec = recipe.codec
+    if stage == "codec, adversarial":
+        return codec.discriminator_start_step + 1
+    return codec.bottleneck_steps + codec.vocoder.discriminator_start_step + 1 if stage == "vocoder" else 1
 
 
 def bare_step(stage: str, recipe: Recipe, device: torch.device, clips: int, samples: int) -> BareStep:

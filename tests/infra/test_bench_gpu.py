@@ -22,6 +22,7 @@ def test_all_of_it_runs_on_the_cpu_and_the_bare_steps_learn_what_the_projects_le
     stages = ("pretrain", "codec", "codec, adversarial")
     kinds = ("project", "project compiled", "eager", "graph", "compiled")
     assert {f"{stage}: {kind}" for stage in stages for kind in kinds} <= rows.keys()
+    assert {f"{phase}: {kind}" for phase in ("bottleneck", "vocoder") for kind in kinds[:2]} <= rows.keys()
     assert {"crops and augmentation alone", "encode fp32", "decode fp32", "encode bf16", "decode bf16"} <= rows.keys()
     losses = {name: row.split(" | ")[2] for name, row in rows.items() if name.startswith("pretrain")}
     assert len(losses) == 5 and len(set(losses.values())) == 1, losses

@@ -11,11 +11,15 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from syllabary.model.codec import Codec
+from syllabary.model.bottleneck import Bottleneck, bottleneck_mel, mel_l1, mel_loss_in_time, random_crops
+from syllabary.model.codec import Codec, Routing
+from syllabary.model.config import IstftDecoderConfig, ModelConfig
 from syllabary.model.discriminators import Discriminators
 from syllabary.model.jepa import Jepa
 from syllabary.model.layers import on_device
-from syllabary.model.losses import discriminator_loss, generator_losses
+from syllabary.model.losses import discriminator_loss, generator_losses, spread_loss
+from syllabary.model.spectral.mel import LogMel
+from syllabary.model.spectral.pitch import pitch_loss, track_pitch
 from tests.helpers.small_models import CONFIGS, HOP
 
 THERE = torch.device("meta")
@@ -49,8 +53,33 @@ def _codec(kind: str, waveform: torch.Tensor, lengths: torch.Tensor) -> None:
     discriminator_loss(real, fake)
 
 
-@pytest.mark.parametrize("stage", [_jepa, _codec])
-@pytest.mark.parametrize("kind", ["waveform", "spectral"])
+def _heads(codec: Codec, config: ModelConfig) -> tuple[Bottleneck, LogMel]:
+    assert isinstance(config.decoder, IstftDecoderConfig)
+    return Bottleneck(codec, config.decoder).to(THERE), bottleneck_mel(config).to(THERE)
+
+
+def _phases(kind: str, waveform: torch.Tensor, lengths: torch.Tensor) -> None:
+    """The losses of the bottleneck, then of a vocoder on crops of its features with their source."""
+    config = CONFIGS[kind]
+    codec = Codec(config).to(THERE)
+    bottleneck, mel = _heads(codec, config)
+    trunk, k = bottleneck.trunk, bottleneck.trunk.samples_per_position
+    out = bottleneck(waveform, lengths, Routing(0.5, 0.5))
+    hertz = track_pitch(waveform, lengths, trunk.sample_rate, k)
+    spread_loss(out.latents, out.num_frames)
+    mel_loss_in_time(out.mel, mel(waveform), lengths, mel.hop_length)
+    pitch_loss(out.pitch, hertz, lengths, k)
+    mask = torch.ones(2, len(out.latents[0, 0]), dtype=torch.bool, device=THERE)
+    features = trunk.with_source(trunk(bottleneck.fsq(out.latents).values, mask), mask, hertz)
+    crops, target = random_crops(features, waveform, -(-lengths // k), 3, k)
+    made = codec.generator.vocoder(crops, None)
+    mel_l1(mel(made.float()), mel(target), torch.full((2,), 3 * k), mel.hop_length)
+
+
+@pytest.mark.parametrize(
+    ("kind", "stage"),
+    [("waveform", _jepa), ("spectral", _jepa), ("waveform", _codec), ("spectral", _codec), ("spectral", _phases)],
+)
 def test_equal_clips_are_not_measured_again_on_the_device(kind, stage) -> None:
     waveform = torch.zeros(2, 10 * HOP, device=THERE)
     with Copies() as equal:
@@ -58,13 +87,13 @@ def test_equal_clips_are_not_measured_again_on_the_device(kind, stage) -> None:
     with Copies() as unequal:
         stage(kind, waveform, torch.tensor([10 * HOP, 9 * HOP]))
     assert equal.count < unequal.count
-    built = Copies()
-    with built:
-        modules = Codec(CONFIGS[kind]), Discriminators(CONFIGS[kind].discriminator)
+    config = CONFIGS[kind]
+    with Copies() as built:
         if stage is _jepa:
-            modules = (Jepa(CONFIGS[kind].encoder, CONFIGS[kind].jepa),)
-        for module in modules:
-            module.to(THERE)
+            Jepa(config.encoder, config.jepa).to(THERE)
+        else:
+            codec = Codec(config).to(THERE)
+            Discriminators(config.discriminator).to(THERE) if stage is _codec else _heads(codec, config)
     assert equal.count == built.count  # moving the weights there is all that was copied
 
 
