@@ -13,6 +13,7 @@ from syllabary.shards.about.card import card, split_files, table
 from syllabary.shards.about.origin import Origin
 from syllabary.shards.archive.ledger import LEDGER_SCHEMA
 from syllabary.shards.archive.parts import LEDGER, PARTS, ArchiveFormat
+from syllabary.shards.words import counted
 
 FORMAT_TEXT, READER = "FORMAT.md", "read_tokens.py"
 _VERSION = "1.0.0"
@@ -99,9 +100,10 @@ def format_text() -> bytes:
 def _figures(form: ArchiveFormat, totals: Mapping[str, Any]) -> list[tuple[str, str]]:
     packing, frame_rate = form.packing, form.model_sample_rate / form.hop_length
     hours = float(totals.get("tokenized_s", 0.0)) / 3600
+    left_out = totals.get("num_quarantined", 0)
     rows = [
-        ("speech", f"{hours:,.2f} h in {totals.get('num_tokenized', 0):,} utterances"),
-        ("not tokenized", f"{totals.get('num_quarantined', 0):,} utterances, in the ledger with their reasons"),
+        ("speech", f"{hours:,.2f} h in {counted(totals.get('num_tokenized', 0), 'utterance')}"),
+        ("not tokenized", f"{counted(left_out, 'utterance')}, in the ledger with their reasons"),
         ("tokens", f"{frame_rate * packing.num_groups:g} a second, {packing.num_groups} a frame"),
         ("frames", f"{frame_rate:g} a second, {form.hop_length:,} samples at {form.model_sample_rate:,} Hz"),
         (

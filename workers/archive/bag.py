@@ -8,6 +8,7 @@ from syllabary.shards import outputs
 from syllabary.shards.about.bag import write_bag
 from syllabary.shards.errors import NotFoundError
 from syllabary.shards.store import Folder
+from syllabary.shards.words import counted
 from syllabary.workers.control.jobs import BagJob
 from syllabary.workers.control.log import say
 
@@ -28,5 +29,5 @@ def bag(job: BagJob) -> dict[str, Any]:
             raise
         kind = folder.read_json("config.json").get("kind", "folder")
     written = write_bag(job.folder, job.out, f"syllabary {kind}")
-    say("bag", f"{written['num_files']:,} files, {written['size_bytes']:,} bytes")
+    say("bag", f"{counted(written['num_files'], 'file')}, {written['size_bytes']:,} bytes")
     return dict(written)

@@ -30,6 +30,7 @@ from syllabary.shards.blocks.writers.parquet import write_parquet
 from syllabary.shards.blocks.writers.target import SPLITS, Tapes, Target, Totals
 from syllabary.shards.blocks.writers.webdataset import write_webdataset
 from syllabary.shards.errors import InputError, NotFoundError
+from syllabary.shards.words import counted
 from syllabary.workers.archive.describe_blocks import describe_blocks
 from syllabary.workers.archive.pack_sources import COLUMNS, Source, documents, open_sources, require_one_tokenizer
 from syllabary.workers.archive.split_chooser import SplitChooser
@@ -159,7 +160,7 @@ def _deal(job: PackJob, sources: list[Source], folder: Path, num_buckets: int) -
         what, fix = "text and speech of an archive where none has a text", "pack without --interleave"
         raise InputError(what, value=job.archive[0], fix=fix)
     if num_textless:
-        say("pack", f"{num_textless:,} of {num_rows:,} utterances have no text: left out")
+        say("pack", f"{num_textless:,} of {counted(num_rows, 'utterance')} without text: left out")
     chooser.require_disjoint()
     progress.finish()
     return dealers
@@ -176,8 +177,8 @@ def _write(job: PackJob, target: Target, dealer: Dealer, frame_s: float, text: T
             del tape  # not beside the next rows
 
     totals = dict(_WRITERS[job.output_format](target, tapes()))
-    blocks = f", {totals['num_blocks']:,} blocks" if "num_blocks" in totals else ""
-    what = f"{totals['num_documents']:,} documents, {totals['num_tokens']:,} tokens{blocks}"
+    blocks = f", {counted(totals['num_blocks'], 'block')}" if "num_blocks" in totals else ""
+    what = f"{counted(totals['num_documents'], 'document')}, {totals['num_tokens']:,} tokens{blocks}"
     say("pack", f"{target.split}: {what if totals['num_documents'] else 'no documents, so nothing is written of it'}")
     return totals
 

@@ -19,6 +19,7 @@ from syllabary.shards.archive import parts as token_archive
 from syllabary.shards.archive.ledger import intact_ledger, read_archive_digest, shards_in
 from syllabary.shards.archive.parts import ArchiveFormat
 from syllabary.shards.errors import ConflictError, FormatError, NotFoundError, StorageError
+from syllabary.shards.words import counted
 from syllabary.workers.archive.describe import describe, holds_weights
 from syllabary.workers.archive.encode_shard import NO_FIGURES, ShardEncoder, archive_format, figures, persist
 from syllabary.workers.cluster.actors import error_of, through_actors
@@ -48,7 +49,8 @@ def tokenize(job: TokenizeJob) -> dict[str, Any]:
     todo = [shard for shard in sorted(seconds) if shard not in done]
     totals = list(done.values())
     if todo:
-        say("tokenize", f"{len(todo)} of {len(seconds)} shards to do, {sum(seconds[s] for s in todo):,.0f} s of audio")
+        todo_s = sum(seconds[shard] for shard in todo)
+        say("tokenize", f"{len(todo)} of {counted(len(seconds), 'shard')} to do, {todo_s:,.0f} s of audio")
         totals += _tokenize_shards(job, todo, seconds)
     else:
         say("tokenize", f"all {len(seconds)} shards are there: nothing to do")

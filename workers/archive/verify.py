@@ -9,6 +9,7 @@ from syllabary.shards.about.events import FIXITY_CHECK, record_event
 from syllabary.shards.archive.audit import Audit, audit_archive
 from syllabary.shards.archive.verified import read_verified, record_verified
 from syllabary.shards.errors import DamageError, FormatError, InputError, StorageError
+from syllabary.shards.words import counted
 from syllabary.workers.control.jobs import VerifyJob
 from syllabary.workers.control.log import Progress, say
 
@@ -100,14 +101,14 @@ def _record(job: VerifyJob) -> dict[str, int] | None:
 def _summary(job: VerifyJob, audit: Audit) -> dict[str, Any]:
     """Say and return what was found intact."""
     num_known = len(audit.intact) - audit.num_parts
-    known = f"; {num_known:,} parts were verified before" if num_known else ""
-    figures = f"{audit.num_rows:,} utterances, {audit.duration_s:,.1f} s in {audit.num_parts:,} parts"
+    known = f"; {counted(num_known, 'part')} verified before" if num_known else ""
+    figures = f"{counted(audit.num_rows, 'utterance')}, {audit.duration_s:,.1f} s in {counted(audit.num_parts, 'part')}"
     say("verify", f"{figures}: all intact{known}")
     if audit.archive_digest is not None:
         say("verify", f"archive digest {audit.archive_digest}{', as expected' if job.expect else ''}")
     for machine, num_parts in sorted(audit.encoded_on.items()):
         # as Python writes it: the text is the archive's, and a control character in it would reach the terminal
-        say("verify", f"{num_parts:,} parts encoded on {repr(machine) if machine else 'what is not recorded'}")
+        say("verify", f"{counted(num_parts, 'part')} encoded on {repr(machine) if machine else 'what is not recorded'}")
     return {
         "num_parts": audit.num_parts,
         "num_known_parts": num_known,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from syllabary.shards.errors import ConfigError
+from syllabary.shards.words import counted
 
 MAX_GPUS_VARIABLE = "SYLLABARY_MAX_GPUS"
 Device = Literal["cpu", "cuda"]
@@ -72,7 +73,7 @@ def choose_device(asked: Literal["cpu", "cuda", "auto"], wanted: int, gpus: Clus
     if asked == "cpu":
         return Choice("cpu", "device cpu, as asked")
     if gpus.at_most >= wanted:
-        return Choice("cuda", f"device {asked}: {_counted(wanted)}{_to_come(wanted, gpus)}")
+        return Choice("cuda", f"device {asked}: {counted(wanted, 'GPU')}{_to_come(wanted, gpus)}")
     if asked == "cuda":
         return _asked_for(wanted, gpus)
     return Choice("cpu", f"device auto: the CPU, for {_too_few(wanted, gpus)}")
@@ -80,10 +81,10 @@ def choose_device(asked: Literal["cpu", "cuda", "auto"], wanted: int, gpus: Clus
 
 def _asked_for(wanted: int, gpus: ClusterGpus) -> Choice:
     if not gpus.is_embedded and gpus.declared is None:  # an autoscaler may bring them; who asks for them knows
-        return Choice("cuda", f"device cuda: waits for {_counted(wanted)}; the cluster has {gpus.present} now")
+        return Choice("cuda", f"device cuda: waits for {counted(wanted, 'GPU')}; the cluster has {gpus.present} now")
     where = "this machine" if gpus.is_embedded else "the cluster, however it grows,"
     raise ConfigError(
-        f"device cuda wants {_counted(wanted)}, one per process, and {where} has {gpus.at_most}",
+        f"device cuda wants {counted(wanted, 'GPU')}, one per process, and {where} has {gpus.at_most}",
         fix="lower num_workers" if gpus.at_most else "--set STAGE.device=cpu, or run it where there are GPUs",
     )
 
@@ -97,14 +98,10 @@ def _to_come(wanted: int, gpus: ClusterGpus) -> str:
 def _too_few(wanted: int, gpus: ClusterGpus) -> str:
     if gpus.at_most:
         more = f"set num_workers to {gpus.at_most} or fewer to use them"
-        return f"{_counted(gpus.at_most)} cannot be shared by {wanted} processes; {more}"
+        return f"{counted(gpus.at_most, 'GPU')} cannot be shared by {wanted} processes; {more}"
     if gpus.is_embedded or gpus.declared == 0:
         return "there is no GPU"
     return f"the cluster has no GPU now. warning: if it can grow by some, set {MAX_GPUS_VARIABLE} on its head"
-
-
-def _counted(num_gpus: int) -> str:
-    return f"{num_gpus} GPU" + ("" if num_gpus == 1 else "s")
 
 
 def assigned_device() -> Device:

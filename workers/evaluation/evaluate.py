@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from syllabary.shards import outputs, store
 from syllabary.shards.errors import FormatError
 from syllabary.shards.store import Folder
+from syllabary.shards.words import counted
 from syllabary.workers.cluster.session import ray_session
 from syllabary.workers.control.jobs import EvaluateJob
 from syllabary.workers.control.log import Progress, say
@@ -101,7 +102,7 @@ def _score_missing(evaluation: Evaluation) -> None:
     if not todo:
         return say("evaluate", f"all {len(items)} utterances are scored")
     total_s = sum(item.duration_s for item in todo)
-    say("evaluate", f"{len(todo)} of {len(items)} utterances to score, {total_s:,.0f} s of speech")
+    say("evaluate", f"{len(todo)} of {counted(len(items), 'utterance')} to score, {total_s:,.0f} s of speech")
     progress, errors = Progress("evaluate", total_s, "s of speech"), []
     for row in _scored(evaluation, todo):
         if row["error"]:

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from syllabary.shards import dataset, outputs
 from syllabary.shards.errors import InputError
+from syllabary.shards.words import counted
 from syllabary.workers.control.jobs import EvaluateJob
 from syllabary.workers.evaluation.transcripts import read_transcripts
 from syllabary.workers.evaluation.utterance import Item
@@ -93,7 +94,7 @@ def _notes(
     if len(speakers) < 2:
         notes.append("Only one speaker: there are no intervals, and nothing is known of other voices.")
     elif len(speakers) < 5:
-        notes.append(f"Only {len(speakers)} speakers: the intervals are rough.")
+        notes.append(f"Only {counted(len(speakers), 'speaker')}: the intervals are rough.")
     if len(items) < len(long_enough):
         notes.append(f"{len(items)} of {len(long_enough)} held-out utterances, spread over the speakers (--limit).")
     if too_short := len(rows) - len(long_enough):

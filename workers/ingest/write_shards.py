@@ -17,6 +17,7 @@ from syllabary.shards.ingest.sources.listing import Source, list_source, tell_so
 from syllabary.shards.ingest.splits import split_of
 from syllabary.shards.outputs import read_done
 from syllabary.shards.store import Folder
+from syllabary.shards.words import counted
 from syllabary.workers.cluster.session import ray_session
 from syllabary.workers.control.jobs import ShardJob
 from syllabary.workers.control.log import Progress, say
@@ -58,7 +59,8 @@ def _shard_files(job: ShardJob, config: IngestConfig, source: Source) -> tuple[d
     ingest.claim_output(job.out, job.source, config)
     plans = ingest.update_plan(job.out, recordings, config)
     todo = ingest.pending(job.out, plans)
-    say(STAGE, f"{len(recordings):,} recordings in {len(plans):,} shards, {len(todo):,} of them to write")
+    what = f"{counted(len(recordings), 'recording')} in {counted(len(plans), 'shard')}"
+    say(STAGE, f"{what}, {len(todo):,} of them to write")
     if todo:
         _write(job, config, plans, todo)
     summary = read_done(job.out) if not todo else None
@@ -69,8 +71,8 @@ def with_held_out(config: IngestConfig, recordings: list[Recording]) -> IngestCo
     """The configuration, or the same split by recording where no speaker of ``recordings`` falls into valid."""
     if any(split_of(r.speaker, r.recording_id, config) == "valid" for r in recordings):
         return config
-    num_speakers = len({r.speaker for r in recordings})
-    say(STAGE, f"none of {num_speakers:,} speakers hashes into valid: splits by recording, which shares speakers")
+    speakers = counted(len({r.speaker for r in recordings}), "speaker")
+    say(STAGE, f"none of {speakers} hashes into valid: splits by recording, which shares speakers")
     return config.model_copy(update={"split_by": "recording"})
 
 
@@ -96,8 +98,8 @@ def _report(summary: dict[str, Any], wrote: int) -> dict[str, Any]:
     for note, count in summary["notes"].items():
         say(STAGE, f"note: {note}: {count:,} (see the ledger)")
     for split, figures in summary["splits"].items():
-        utterances, speakers = f"{figures['num_utterances']:,} utterances", f"{figures['num_speakers']:,} speakers"
-        say(STAGE, f"{split}: {utterances}, {speakers}, {figures['duration_s']:,.1f} s")
+        size = counted(figures["num_utterances"], "utterance"), counted(figures["num_speakers"], "speaker")
+        say(STAGE, f"{split}: {', '.join(size)}, {figures['duration_s']:,.1f} s")
     for line in _empty(summary):
         say(STAGE, line)
     return {**summary, "wrote": wrote}

@@ -21,6 +21,7 @@ from syllabary.shards.errors import NotFoundError, StorageError, SyllabaryError
 from syllabary.shards.ingest import ledger as ingest_ledger
 from syllabary.shards.ingest.planning import read_plans
 from syllabary.shards.store import Folder
+from syllabary.shards.words import counted
 from syllabary.workers.control.jobs import StatusJob
 from syllabary.workers.control.run_layout import LM_FIGURES, POINTER, PipelineLayout
 from syllabary.workers.operate.status_table import (
@@ -121,7 +122,7 @@ def _shards(blank: Status) -> Status:
     stored_s = sum(row["duration_s"] for row in rows if row["status"] == "shard")
     return replace(
         blank, state=_state(blank.uri), done=len(committed), total=total, unit="shards", duration_s=round(stored_s, 3),
-        progress=f"{len(committed):,}/{total:,} shards" if total else f"{len(committed):,} shards",
+        progress=f"{len(committed):,}/{total:,} shards" if total else counted(len(committed), "shard"),
         failures=tuple(
             Failure(f"quarantined: {row['detail']}", row["num_recordings"], row["duration_s"])
             for row in rows if row["status"] == "quarantined"
@@ -140,7 +141,7 @@ def _archive(blank: Status) -> Status:
         tokenized_s, failures = _archive_ledgers(blank.uri, parts)
     total = int(done["num_parts"]) if done else None
     state = _state(blank.uri) if total in (None, len(parts)) else UNFINISHED
-    progress = f"{len(parts):,}/{total:,} parts" if total else f"{len(parts):,} parts"
+    progress = f"{len(parts):,}/{total:,} parts" if total else counted(len(parts), "part")
     return replace(
         blank, state=state, done=len(parts), total=total, unit="parts", duration_s=tokenized_s, progress=progress,
         failures=failures,
@@ -219,7 +220,7 @@ def _so_far(blank: Status, folder: str, unit: str) -> Status:
 
 def _packed(blank: Status) -> Status:
     splits = outputs.read_done(blank.uri) or {}
-    told = [f"{split} {counts['num_documents']:,} documents" for split, counts in splits.items()]
+    told = [f"{split} {counted(counts['num_documents'], 'document')}" for split, counts in splits.items()]
     return replace(blank, state=_state(blank.uri), progress=", ".join(told))
 
 

@@ -12,6 +12,7 @@ from syllabary.shards import outputs, store
 from syllabary.shards.errors import InputError
 from syllabary.shards.ingest import ledger as ingest_ledger
 from syllabary.shards.store import Folder
+from syllabary.shards.words import counted
 from syllabary.workers.control.jobs import SummaryJob
 from syllabary.workers.control.log import say
 from syllabary.workers.control.run_layout import PipelineLayout
@@ -77,10 +78,10 @@ def _corpus(recipe: Recipe, done: dict[str, dict[str, Any]]) -> dict[str, str]:
     archive = done["archive"]
     size = archive["size_bytes"] / max(archive["tokenized_s"], 1e-9)
     return {
-        "speech": f"{audio_s / 60:.1f} min in {_utterances(done['shards']):,} utterances",
-        "tokens": f"{rates_of(recipe.model).tokens_per_s:g} a second, {archive['num_tokenized']:,} utterances",
+        "speech": f"{audio_s / 60:.1f} min in {counted(_utterances(done['shards']), 'utterance')}",
+        "tokens": f"{rates_of(recipe.model).tokens_per_s:g} a second, {counted(archive['num_tokenized'], 'utterance')}",
         "archive": f"{archive['size_bytes'] / 1e6:.2f} MB, {size:.0f} bytes per second of speech",
-        "restored": f"{done['restored']['num_utterances']:,} utterances as FLAC",
+        "restored": f"{counted(done['restored']['num_utterances'], 'utterance')} as FLAC",
     }
 
 

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from syllabary.shards.words import counted
 from syllabary.workers.report.card import Difference, Metric, ReportCard, Score, System
 from syllabary.workers.report.plots import rate_of
 
@@ -199,8 +200,3 @@ def _evidence(card: ReportCard) -> str:
         f"Measured on {counted(corpus.num_utterances, 'utterance')} ({corpus.duration_s / 60:.1f} min) of "
         f"{counted(corpus.num_speakers, 'speaker')}{caution}."
     )
-
-
-def counted(count: int, noun: str) -> str:
-    """``1 speaker``, ``1,204 speakers``."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -38,6 +38,7 @@ from syllabary.shards.ingest.sources.files import (
     read_input,
 )
 from syllabary.shards.ingest.sources.librilight import Sidecar, parse_sidecar
+from syllabary.shards.words import counted
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -87,7 +88,7 @@ def recordings_of(
     if num_passed_over:
         notes.append(f"{num_passed_over:,} hidden files and files of the system are passed over")
     if others := [file.name for file, own in zip(listed, wanted, strict=True) if not own]:
-        notes.append(f"{len(others):,} files are no audio and are passed over, such as {escape(others[0])}")
+        notes.append(f"{counted(len(others), 'file')} passed over as no audio, such as {escape(others[0])}")
     return in_order(recordings)
 
 

@@ -9,6 +9,7 @@ from syllabary.shards.errors import InputError, NotFoundError
 from syllabary.shards.ingest.sources.lines import Line, seconds_value
 from syllabary.shards.ingest.sources.text import text_lines
 from syllabary.shards.store import Folder
+from syllabary.shards.words import counted
 
 _ARCHIVED = re.compile(r"\.ark(\.gz)?:\d+$")
 _KNOWN = ("utt2spk", "text", "utt2lang", "utt2gender", "utt2dur", "spk2gender", "spk2lang")
@@ -31,7 +32,7 @@ def kaldi_lines(folder: str, notes: list[str]) -> Iterator[Line]:
     if not segments and not Folder(folder).exists("segments"):
         segments = [(number, name, name, None, None) for name, (number, _) in recordings.items()]
     elif unused := len(recordings.keys() - {recording for _, _, recording, _, _ in segments}):
-        notes.append(f"{unused:,} recordings of wav.scp are in no segment and left out")
+        notes.append(f"{counted(unused, 'recording')} of wav.scp in no segment: left out")
     for number, utterance, recording, start_s, end_s in segments:
         speaker = tables["utt2spk"].get(utterance)
         duration = tables["utt2dur"].get(utterance)

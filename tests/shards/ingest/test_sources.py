@@ -341,7 +341,7 @@ def test_kaldi_segments_are_parts_of_recordings(tmp_path: Path) -> None:
         ("a/long.flac", 0.5, 2.25, "spk1"), ("a/long.flac", 3, None, "spk2"), ("/abs/b.wav", 0, 1, "spk2"),
     ]  # fmt: skip
     assert [own.text for own in found.recordings] == ["some words", None, None]
-    assert found.notes == ["1 recordings of wav.scp are in no segment and left out"]
+    assert found.notes == ["1 recording of wav.scp in no segment: left out"]
 
 
 def test_utt2dur_of_kaldi_is_the_length_of_whole_recordings(tmp_path: Path) -> None:

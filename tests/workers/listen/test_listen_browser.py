@@ -177,7 +177,7 @@ def test_recordings_are_heard_whole_and_by_range_and_lead_to_their_utterances(pa
     page.until("document.getElementById('clip-kind').textContent === 'Recording, 0.3 s to 0.9 s'")
     page.until("document.querySelector('audio').duration > 0")
     assert page.evaluate("document.querySelector('audio').duration") == pytest.approx(0.6, abs=1e-3)
-    page.page.get_by_text("its 1 utterances").click()
+    page.page.get_by_text("its 1 utterance").click()
     page.until("document.getElementById('count').textContent === '2 utterances'")
     page.page.locator("#chips button").click()
     page.until("document.getElementById('count').textContent === '72 utterances'")

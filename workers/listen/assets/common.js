@@ -33,6 +33,7 @@ export function show(element, message) {
 }
 
 export const grouped = (value) => Math.round(value).toLocaleString("en");
+export const counted = (count, noun) => grouped(count) + " " + noun + (count === 1 ? "" : "s");
 
 export function clock(seconds) {
   const whole = Math.floor(seconds);

@@ -1,5 +1,5 @@
 // The list: utterances, recordings, speakers; search, pages, tabs and keys.
-import { ask, byId, bytes, clock, grouped, make, show, spell } from "./common.js";
+import { ask, byId, bytes, clock, counted, grouped, make, show, spell } from "./common.js";
 import { Own } from "./own.js";
 import { Player } from "./player.js";
 
@@ -44,7 +44,7 @@ async function load(quietly = false) {
     state.rows = found.rows;
     state.total = found.total;
     byId("where").removeAttribute("aria-invalid");
-    byId("count").textContent = grouped(found.total) + " " + (found.total === 1 ? state.view.slice(0, -1) : state.view);
+    byId("count").textContent = counted(found.total, state.view.slice(0, -1));
     render();
   } catch (error) {
     if (number !== state.asked) return;
@@ -71,8 +71,8 @@ function render() {
 
 function rowButton(row) {
   const less = { utterances: () => [row.text ? tail(row.id) : "", "speaker " + (row.speaker ?? "unknown"), "at " + clock(row.start_s)],
-    recordings: () => [row.speaker ? "speaker " + row.speaker : "", grouped(row.count) + " utterances"],
-    speakers: () => [grouped(row.count) + " utterances"] }[state.view]();
+    recordings: () => [row.speaker ? "speaker " + row.speaker : "", counted(row.count, "utterance")],
+    speakers: () => [counted(row.count, "utterance")] }[state.view]();
   const name = row.text || (row.id ?? "unknown");
   const button = make("button", { type: "button", className: "row", title: String(name) },
     make("span", { className: "mark", "aria-hidden": "true" }),

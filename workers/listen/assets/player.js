@@ -1,5 +1,5 @@
 // The player: takes of one clip that share a moment, salience to seek in, tokens of the moment, bytes.
-import { ask, byId, bytes, clock, draw, grouped, make, show, spell } from "./common.js";
+import { ask, byId, bytes, clock, counted, draw, grouped, make, show, spell } from "./common.js";
 
 const NAMES = { original: "Original", restored: "From its tokens" };
 const WINDOW_S = 60;
@@ -234,7 +234,7 @@ export class Player {
     if (!("try" in this.query)) {
       if (columns.speaker) link("speaker " + columns.speaker, () => this.onFilter({ speaker: columns.speaker }));
       if (single) link("its whole recording", () => this.open({ recording: columns.recording_id }, true));
-      else link("its " + grouped(this.clip.utterances.length) + " utterances", () => this.onFilter({ recording: this.query.recording }));
+      else link("its " + counted(this.clip.utterances.length, "utterance"), () => this.onFilter({ recording: this.query.recording }));
     }
     if (this.clip.lacks_original) parts.push(" · the original is not at hand");
     byId("clip-meta").replaceChildren(...parts);
