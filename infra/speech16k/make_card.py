@@ -27,6 +27,7 @@ from syllabary.shards import dataset, outputs, store
 from syllabary.shards.errors import InputError
 from syllabary.shards.ingest import ledger as ingest_ledger
 from syllabary.shards.store import Folder
+from syllabary.shards.words import counted
 from syllabary.workers.recipes.recipe import Recipe, validate
 from syllabary.workers.report import words
 from syllabary.workers.report.card import Metric, ReportCard, Score, System, read_card
@@ -149,8 +150,8 @@ def figures_section(card: ReportCard) -> Iterator[str]:
     metrics = [metric for name in TOLD for metric in card.metrics if metric.name == name]
     yield from ("## How good it is", "", " ".join(words.verdict(card).sentences), "")
     yield (
-        f"Means over {words.counted(corpus.num_utterances, 'held-out utterance')} of "
-        f"{words.counted(corpus.num_speakers, 'speaker')} ({corpus.duration_s / 60:.1f} min; splits "
+        f"Means over {counted(corpus.num_utterances, 'held-out utterance')} of "
+        f"{counted(corpus.num_speakers, 'speaker')} ({corpus.duration_s / 60:.1f} min; splits "
         f"{', '.join(corpus.splits)}), in brackets 95 % intervals over speakers."
     )
     yield ""
@@ -206,7 +207,7 @@ def _cost(card: ReportCard) -> Iterator[str]:
     machine = card.cost.machine
     for point in card.cost.points:
         yield (
-            f"- To {point.direction} at batch {point.batch_size}, {words.counted(point.num_threads, 'thread')}: "
+            f"- To {point.direction} at batch {point.batch_size}, {counted(point.num_threads, 'thread')}: "
             f"{point.real_time_factor:.4f} s a second of speech, {point.peak_memory_mb:,.0f} MB."
         )
     yield f"- Measured on {machine.processor} ({machine.num_cores} cores), torch {machine.torch}."

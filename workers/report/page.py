@@ -21,6 +21,7 @@ from markupsafe import Markup
 
 from syllabary.shards import store
 from syllabary.shards.store import Folder
+from syllabary.shards.words import counted
 from syllabary.workers.control.jobs import ReportJob
 from syllabary.workers.control.log import say
 from syllabary.workers.report import plots, words
@@ -128,7 +129,7 @@ def _names(card: ReportCard) -> dict[str, Any]:
         "label_of": lambda name: metrics[name].label if name in metrics else systems.get(name, name.replace("_", " ")),
         "system_of": lambda name: systems.get(name, name),
         "figure": words.figure,
-        "counted": words.counted,
+        "counted": counted,
         "better": plots.better,
         "rate_of": plots.rate_of,
         "key": plots.key,
