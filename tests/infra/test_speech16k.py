@@ -11,21 +11,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from infra.speech16k import average_tokenizers, make_card, make_curve, make_groups, make_sounds
+from infra.speech16k import make_card, make_curve, make_groups, make_sounds
 from infra.speech16k.sources import LIBRISPEECH, source_of
 from syllabary.shards import audio, dataset, outputs, store
 from syllabary.shards.errors import InputError
 from syllabary.shards.ingest.config import IngestConfig
 from syllabary.workers.recipes.named import resolve
 from syllabary.workers.report.card import publish_card, read_card
-from syllabary.workers.tokenizer.directory import load_tokenizer
 from syllabary.workers.tokenizer.tokenizer import Tokenizer
 from syllabary.workers.training.history import History
 from syllabary.workers.training.initial_weights import initial_digest
-from tests.helpers.archive_corpus import make_tokenizer
 from tests.helpers.report_card_example import write_example_report
 from tests.helpers.standin import save_untrained
 
@@ -276,28 +273,3 @@ def test_an_interval_stands_beside_its_mean(tmp_path: Path) -> None:
     assert make_card.with_interval(metric, score.model_copy(update={"low": None})) == "0.52"
     assert make_card.with_interval(metric, None) == "–"
     assert json.dumps(make_card.commands()).count("syllabary evaluate") >= 4
-
-
-def test_the_mean_of_tokenizers_is_that_of_their_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    ours, theirs, out = (str(tmp_path / name) for name in ("ours", "theirs", "mean"))
-    make_tokenizer(ours)
-    make_tokenizer(theirs, seed=1)
-    digests = average_tokenizers.average(out, [ours, theirs])
-    states = [load_tokenizer(uri) for uri in (ours, theirs, out)]
-    assert digests == states[2].digests != states[0].digests
-    for part in ("encoder_state", "decoder_state"):
-        first, second, mean = (getattr(state, part) for state in states)
-        assert any(not torch.equal(first[name], second[name]) for name in first)
-        for name, value in mean.items():
-            torch.testing.assert_close(value, (first[name] + second[name]) / 2)
-    assert average_tokenizers.average(str(tmp_path / "same"), [ours, ours]) == states[0].digests
-
-
-def test_what_cannot_be_averaged_is_refused(tmp_path: Path) -> None:
-    make_tokenizer(str(tmp_path / "ours"))
-    save_untrained(tmp_path / "other", resolve("tiny"))
-    with pytest.raises(InputError, match="tokenizers to average: 1"):
-        average_tokenizers.average(str(tmp_path / "out"), [str(tmp_path / "ours")])
-    with pytest.raises(InputError, match=r"a tokenizer of another model: .*other"):
-        average_tokenizers.average(str(tmp_path / "out"), [str(tmp_path / "ours"), str(tmp_path / "other")])
-    assert not (tmp_path / "out").exists()
