@@ -24,6 +24,7 @@ WER_BOUNDS = (0.20, 0.50, 0.75)  # at or above: one level lower
 ESTOI_BOUNDS = (0.70, 0.50, 0.35)  # below: one level lower
 DEAF_RECOGNISER = 0.50  # a recogniser that errs so often on the originals judges nobody
 FEW_SPEAKERS, FEW_UTTERANCES = 5, 20
+FEWER = 0.9  # of the utterances: below, a metric's own number is told
 DIGITS = {"%": 1, "dB": 1, "Hz": 1, "cents": 0}  # of a unit; 2 for all others
 NO_BREAK = "\u00a0"
 KINDS = ("ours", "baseline", "ceiling", "floor")
@@ -189,7 +190,11 @@ def _listed(verb: str, rows: Sequence[Difference], metrics: dict[str, Metric], *
         metrics[d.metric].label + (f" ({with_unit(metrics[d.metric], d.mean, signed=True)})" if figures else "")
         for d in first
     ]
-    return f"{verb} {', '.join(names[:-1])}{' and ' if len(names) > 1 else ''}{names[-1]}"
+    return f"{verb} {_and(names)}"
+
+
+def _and(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])}{' and ' if len(names) > 1 else ''}{names[-1]}"
 
 
 def _evidence(card: ReportCard) -> str:
@@ -198,5 +203,15 @@ def _evidence(card: ReportCard) -> str:
     caution = "; that is few, and the figures would move with others" if few else ""
     return (
         f"Measured on {counted(corpus.num_utterances, 'utterance')} ({corpus.duration_s / 60:.1f} min) of "
-        f"{counted(corpus.num_speakers, 'speaker')}{caution}."
+        f"{counted(corpus.num_speakers, 'speaker')}{_on_fewer(card)}{caution}."
     )
+
+
+def _on_fewer(card: ReportCard) -> str:
+    """``, WER and CER on 22 of them``: metrics that have a value on a part only, as word errors on what has a text."""
+    parts: dict[int, list[str]] = {}
+    for metric in card.metrics:
+        score = card.score(ours(card).name, metric.name)
+        if score and score.num_utterances < FEWER * card.corpus.num_utterances:
+            parts.setdefault(score.num_utterances, []).append(metric.label)
+    return "".join(f", {_and(labels)} on {count:,} of them" for count, labels in parts.items())

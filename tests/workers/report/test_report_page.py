@@ -243,6 +243,21 @@ def test_the_verdict_follows_the_strictest_ruler(tmp_path: Path, means: dict[str
         assert "was not measured" in verdict.sentences[0]
 
 
+def test_metrics_that_rest_on_a_part_of_the_utterances_say_on_how_many(tmp_path: Path) -> None:
+    card = with_scores(write_example_report(tmp_path, num_samples=0), wer=12.0, estoi=0.9)
+    total = card.corpus.num_utterances
+
+    def evidence(**counts: int) -> str:
+        scores = [s.model_copy(update={"num_utterances": counts.get(s.metric, total)}) for s in card.scores]
+        return report_words.verdict(card.model_copy(update={"scores": tuple(scores)})).sentences[-1]
+
+    everything = evidence()
+    assert everything.startswith(f"Measured on {total} utterances (") and " of them" not in everything
+    assert f"speakers, WER on {total // 2} of them" in evidence(wer=total // 2)
+    assert f"speakers, ESTOI and WER on {total // 2} of them" in evidence(wer=total // 2, estoi=total // 2)
+    assert f", ESTOI on {total // 4} of them, WER on {total // 2} of them" in evidence(wer=total // 2, estoi=total // 4)
+
+
 def test_the_verdict_says_where_it_stands_against_codec2(tmp_path: Path) -> None:
     card = write_example_report(tmp_path, num_samples=0)
     assert "Against Codec2 700C at 700 bit/s it is worse by ESTOI (−0.15)" in report_words.verdict(card).sentences[1]
