@@ -1,5 +1,6 @@
 # Syllabary for NVIDIA GPUs. The torch wheel brings its own CUDA; the host gives the driver (NVIDIA container toolkit).
-# DeepSpeed is used with torch's AdamW, so that nothing is compiled and no CUDA toolkit is needed.
+# DeepSpeed is used with torch's AdamW, so that no CUDA toolkit is needed; the C compiler is Triton's, with which torch
+# compiles the blocks of a training.
 #
 #   docker build -f infra/images/cuda.Dockerfile -t syllabary:cuda .
 FROM python:3.11-slim-bookworm
@@ -17,7 +18,7 @@ COPY flows ./flows
 COPY workers ./workers
 COPY model ./model
 COPY shards ./shards
-RUN apt-get update && apt-get install -y --no-install-recommends wget && rm -rf /var/lib/apt/lists/*
+RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev wget && rm -rf /var/lib/apt/lists/*
 RUN python -m pip install -c constraints.txt '.[flows,lm,s3,train]'
 
 RUN useradd --create-home --uid 1000 syllabary

@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import sysconfig
 from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -81,4 +83,5 @@ def _lacking() -> str | None:
     compilers = [os.environ["CC"]] if os.environ.get("CC") else list(_C_COMPILERS)
     if not any(map(shutil.which, compilers)):
         return f"triton needs a C compiler, and none of {', '.join(compilers)} is here"
-    return None
+    header = Path(sysconfig.get_paths()["include"], "Python.h")
+    return None if header.exists() else f"triton needs the headers of Python, and {header} is not here"

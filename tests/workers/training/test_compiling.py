@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -109,10 +110,12 @@ def engines(module: nn.Module) -> dict[str, Any]:
 
 
 @pytest.fixture
-def able(monkeypatch: pytest.MonkeyPatch) -> None:
+def able(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that has all that compiling needs."""
     monkeypatch.setattr(compiling, "find_spec", lambda name: object())
     monkeypatch.setattr(compiling.shutil, "which", lambda name: f"/usr/bin/{name}")
+    (tmp_path / "Python.h").touch()
+    monkeypatch.setattr(compiling.sysconfig, "get_paths", lambda: {"include": str(tmp_path)})
     monkeypatch.delenv("CC", raising=False)
 
 
@@ -151,6 +154,7 @@ def test_a_network_without_large_blocks_says_nothing() -> None:
         ("triton", "the package triton is not installed"),
         ("compiler", "triton needs a C compiler, and none of cc, gcc, clang is here"),
         ("CC", "triton needs a C compiler, and none of my-cc is here"),
+        ("Python.h", "triton needs the headers of Python, and /nowhere/Python.h is not here"),
     ],
 )
 def test_a_gpu_without_what_compiling_needs_trains_on_and_says_so(
@@ -158,6 +162,8 @@ def test_a_gpu_without_what_compiling_needs_trains_on_and_says_so(
 ) -> None:
     if lacks == "triton":
         monkeypatch.setattr(compiling, "find_spec", lambda name: None)
+    elif lacks == "Python.h":
+        monkeypatch.setattr(compiling.sysconfig, "get_paths", lambda: {"include": "/nowhere"})
     else:
         monkeypatch.setattr(compiling.shutil, "which", lambda name: None)
     if lacks == "CC":
