@@ -29,6 +29,7 @@ _BLOCKS = (ConvNeXtStage, ConformerStack, DownBlock)
 # Blocks of a kind share one limit, 8 unless it is raised, and those after it stay plain. Each has a form or two for
 # training (of one width, then of any) and one without gradient in a moving average.
 _MOST_FORMS = 128
+_OLDEST_GPU = (7, 0)
 _C_COMPILERS = ("cc", "gcc", "clang")
 
 
@@ -54,7 +55,7 @@ def compile_engines(
     """
     if train.compile == "never" or device.type != "cuda":
         return False
-    if lacking := _lacking():
+    if lacking := _lacking(device):
         say(f"steps are not compiled, and slower by what starting their kernels takes: {lacking}")
         return False
     count = sum(compile_blocks(engine.module) for engine in engines.values())
@@ -76,12 +77,19 @@ def as_written(is_compiled: bool) -> Iterator[None]:
         yield
 
 
-def _lacking() -> str | None:
+def _lacking(device: torch.device) -> str | None:
     """What inductor needs for a GPU and this machine has not, in words."""
     if find_spec("triton") is None:
         return "the package triton is not installed"
+    capability = torch.cuda.get_device_capability(device)
+    if capability < _OLDEST_GPU:
+        return f"triton needs compute capability {_dotted(_OLDEST_GPU)}, and this GPU has {_dotted(capability)}"
     compilers = [os.environ["CC"]] if os.environ.get("CC") else list(_C_COMPILERS)
     if not any(map(shutil.which, compilers)):
         return f"triton needs a C compiler, and none of {', '.join(compilers)} is here"
     header = Path(sysconfig.get_paths()["include"], "Python.h")
     return None if header.exists() else f"triton needs the headers of Python, and {header} is not here"
+
+
+def _dotted(version: tuple[int, int]) -> str:
+    return ".".join(map(str, version))

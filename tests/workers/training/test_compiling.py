@@ -114,6 +114,7 @@ def able(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that has all that compiling needs."""
     monkeypatch.setattr(compiling, "find_spec", lambda name: object())
     monkeypatch.setattr(compiling.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     (tmp_path / "Python.h").touch()
     monkeypatch.setattr(compiling.sysconfig, "get_paths", lambda: {"include": str(tmp_path)})
     monkeypatch.delenv("CC", raising=False)
@@ -154,6 +155,7 @@ def test_a_network_without_large_blocks_says_nothing() -> None:
         ("triton", "the package triton is not installed"),
         ("compiler", "triton needs a C compiler, and none of cc, gcc, clang is here"),
         ("CC", "triton needs a C compiler, and none of my-cc is here"),
+        ("new GPU", "triton needs compute capability 7.0, and this GPU has 6.1"),
         ("Python.h", "triton needs the headers of Python, and /nowhere/Python.h is not here"),
     ],
 )
@@ -162,6 +164,8 @@ def test_a_gpu_without_what_compiling_needs_trains_on_and_says_so(
 ) -> None:
     if lacks == "triton":
         monkeypatch.setattr(compiling, "find_spec", lambda name: None)
+    elif lacks == "new GPU":
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (6, 1))
     elif lacks == "Python.h":
         monkeypatch.setattr(compiling.sysconfig, "get_paths", lambda: {"include": "/nowhere"})
     else:
