@@ -231,10 +231,16 @@ def kill_after(arguments: list[str], seconds: float) -> None:
 
 
 def state(out: str) -> dict[str, str]:
-    """Digests of every output; timings (TensorBoard's too) are the machine's, and claims name their own folder."""
-    skipped = ("timings.parquet", "stage_timings.json", ".syllabary", "output.json", "summary.md")
-    return {
-        file.name: hashlib.sha256(store.read_bytes(file.uri)).hexdigest()
+    """Digests of every output; timings (TensorBoard's too) are the machine's, claims name their own folder, and events
+    their time. A card may name the folder of its run; what vouches for the cards is checked against them."""
+    skipped = ("timings.parquet", "stage_timings.json", ".syllabary", "output.json", "summary.md", "about.sha256")
+    contents = {
+        file.name: store.read_bytes(file.uri)
         for file in store.list_files(out)
-        if not file.name.endswith(skipped) and "/checkpoints/" not in file.name
+        if not file.name.endswith(skipped) and "/checkpoints/" not in file.name and "/events/" not in file.name
     }
+    for line in store.read_bytes(store.join(out, "archive", "about.sha256")).decode().splitlines():
+        digest, _, name = line.partition("  ")
+        assert hashlib.sha256(store.read_bytes(store.join(out, "archive", name))).hexdigest() == digest, name
+    cards = {name: data.replace(out.encode(), b"OUT") for name, data in contents.items() if name.endswith("README.md")}
+    return {name: hashlib.sha256(data).hexdigest() for name, data in (contents | cards).items()}
