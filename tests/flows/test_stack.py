@@ -102,11 +102,11 @@ def ingest(name: str, **changes: Any) -> dict[str, Any]:
 
 
 def contents(name: str) -> dict[str, str]:
-    """Digests of all that a run wrote; claims name their own folder."""
+    """Digests of all that a run wrote; claims name their own folder, and events their time."""
     return {
         file.name: hashlib.sha256(store.read_bytes(file.uri)).hexdigest()
         for file in store.list_files(f"s3://syllabary/{name}")
-        if not file.name.endswith("output.json") and "/plan" not in file.name
+        if not (file.name.endswith("output.json") or "/plan" in file.name or "/events/" in file.name)
     }
 
 
