@@ -79,6 +79,8 @@ def as_written(is_compiled: bool) -> Iterator[None]:
 
 def _lacking(device: torch.device) -> str | None:
     """What inductor needs for a GPU and this machine has not, in words."""
+    if not hasattr(torch.compiler, "set_stance"):
+        return f"torch {torch.__version__} cannot leave held-out clips out of it, 2.6 can"
     if find_spec("triton") is None:
         return "the package triton is not installed"
     capability = torch.cuda.get_device_capability(device)

@@ -152,6 +152,7 @@ def test_a_network_without_large_blocks_says_nothing() -> None:
 @pytest.mark.parametrize(
     ("lacks", "told"),
     [
+        ("new torch", f"torch {torch.__version__} cannot leave held-out clips out of it, 2.6 can"),
         ("triton", "the package triton is not installed"),
         ("compiler", "triton needs a C compiler, and none of cc, gcc, clang is here"),
         ("CC", "triton needs a C compiler, and none of my-cc is here"),
@@ -164,6 +165,8 @@ def test_a_gpu_without_what_compiling_needs_trains_on_and_says_so(
 ) -> None:
     if lacks == "triton":
         monkeypatch.setattr(compiling, "find_spec", lambda name: None)
+    elif lacks == "new torch":
+        monkeypatch.delattr(torch.compiler, "set_stance")
     elif lacks == "new GPU":
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (6, 1))
     elif lacks == "Python.h":
