@@ -209,7 +209,9 @@ def test_a_voice_is_recorded_and_heard_from_its_tokens(page: Browser) -> None:
     page.until(PLAYS.format(0.1))
     page.until("document.querySelectorAll('#takes .take:not(.waiting)').length === 2")
     seconds = page.evaluate("document.querySelector('audio[data-take=restored]').duration")
-    assert 1.0 <= seconds < 30
+    shown = page.evaluate("parseFloat(document.getElementById('recorded').textContent)")  # in tenths of a second
+    assert 1.0 <= shown < 30
+    assert seconds == pytest.approx(shown, abs=0.051)
     loudest = """(async () => {
       const data = await (await fetch(document.querySelector('audio[data-take=restored]').src.replace('restored',
         'original'))).arrayBuffer();

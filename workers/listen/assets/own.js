@@ -90,6 +90,7 @@ export class Own {
     this.recording = null;
     stream.getTracks().forEach((track) => track.stop());
     const rate = context.sampleRate;
+    byId("recorded").textContent = clock(count / rate);
     await context.close();
     byId("record").setAttribute("aria-pressed", "false");
     byId("record-name").textContent = "Record";
