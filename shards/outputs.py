@@ -129,21 +129,31 @@ def read_done(uri: str) -> dict[str, Any] | None:
     return folder.read_json(DONE) if folder.exists(DONE) else None
 
 
-def _require_equal(uri: str, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    differing = _differences(found, wanted)
+def what_differs(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The path of the first value that differs between two JSON objects, and a clause that says what of them differs.
+
+    None where they are equal.
+    """
+    differing = _differences(dict(old), dict(new))
     if not differing:
-        return
-    path, old, new = next(
+        return None
+    path, before, now = next(
         (d for d in differing if d[0] == "kind"), differing[0]
     )  # of another kind all else differs too
     more = f", and {len(differing) - 1:,} more differ" if len(differing) > 1 and path != "kind" else ""
+    return path, f"{path} was {_shown(before)} and is now {_shown(now)}{more}"
+
+
+def _require_equal(uri: str, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    if (differs := what_differs(found, wanted)) is None:
+        return
+    path, clause = differs
     elsewhere = (
         "use another folder" if wanted["kind"] == "archive" else "use another --out"
     )  # which some call --archive
     before = {"inputs": ", or the same input as before", "config": ", or the same settings as before"}
     raise ConflictError(
-        f"{uri} belongs to another run: {path} was {_shown(old)} and is now {_shown(new)}{more}",
-        fix=elsewhere + before.get(path.partition(".")[0], ""),
+        f"{uri} belongs to another run: {clause}", fix=elsewhere + before.get(path.partition(".")[0], "")
     )
 
 

@@ -43,7 +43,7 @@ def plan(job: PlanJob) -> dict[str, Any]:
     Raises:
         InputError: no corpus, two of them, or one whose length is unknown.
         ConfigError: the rates are not those that a plan needs.
-        ConflictError: the run is of another recipe.
+        ConflictError: the run is of another recipe, or the plan at ``job.out`` is of another corpus or recipe.
         NotFoundError: no stored plan to compare a run with.
     """
     values = _stored(job) if _only_compares(job) else _predicted(job)
@@ -82,17 +82,29 @@ def _stored(job: PlanJob) -> dict[str, Any]:
 def _predicted(job: PlanJob) -> dict[str, Any]:
     recipe = resolve(job.recipe, config_uri=job.config, overrides=job.overrides)
     corpus, machine = corpus_of(job, recipe), machine_of(job)
+    subject = {"corpus": corpus.model_dump(), "recipe": recipe.model_dump(mode="json")}
+    if job.out is not None:
+        _refuse_other_plan(Folder(job.out), subject)
     sizes = sizes_of(recipe)
     rates, origin = rates_for(job, recipe)
     return {
-        "corpus": corpus.model_dump(),
+        **subject,
         "machine": machine.model_dump(),
         **origin,
         "rates": rates.model_dump(),
-        "recipe": recipe.model_dump(mode="json"),
         "parameters": sizes.model_dump(),
         "predicted": predict(corpus, machine, rates, recipe, sizes).model_dump(),
     }
+
+
+def _refuse_other_plan(out: Folder, subject: Mapping[str, Any]) -> None:
+    """A plan of the same corpus and recipe may be made anew; another may wait for its run to be compared with it."""
+    if not out.exists(PLAN):
+        return
+    there = out.read_json(PLAN)
+    differs = outputs.what_differs({what: there.get(what) for what in subject}, subject)
+    if differs is not None:
+        raise ConflictError(f"{out.join(PLAN)} plans another corpus or recipe: {differs[1]}", fix="use another --out")
 
 
 def rates_for(job: PlanJob, recipe: Recipe) -> tuple[StageRates, dict[str, Any]]:

@@ -25,8 +25,10 @@ def decode_files(job: DecodeJob) -> dict[str, Any]:
         InputError: tokens do not decode; names the file.
     """
     targets = target_uris(job.files, job.out, f".{job.audio_format}")
+    contents = [read_token_file(uri) for uri in job.files]  # before seconds of loading
     tokenizer = Tokenizer.load(job.tokenizer, device=job.device)
-    contents = [_matching(uri, tokenizer) for uri in job.files]
+    for uri, content in zip(job.files, contents, strict=True):
+        _require_decodable(uri, content, tokenizer)
     for target in targets:
         _require_no_recording(target)
     progress = Progress("decode", sum(c.num_samples / c.sample_rate for c in contents), "s of audio")
@@ -47,14 +49,13 @@ def _require_no_recording(target: str) -> None:
         return
 
 
-def _matching(uri: str, tokenizer: Tokenizer) -> TokenFile:
-    """The token file, if this tokenizer can decode it.
+def _require_decodable(uri: str, content: TokenFile, tokenizer: Tokenizer) -> None:
+    """This tokenizer can decode the token file.
 
     Raises:
         ConflictError: another encoder made it.
         InputError: its tokens are not those of its length; names the file.
     """
-    content = read_token_file(uri)
     if content.encoder_digest != tokenizer.encoder_digest:
         raise ConflictError(
             f"tokens of another encoder in {uri}",
@@ -66,4 +67,3 @@ def _matching(uri: str, tokenizer: Tokenizer) -> TokenFile:
         tokenizer.require_decodable(content.tokens, content.num_samples, content.sample_rate)
     except InputError as error:
         raise InputError(f"{uri}: {error}") from error
-    return content

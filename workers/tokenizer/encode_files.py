@@ -33,6 +33,8 @@ def encode_files(job: EncodeJob) -> dict[str, Any]:
         ConflictError: other tokens are where its own would go.
     """
     targets = target_uris(job.files, job.out, SUFFIX)
+    for uri in job.files:
+        _require_file(uri)  # before seconds of loading
     tokenizer = Tokenizer.load(job.tokenizer, decoder=False, device=job.device)
     lengths = [(len(audio.samples), audio.rate) for audio in map(_read, job.files)]
     for target, length in zip(targets, lengths, strict=True):
@@ -94,8 +96,7 @@ def target_uris(files: tuple[str, ...], out: str | None, suffix: str) -> list[st
     return targets
 
 
-def _read(uri: str) -> Whole:
-    """Waveform and sample rate of a file that can be encoded, and what of it was mended."""
+def _require_file(uri: str) -> None:
     try:
         store.file_entry(uri)
     except NotFoundError:
@@ -103,6 +104,10 @@ def _read(uri: str) -> Whole:
             fix = "give the files in it, or make a corpus of it with `syllabary shard` and `syllabary tokenize`"
             raise InputError("a folder instead of an audio file", value=uri, fix=fix) from None
         raise
+
+
+def _read(uri: str) -> Whole:
+    """Waveform and sample rate of a file that can be encoded, and what of it was mended."""
     with tempfile.TemporaryDirectory(prefix="syllabary-") as folder:
         try:
             audio = decode_whole(store.fetch_to(uri, Path(folder), "audio"))

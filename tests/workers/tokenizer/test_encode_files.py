@@ -15,6 +15,7 @@ from syllabary.workers.control.jobs import RESULT_PREFIX, DecodeJob, EncodeJob
 from syllabary.workers.tokenizer.decode_files import decode_files
 from syllabary.workers.tokenizer.encode_files import encode_files
 from syllabary.workers.tokenizer.token_file import TokenFile, read_token_file, write_token_file
+from syllabary.workers.tokenizer.tokenizer import Tokenizer
 from tests.helpers.small_models import RATE, small_tokenizer
 
 
@@ -134,6 +135,17 @@ def test_two_inputs_of_one_name_are_refused_before_anything_is_written(tmp_path:
     with pytest.raises(InputError, match="no files given"):
         encode_files(EncodeJob(files=(), tokenizer=tokenizer_uri))
     assert not (tmp_path / "out").exists()
+
+
+def test_files_that_are_not_there_are_told_before_the_tokenizer_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Tokenizer, "load", lambda *_, **__: pytest.fail("loaded"))
+    absent = (str(tmp_path / "absent.wav"),)
+    with pytest.raises(NotFoundError, match=r"absent\.wav"):
+        encode_files(EncodeJob(files=absent, tokenizer="nowhere"))
+    with pytest.raises(NotFoundError, match=r"absent\.wav"):
+        decode_files(DecodeJob(files=absent, tokenizer="nowhere"))
 
 
 def test_one_unreadable_input_writes_nothing(tmp_path: Path, tokenizer_uri: str) -> None:
