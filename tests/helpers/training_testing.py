@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
+from unittest import mock
 
 import numpy as np
 
@@ -171,16 +173,20 @@ def free_port() -> int:
 
 
 class Gang:
-    """``size`` processes with a gloo process group, each running the same function when told to, within a ``with``."""
+    """``size`` processes with a gloo process group, each running the same function when told to, within a ``with``.
 
-    def __init__(self, size: int) -> None:
+    ``environment`` is laid over that of this process before they start, and so before they load any library.
+    """
+
+    def __init__(self, size: int, environment: Mapping[str, str] = MappingProxyType({})) -> None:
         context = multiprocessing.get_context("spawn")
         self.size, port = size, free_port()
         self._members: list[tuple[Any, Connection]] = []
         for rank in range(size):
             ours, theirs = context.Pipe()
             process = context.Process(target=_member, args=(theirs, rank, size, port), daemon=True)
-            process.start()
+            with mock.patch.dict(os.environ, environment):
+                process.start()
             self._members.append((process, ours))
 
     def run(self, function: Callable[..., Any], *args: Any) -> list[Any]:
