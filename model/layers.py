@@ -163,8 +163,21 @@ class SameConv1d(nn.Conv1d):
         return self.weight[..., centre - reach : centre + reach + 1]
 
 
+def is_wrong_in_bf16(weight: Float[Tensor, "outc inc kernel"]) -> bool:
+    """Whether oneDNN's convolution with such a weight is noise in bf16 on a CPU with AMX, as in torch 2.13.
+
+    Of fewer than 16 channels it makes one row of channels and taps; where that is some whole rows of a tile (32 values)
+    and more than one, it takes wrong values. Gradients are right. ``small`` and ``tiny_paper`` begin with such a one.
+    """
+    row = weight.shape[1] * weight.shape[2]
+    return weight.shape[1] < 16 and row > 32 and row % 32 == 0
+
+
 class DownConv1d(nn.Conv1d):
-    """Kernel 2s, stride s: length T (a multiple of s) becomes exactly T / s."""
+    """Kernel 2s, stride s: length T (a multiple of s) becomes exactly T / s.
+
+    In fp32 on every CPU where bf16 would be wrong on some (:func:`is_wrong_in_bf16`).
+    """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__(in_channels, out_channels, 2 * stride, stride=stride)
@@ -172,6 +185,12 @@ class DownConv1d(nn.Conv1d):
 
     def forward(self, input: Float[Tensor, "batch inc positions"]) -> Float[Tensor, "batch outc shorter"]:
         """Invalid positions must already be zero."""
+        if input.device.type == "cpu" and is_wrong_in_bf16(self.weight):
+            with full_precision(input.device):
+                return self._shorter(input.float())
+        return self._shorter(input)
+
+    def _shorter(self, input: Float[Tensor, "batch inc positions"]) -> Float[Tensor, "batch outc shorter"]:
         stride = self.stride[0]
         front, back = stride // 2, stride - stride // 2
         if front == back:

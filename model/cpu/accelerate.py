@@ -40,6 +40,7 @@ from syllabary.model.layers import (
     SameConv1d,
     SnakeBeta,
     UpConv1d,
+    is_wrong_in_bf16,
 )
 
 _ops = torch.ops.mkldnn
@@ -236,22 +237,23 @@ class FusedDaam:
 
 
 class FusedDown:
-    """DownConv1d; for an odd stride its uneven padding is made by hand."""
+    """DownConv1d, in fp32 where that is; for an odd stride its uneven padding is made by hand."""
 
     def __init__(self, down: DownConv1d, positions: int, dtype: torch.dtype) -> None:
         stride, bias = down.stride[0], down.bias
         assert bias is not None
         self.front, self.back = (0, 0) if stride % 2 == 0 else (stride // 2, stride - stride // 2)
         padding = stride // 2 if stride % 2 == 0 else 0
+        self.dtype = torch.float32 if is_wrong_in_bf16(down.weight) else dtype
         self.conv = FusedConv(
-            down.weight, bias, positions + self.front + self.back, padding=padding, stride=stride, dtype=dtype
+            down.weight, bias, positions + self.front + self.back, padding=padding, stride=stride, dtype=self.dtype
         )
 
     def __call__(self, x: Float[Tensor, "1 inc 1 positions"]) -> Float[Tensor, "1 outc 1 shorter"]:
         """``positions`` are a multiple of the stride."""
         if self.back:
             x = F.pad(x, (self.front, self.back)).contiguous(memory_format=torch.channels_last)
-        return self.conv(x)
+        return self.conv(x.to(self.dtype)).to(x.dtype)
 
 
 class FusedUp:

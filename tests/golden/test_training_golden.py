@@ -2,7 +2,7 @@
 architecture and training, ``tiny`` the spectral one that learns its bottleneck first.
 
 Record anew with ``REWRITE_GOLDEN=1 python -m pytest tests/golden/test_training_golden.py``; say in the commit why the
-numbers moved. All is computed by instructions that every x86 processor has, and the tolerance covers what still differs.
+numbers moved. All is computed by instructions that every x86 processor has; the tolerance covers what still differs.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ SHORT = {
 # At the recipes' own rates what vector units round differently grows to 3e-4 within six steps: the gradient of the
 # paper's stage 1 is 200 and more.
 # Of the spectral codec's nine steps three are the bottleneck's; in the last five the discriminators judge, and learn in
-# every other one. Its clips have noise: in digital silence a log-mel spectrum is at its floor, and the last bit of a sample
-# decides whether it has a gradient there, and with it 3e-4 to 2e-2 of the gradient's norm.
+# every other one. Its clips have noise: in digital silence a log-mel spectrum is at its floor, and the last bit of a
+# sample decides whether it has a gradient there, and with it 3e-4 to 2e-2 of the gradient's norm.
 LESS_STEEP = {
     "pretrain": {"optimizer.lr": 5e-5},
     "codec": {"discriminator_start_step": 3, "num_samples_kept": 0, "optimizer.lr": 5e-4},

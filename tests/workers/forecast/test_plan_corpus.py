@@ -91,15 +91,13 @@ def test_the_page_has_every_figure_and_its_formula(tmp_path: Path) -> None:
     assert plan(job(preset="librilight-large", recipe="paper", gpus=8, price_gpu_hour=2.0))["plan"] == stored
 
 
-def test_the_plan_of_another_corpus_or_recipe_is_not_replaced(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_plan_of_another_corpus_or_recipe_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = str(tmp_path)
     plan(job(hours=1.0, out=out))
     kept = (tmp_path / "plan.json").read_bytes()
     with monkeypatch.context() as patched:  # refused before any probe
         patched.setattr("syllabary.workers.forecast.probe.probe", lambda *_: pytest.fail("probed"))
-        with pytest.raises(ConflictError, match=r"plan.json plans .*: corpus.hours was 1.0 and is now 2.0, .*; use another"):
+        with pytest.raises(ConflictError, match=r"plans .*: corpus.hours was 1.0 and is now 2.0, .*; use another"):
             plan(job(hours=2.0, out=out, rates={}))
         with pytest.raises(ConflictError, match=r"recipe.codec.num_steps was \d+ and is now 7; use another --out"):
             plan(job(hours=1.0, out=out, rates={}, overrides=("codec.num_steps=7",)))
