@@ -191,6 +191,27 @@ def test_a_clock_is_found_by_every_watch_of_stage_2():
     assert "bits once the place of their frame is known: tokens tell the time" in warned["entropy_given_place"]
 
 
+class WrongWhereLowered(Hearing):
+    """Hears in fp32; in bf16 its processor takes the channels in another order."""
+
+    def change(self, latents: Tensor) -> Tensor:
+        return latents.roll(1, dims=1) if torch.is_autocast_enabled("cpu") else latents
+
+
+def test_latents_that_are_others_in_the_precision_of_the_training_are_found_in_both_stages():
+    """Every other figure is well: the speech arrives, and the decoder listens."""
+    assert "precision_gap" not in codec_found(WrongWhereLowered(), Listening(), spoken())
+    with torch.autocast("cpu", torch.bfloat16):
+        found, of_stage_1 = (codec_found(WrongWhereLowered(), Listening(), spoken()),
+                             jepa_found(WrongWhereLowered(), Guess(1.0), spoken()))  # fmt: skip
+        right = codec_found(Hearing(), Listening(), spoken())
+    assert right["precision_gap"] < 0.02 and codec_warned(right) == {}
+    assert found["precision_gap"] == pytest.approx(2**0.5, rel=0.2)  # of independent dims
+    assert of_stage_1["precision_gap"] == found["precision_gap"]
+    (warned,) = codec_warned(found).items()
+    assert warned[0] == "precision_gap" and "away from those in fp32, in which tokens are written" in warned[1]
+
+
 class ClockFromBothEnds(Clock):
     """Tells the distance to the start and to the end of the clip."""
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from syllabary.model.encoder import EncodeOutput
+from syllabary.model.layers import full_precision
 from syllabary.model.measures.place import PlaceGroups, common_length, group_by_place, place_of
 from syllabary.workers.training.data.clips import Batch
 from syllabary.workers.training.engine import gather_from_ranks, rows_of_all_ranks
@@ -33,6 +34,8 @@ class HeldOutFrames:
         groups: the rows by their place in the clip.
         num_clips: held-out clips that could be read, the shorter ones too.
         peak: largest sample of them, 0 to 1.
+        precision_gap: how far the latents are from those in fp32, of their deviation (root of the mean square), on the
+            first batch of each rank; None where they are those in fp32 or do not move.
     """
 
     latents: Tensor
@@ -40,6 +43,7 @@ class HeldOutFrames:
     groups: PlaceGroups
     num_clips: int
     peak: float
+    precision_gap: float | None = None
 
 
 @torch.no_grad()
@@ -58,15 +62,30 @@ def held_out_frames(
     lengths = [n for batch in batches for n in _whole_frames(batch, hop_length)]
     everyone = [n for part in gather_from_ranks(lengths) for n in part]
     num_frames = common_length(everyone, min_clips)
-    latents, bands, places = [], [], []
+    latents, bands, places, again = [], [], [], []
     for batch in (cut for batch in batches if (cut := _cut(batch, num_frames, hop_length)) is not None):
         encoded = encode(batch.waveform.to(device), batch.num_samples).latents
-        latents.append(encoded.transpose(1, 2).flatten(0, 1).float().cpu())
+        latents.append(_rows(encoded))
+        if not again and torch.is_autocast_enabled(device.type):
+            with full_precision(device):
+                again.append(_rows(encode(batch.waveform.to(device), batch.num_samples).latents))
         bands.append(band_levels(batch.waveform, hop_length).flatten(0, 1))
         places.append(place_of(torch.ones(len(batch.slots), num_frames, dtype=torch.bool)))
     peaks = gather_from_ranks(max((float(batch.waveform.abs().max()) for batch in batches), default=0.0))
     groups = group_by_place(rows_of_all_ranks(places), min_clips)
-    return HeldOutFrames(rows_of_all_ranks(latents), rows_of_all_ranks(bands), groups, len(everyone), max(peaks))
+    gap = _gap(rows_of_all_ranks(latents[:1]), rows_of_all_ranks(again)) if any(gather_from_ranks(len(again))) else None
+    return HeldOutFrames(rows_of_all_ranks(latents), rows_of_all_ranks(bands), groups, len(everyone), max(peaks), gap)
+
+
+def _rows(latents: Tensor) -> Tensor:
+    """Latents [batch, dim, frames] as rows [batch * frames, dim]."""
+    return latents.transpose(1, 2).flatten(0, 1).float().cpu()
+
+
+def _gap(lowered: Tensor, full: Tensor) -> float | None:
+    """Root of the mean squared difference of two sets of rows, over the deviation of the second."""
+    spread = float(full.var(dim=0, correction=0).mean())
+    return (float((lowered - full).square().mean()) / spread) ** 0.5 if spread else None
 
 
 def _whole_frames(batch: Batch, hop_length: int) -> list[int]:

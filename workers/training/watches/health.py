@@ -40,6 +40,7 @@ def place_health(frames: HeldOutFrames, digits: Tensor, levels: int) -> dict[str
         "between_clips": between_clips(frames.latents, frames.groups),
         "level_entropy_given_place": None if bits is None else float(bits.mean()),
         "latent_rank_given_place": rank_given_place(frames.latents, frames.groups),
+        "precision_gap": frames.precision_gap,
         "latent_dims": float(frames.latents.shape[1]),
     }
     dims = {} if bits is None else per_dim("level_entropy_given_place", bits)

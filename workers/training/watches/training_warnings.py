@@ -16,6 +16,7 @@ from syllabary.workers.training.history import Validation
 SILENT_DB, ALIKE_DB = -80.0, 0.1
 _UNCHANGED, _UNCHANGED_BITS, _WORSE = 0.01, 0.001, 1.1
 _SOON = 500  # steps past the warm-up within which a stage 1 that learns at all predicts something
+_MOST_GAP = 0.25  # rounding to bf16 makes .02 to .05, a kernel that is wrong for a processor above 1
 _HEARD = 0.2  # of token_gain: well above what chance gives
 JUDGED_BY_EAR = ("token_gain", "frozen_digits")  # by how much worse what is heard becomes with wrong tokens
 JUDGED_BY_RATE = ("diverges", "frozen")  # by how the loss went since before training
@@ -92,7 +93,8 @@ class Watched:
 def warnings_of(watched: Watched) -> list[Warned]:
     """All warnings of the last validation."""
     corpus = list(_corpus(watched))
-    return corpus or [*_place(watched), *_prediction(watched), *_tokens(watched), *_rate(watched)]
+    return corpus or [*_arithmetic(watched), *_place(watched), *_prediction(watched), *_tokens(watched),
+                      *_rate(watched)]  # fmt: skip
 
 
 def codec_warnings(
@@ -131,6 +133,15 @@ def _corpus(watched: Watched) -> Iterator[Warned]:
         yield Warned("few_clips", f"{clips}, no place in them shared by {watched.train.watch.min_clips}: whether "
                      f"tokens carry speech cannot be told; raise {watched.section}.num_validation_utterances, or shard "
                      "more speech or with a higher ingest.valid_percent")  # fmt: skip
+
+
+def _arithmetic(watched: Watched) -> Iterator[Warned]:
+    """Warn of a training whose encoder is another one where its tokens are written, in fp32."""
+    gap, precision = watched.last("precision_gap"), watched.train.precision
+    if gap is not None and gap > _MOST_GAP:
+        yield Warned("precision_gap", f"latents in {precision} are {100 * gap:.0f} % of their deviation away from those "
+                     f"in fp32, in which tokens are written: this processor or torch computes {precision} wrongly; set "
+                     f"{watched.section}.precision=fp32 in a new --out")  # fmt: skip
 
 
 def _place(watched: Watched) -> Iterator[Warned]:
