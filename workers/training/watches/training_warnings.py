@@ -139,9 +139,9 @@ def _arithmetic(watched: Watched) -> Iterator[Warned]:
     """Warn of a training whose encoder is another one where its tokens are written, in fp32."""
     gap, precision = watched.last("precision_gap"), watched.train.precision
     if gap is not None and gap > _MOST_GAP:
-        yield Warned("precision_gap", f"latents in {precision} are {100 * gap:.0f} % of their deviation away from those "
-                     f"in fp32, in which tokens are written: this processor or torch computes {precision} wrongly; set "
-                     f"{watched.section}.precision=fp32 in a new --out")  # fmt: skip
+        yield Warned("precision_gap", f"latents in {precision} are {100 * gap:.0f} % of their deviation away from "
+                     f"those in fp32, in which tokens are written: this processor or torch computes {precision} "
+                     f"wrongly; set {watched.section}.precision=fp32 in a new --out")  # fmt: skip
 
 
 def _place(watched: Watched) -> Iterator[Warned]:
