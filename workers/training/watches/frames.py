@@ -62,7 +62,8 @@ def held_out_frames(
     lengths = [n for batch in batches for n in _whole_frames(batch, hop_length)]
     everyone = [n for part in gather_from_ranks(lengths) for n in part]
     num_frames = common_length(everyone, min_clips)
-    latents, bands, places, again = [], [], [], []
+    latents, bands, places = [], [], []
+    again: list[Tensor] = []  # in fp32
     for batch in (cut for batch in batches if (cut := _cut(batch, num_frames, hop_length)) is not None):
         encoded = encode(batch.waveform.to(device), batch.num_samples).latents
         latents.append(_rows(encoded))
