@@ -370,7 +370,7 @@ def drivers_of(stack: Stack, mentions: str) -> list[psutil.Process]:
     for process in processes.marked(stack.mark):
         with suppress(psutil.Error):
             line = " ".join(process.cmdline())
-            if "-m workers." in line and mentions in line:
+            if "-m syllabary.workers " in line and mentions in line:
                 found.append(process)
     return found
 
