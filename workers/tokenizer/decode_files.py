@@ -9,7 +9,7 @@ from syllabary.shards.audio import HEAD_BYTES, encode, is_decoded
 from syllabary.shards.errors import ConflictError, InputError, NotFoundError
 from syllabary.workers.control.jobs import DecodeJob
 from syllabary.workers.control.log import Progress
-from syllabary.workers.tokenizer.encode_files import target_uris
+from syllabary.workers.tokenizer.encode_files import require_known, target_uris
 from syllabary.workers.tokenizer.token_file import TokenFile, read_token_file
 from syllabary.workers.tokenizer.tokenizer import Tokenizer
 
@@ -25,6 +25,7 @@ def decode_files(job: DecodeJob) -> dict[str, Any]:
         InputError: tokens do not decode; names the file.
     """
     targets = target_uris(job.files, job.out, f".{job.audio_format}")
+    require_known(job.tokenizer)
     contents = [read_token_file(uri) for uri in job.files]  # before seconds of loading
     tokenizer = Tokenizer.load(job.tokenizer, device=job.device)
     for uri, content in zip(job.files, contents, strict=True):

@@ -33,6 +33,7 @@ def encode_files(job: EncodeJob) -> dict[str, Any]:
         ConflictError: other tokens are where its own would go.
     """
     targets = target_uris(job.files, job.out, SUFFIX)
+    require_known(job.tokenizer)
     for uri in job.files:
         _require_file(uri)  # before seconds of loading
     tokenizer = Tokenizer.load(job.tokenizer, decoder=False, device=job.device)
@@ -94,6 +95,12 @@ def target_uris(files: tuple[str, ...], out: str | None, suffix: str) -> list[st
             )
         targets.append(target)
     return targets
+
+
+def require_known(tokenizer_uri: str) -> None:
+    """A builtin of that name ships; what any other URI names is found out when it is loaded. Raises InputError."""
+    if store.is_builtin(tokenizer_uri):
+        store.local_path(tokenizer_uri)
 
 
 def _require_file(uri: str) -> None:
