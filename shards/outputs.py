@@ -140,7 +140,8 @@ def what_differs(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[str, s
     path, before, now = next(
         (d for d in differing if d[0] == "kind"), differing[0]
     )  # of another kind all else differs too
-    more = f", and {len(differing) - 1:,} more differ" if len(differing) > 1 and path != "kind" else ""
+    others = 0 if path == "kind" else len(differing) - 1
+    more = f", and {others:,} more differ{'s' if others == 1 else ''}" if others else ""
     return path, f"{path} was {_shown(before)} and is now {_shown(now)}{more}"
 
 

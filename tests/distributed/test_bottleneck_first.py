@@ -243,6 +243,7 @@ def test_bf16_learns_and_keeps_its_weights_in_fp32(single, shards, spectral, tmp
         falls.append((before - after) / before)
     assert falls[0] > 0.1
     assert falls[1] > 0.75 * falls[0]
+    assert 0 < max(trained(str(tmp_path / "bf16")).series["valid", "precision_gap"]) < 0.1
     exported = from_safetensors(store.read_bytes(f"{tmp_path}/bf16/codec.safetensors"))
     assert {value.dtype for value in exported.values()} == {torch.float32}
 

@@ -96,6 +96,8 @@ def test_the_validation_is_lowered_unless_the_encoder_is_frozen(
     exact, lowered = found["fp32"][headline], found["bf16"][headline]
     assert (exact != lowered) == is_lowered
     assert lowered == pytest.approx(exact, rel=0.02)
+    assert "precision_gap" not in found["fp32"]
+    assert (0 < found["bf16"].get("precision_gap", 0) < 0.1) == is_lowered
 
 
 def _what_bf16_cannot_hold(stage: Any, run: Any) -> dict[str, Any]:

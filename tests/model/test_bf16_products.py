@@ -9,8 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from syllabary.model.codec import Codec
+from syllabary.model.bottleneck import Bottleneck
+from syllabary.model.codec import Codec, Routing
+from syllabary.model.config import IstftDecoderConfig
 from syllabary.model.discriminators import Discriminators
+from syllabary.model.jepa import Predictor
 from syllabary.model.layers import DownConv1d, is_wrong_in_bf16
 from syllabary.workers.recipes.named import RECIPES
 from syllabary.workers.tokenizer.networks import computes_bf16
@@ -56,12 +59,17 @@ def test_every_product_of_a_step_in_bf16_is_what_it_is_in_fp32(recipe: str) -> N
     model = RECIPES[recipe]().model
     torch.manual_seed(0)
     codec, judges = Codec(model), Discriminators(model.discriminator)
+    predictor = Predictor(model.encoder.latent_dim, model.jepa.predictor)
     num_samples = torch.tensor([int(1.2 * model.encoder.sample_rate)] * 2)
     with Products() as products, torch.autocast("cpu", torch.bfloat16):
-        made = codec(0.05 * torch.randn(2, int(num_samples[0])), num_samples).waveform
-        judged = judges(made, num_samples)
-        scores = [score.values.float().square().mean() for score in judged.scores]
-        (made.float().square().mean() + torch.stack(scores).sum()).backward()
+        speech = 0.05 * torch.randn(2, int(num_samples[0]))
+        made = codec(speech, num_samples).waveform
+        found = [made, *(score.values for score in judges(made, num_samples).scores)]
+        found.append(predictor(torch.randn(2, model.encoder.latent_dim, 5), None))
+        if isinstance(model.decoder, IstftDecoderConfig):
+            heads = Bottleneck(codec, model.decoder)(speech, num_samples, Routing(1.0, 0.0))
+            found += [heads.mel, heads.pitch]
+        torch.stack([value.float().square().mean() for value in found]).sum().backward()
     assert products.count > 100
     assert products.wrong == []
 

@@ -23,7 +23,7 @@ CONFIG: dict[str, Any] = {"where": None, "limit": 4, "words": ["a", "b"]}
         ({}, {"words": ["a", "c"]}, "config.words[1] was 'b' and is now 'c'; use"),
         ({}, {"words": ["a"]}, "config.words was ['a', 'b'] and is now ['a']; use"),
         ({}, {"new": 1}, "config.new was not there and is now 1; use"),
-        ({}, {"new": 1, "limit": 5}, "config.limit was 4 and is now 5, and 1 more differ; use"),
+        ({}, {"new": 1, "limit": 5}, "config.limit was 4 and is now 5, and 1 more differs; use"),
         (
             {"archives": [INPUTS["archives"][0], {"encoder": ONE, "parts": OTHER}]}, {},
             "inputs.archives[1].parts was 'a1a1a1a1a1a1a1a1...' and is now 'b2b2b2b2b2b2b2b2...'; use another --out, or"

@@ -62,19 +62,20 @@ def held_out_frames(
     lengths = [n for batch in batches for n in _whole_frames(batch, hop_length)]
     everyone = [n for part in gather_from_ranks(lengths) for n in part]
     num_frames = common_length(everyone, min_clips)
+    is_lowered = torch.is_autocast_enabled(device.type)
     latents, bands, places = [], [], []
     again: list[Tensor] = []  # in fp32
     for batch in (cut for batch in batches if (cut := _cut(batch, num_frames, hop_length)) is not None):
         encoded = encode(batch.waveform.to(device), batch.num_samples).latents
         latents.append(_rows(encoded))
-        if not again and torch.is_autocast_enabled(device.type):
+        if is_lowered and not again:
             with full_precision(device):
                 again.append(_rows(encode(batch.waveform.to(device), batch.num_samples).latents))
         bands.append(band_levels(batch.waveform, hop_length).flatten(0, 1))
         places.append(place_of(torch.ones(len(batch.slots), num_frames, dtype=torch.bool)))
     peaks = gather_from_ranks(max((float(batch.waveform.abs().max()) for batch in batches), default=0.0))
     groups = group_by_place(rows_of_all_ranks(places), min_clips)
-    gap = _gap(rows_of_all_ranks(latents[:1]), rows_of_all_ranks(again)) if any(gather_from_ranks(len(again))) else None
+    gap = _gap(rows_of_all_ranks(latents[:1]), rows_of_all_ranks(again)) if is_lowered else None
     return HeldOutFrames(rows_of_all_ranks(latents), rows_of_all_ranks(bands), groups, len(everyone), max(peaks), gap)
 
 

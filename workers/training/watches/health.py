@@ -31,7 +31,8 @@ def per_dim(name: str, values: Tensor) -> dict[str, float]:
 
 
 def place_health(frames: HeldOutFrames, digits: Tensor, levels: int) -> dict[str, float]:
-    """Measure what is left of latents and digits [rows, dim] once the place of a frame in its clip is known.
+    """Measure what is left of latents and digits [rows, dim] once the place of a frame in its clip is known, and how
+    far latents are from those in fp32.
 
     A figure that does not exist (too few clips at any place, latents that never move) is left out.
     """

@@ -16,7 +16,7 @@ from syllabary.workers.training.history import Validation
 SILENT_DB, ALIKE_DB = -80.0, 0.1
 _UNCHANGED, _UNCHANGED_BITS, _WORSE = 0.01, 0.001, 1.1
 _SOON = 500  # steps past the warm-up within which a stage 1 that learns at all predicts something
-_MOST_GAP = 0.25  # rounding to bf16 makes .02 to .05, a kernel that is wrong for a processor above 1
+_MOST_GAP = 0.25  # rounding to bf16 makes .01 to .03, a kernel that is wrong for a processor above 1
 _HEARD = 0.2  # of token_gain: well above what chance gives
 JUDGED_BY_EAR = ("token_gain", "frozen_digits")  # by how much worse what is heard becomes with wrong tokens
 JUDGED_BY_RATE = ("diverges", "frozen")  # by how the loss went since before training
